@@ -1,0 +1,186 @@
+"""Reading a data set back: length, schema, random rows, decoded examples. No Beam, no OpenCV."""
+
+import bisect
+import dataclasses
+import itertools
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from schemas.errors import ConfigError
+from schemas.manifest import MANIFEST_NAME, Manifest
+from schemas.pixels import MapU8, RgbU8, decode_stored_map, decode_stored_rgb
+from schemas.triple import image_columns
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """One decoded row."""
+
+    key: str
+    text: str | None
+    image: RgbU8
+    maps: Mapping[str, MapU8 | RgbU8 | None]  # condition -> map, None where there is none
+    fields: Mapping[str, Any]  # every other column that was asked for
+
+
+class Dataset:
+    """A complete data set on disk or in a bucket; rows are numbered through all its shards."""
+
+    def __init__(self, path: str, *, split: str | None = None) -> None:
+        """Open `path`; see `open_dataset`."""
+        self.path = path
+        self._files, self._root = _filesystem(path)
+        self.manifest = _read_manifest(self._files, self._root, path)
+        splits = self.manifest.splits
+        if split is not None and split not in splits:
+            raise ConfigError(f"{path}: need a split out of {sorted(splits)}, got {split!r}")
+        self.shards = [
+            shard for shard in self.manifest.shards if split is None or shard.split == split
+        ]
+        self._ends = list(itertools.accumulate(shard.data.rows for shard in self.shards))
+        self._local = threading.local()  # an open Parquet file is not for several threads
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Arrow schema, metadata included."""
+        return self._open(0).schema_arrow
+
+    @property
+    def conditions(self) -> list[str]:
+        """Names of the condition columns."""
+        return [name for name in image_columns(self.schema) if name != "image"]
+
+    def __getitem__(self, index: int) -> Example:
+        return example(self.row(index), self.conditions)
+
+    def __iter__(self) -> Iterator[Example]:
+        conditions = self.conditions
+        for batch in self.batches():
+            yield from (example(row, conditions) for row in batch.to_pylist())
+
+    def row(self, index: int, columns: Sequence[str] | None = None) -> dict[str, Any]:
+        """One row as stored: images and maps as `{"bytes": …, "path": …}`.
+
+        Args:
+            index: 0 <= index < len(self); negative counts from the end.
+            columns: read only these; None reads all.
+
+        Raises:
+            IndexError: outside the data set.
+        """
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"{self.path}: need a row in 0..{len(self) - 1}, got {index}")
+        index %= len(self)
+        shard = bisect.bisect_right(self._ends, index)
+        row = index - (self._ends[shard - 1] if shard else 0)
+        reader = self._open(shard)
+        for group in range(reader.num_row_groups):
+            rows = reader.metadata.row_group(group).num_rows
+            if row < rows:
+                table = reader.read_row_group(group, columns=_listed(columns), use_threads=False)
+                return table.slice(row, 1).to_pylist()[0]
+            row -= rows
+        raise ConfigError(
+            f"{self.path}/{self.shards[shard].data.path}: fewer rows than the manifest says; "
+            "run `controlset verify`"
+        )
+
+    def batches(
+        self, columns: Sequence[str] | None = None, *, batch_rows: int = 100
+    ) -> Iterator[pa.RecordBatch]:
+        """All rows in order, a few at a time; memory does not grow with the data set.
+
+        Args:
+            columns: read only these; None reads all.
+            batch_rows: at most so many rows a batch.
+        """
+        for shard in range(len(self.shards)):
+            reader = self._open(shard)
+            yield from reader.iter_batches(batch_rows, columns=_listed(columns), use_threads=False)
+
+    def rejects(self) -> list[dict[str, Any]]:
+        """All reject rows of these shards."""
+        tables = [
+            pq.read_table(f"{self._root}/{shard.rejects.path}", filesystem=self._files)
+            for shard in self.shards
+            if shard.rejects is not None
+        ]
+        return pa.concat_tables(tables).to_pylist() if tables else []
+
+    def _open(self, shard: int) -> pq.ParquetFile:
+        if getattr(self._local, "shard", None) != shard:
+            path = f"{self._root}/{self.shards[shard].data.path}"
+            try:
+                reader = pq.ParquetFile(path, filesystem=self._files)
+            except (OSError, pa.ArrowInvalid) as error:
+                raise ConfigError(
+                    f"{path}: need a whole shard, got {error}; run `controlset verify`"
+                ) from error
+            self._local.reader, self._local.shard = reader, shard
+        return self._local.reader
+
+
+def open_dataset(path: str, *, split: str | None = None) -> Dataset:
+    """Open a data set that `controlset generate` wrote.
+
+    Args:
+        path: its folder, or a URI that pyarrow's file systems know (`gs://…`, `s3://…`).
+        split: `train` or `validation`; None is all of it.
+
+    Raises:
+        ConfigError: not there, not complete, or of another schema version.
+    """
+    return Dataset(path, split=split)
+
+
+def example(row: Mapping[str, Any], conditions: Sequence[str]) -> Example:
+    """Decode a row that has at least `key` and `image`.
+
+    Args:
+        row: column -> value as `Dataset.row` gives it.
+        conditions: which of its columns are maps; those that the row lacks are left out.
+    """
+    stored_maps = {name: row[name] for name in conditions if name in row}
+    return Example(
+        key=row["key"],
+        text=row.get("text"),
+        image=decode_stored_rgb(row["image"]["bytes"]),
+        maps={
+            name: None if stored is None else decode_stored_map(stored["bytes"])
+            for name, stored in stored_maps.items()
+        },
+        fields={
+            name: value
+            for name, value in row.items()
+            if name not in stored_maps and name not in {"image", "key", "text"}
+        },
+    )
+
+
+def _listed(columns: Sequence[str] | None) -> list[str] | None:
+    return None if columns is None else list(columns)
+
+
+def _filesystem(path: str) -> tuple[pafs.FileSystem, str]:
+    if "://" in path:
+        return pafs.FileSystem.from_uri(path)
+    return pafs.LocalFileSystem(), path
+
+
+def _read_manifest(files: pafs.FileSystem, root: str, path: str) -> Manifest:
+    where = f"{root}/{MANIFEST_NAME}"
+    if files.get_file_info(where).type != pafs.FileType.File:
+        raise ConfigError(
+            f"{path}: need a complete data set, found no {MANIFEST_NAME}; "
+            "run `controlset generate` (again, if it was interrupted)"
+        )
+    with files.open_input_stream(where) as stream:
+        return Manifest.from_json(stream.read().decode(), where=where)

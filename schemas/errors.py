@@ -1,0 +1,58 @@
+"""The two expected failures; everything else is a bug or an outage and flies.
+
+ConfigError   do not start: the command, the configuration or the output place is wrong
+Rejected      this element can never succeed: it becomes a row of the rejects table
+"""
+
+import enum
+
+
+class ConfigError(Exception):
+    """The run must not start (or not go on) as configured.
+
+    Message form: *where: need rule, got value; do this.*
+    """
+
+
+class Reason(enum.StrEnum):
+    """Why an element was rejected; the closed list that the rejects table and reports use."""
+
+    # the source
+    SOURCE_MISSING = "source_missing"  # listed, but gone when it was read
+    SOURCE_CHANGED = "source_changed"  # size or time differs from the listing
+    SOURCE_UNREADABLE = "source_unreadable"  # permission denied and the like
+    NOT_A_FILE = "not_a_file"  # a directory or device with a picture's name
+    UNSAFE_NAME = "unsafe_name"  # tar member with an absolute path or `..`
+    DUPLICATE_NAME = "duplicate_name"  # the same member name twice in one tar
+    BROKEN_CONTAINER = "broken_container"  # the tar or Parquet file cannot be read (further)
+    NO_IMAGE_COLUMN = "no_image_column"  # Parquet without one clear image column
+    NULL_IMAGE = "null_image"  # Parquet cell without image bytes
+    # the picture
+    EMPTY_FILE = "empty_file"
+    NOT_AN_IMAGE = "not_an_image"  # no known picture format
+    TRUNCATED = "truncated"  # ends before its last pixel
+    CORRUPT = "corrupt"  # a known format that does not decode
+    UNSUPPORTED_PIXELS = "unsupported_pixels"  # e.g. float TIFF, whose range is not known
+    TOO_MANY_PIXELS = "too_many_pixels"
+    TOO_SMALL = "too_small"
+    TOO_ELONGATED = "too_elongated"
+    # the caption (the image stays, `text` is null)
+    NO_CAPTION = "no_caption"
+    BAD_CAPTION = "bad_caption"  # not UTF-8, not JSON, not a string
+
+
+class Rejected(Exception):
+    """This element can never succeed; it becomes a reject row.
+
+    Args:
+        reason: from the closed list.
+        detail: free text for a person: what was found, with its value.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(reason, detail)  # all args, or it does not unpickle on its way back
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"

@@ -1,0 +1,153 @@
+"""What a shard did and what a data set is: the records that commits, resume and readers rest on."""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+from schemas.errors import ConfigError
+from schemas.triple import SCHEMA_VERSION
+
+MANIFEST_NAME = "manifest.json"
+"""Written last: its presence means that the data set is complete."""
+
+RECORDS_DIR = ".controlset"
+"""One record for each committed shard, and the identity of the run that owns the folder."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class FileRecord:
+    """A committed file, checked after it was written."""
+
+    path: str  # relative to the data set's folder
+    rows: int
+    size_bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ShardRecord:
+    """A committed shard. planned = rows + rejected images, always."""
+
+    name: str  # train-00000-of-00042
+    split: str
+    fingerprint: str  # of references and recipe: equal -> nothing to do
+    planned: int
+    data: FileRecord
+    rejects: FileRecord | None
+    rejected_images: int  # reject rows for a whole image
+    reasons: Mapping[str, int]  # reason -> reject rows, those for one kind included
+
+    def __post_init__(self) -> None:
+        if self.planned != self.data.rows + self.rejected_images:
+            raise ValueError(
+                f"{self.name}: planned {self.planned} images, but {self.data.rows} rows "
+                f"+ {self.rejected_images} rejects; this is a bug in controlset"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        rejects = record["rejects"]
+        return cls(
+            **{
+                **record,
+                "data": FileRecord(**record["data"]),
+                "rejects": None if rejects is None else FileRecord(**rejects),
+            }
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """A complete data set."""
+
+    recipe: Mapping[str, Any]  # every option that can change a stored byte
+    source: str
+    annotators: Mapping[str, Any]  # condition -> revision, parameters, weights, licence, hint range
+    software: Mapping[str, str]  # package -> version
+    shards: Sequence[ShardRecord]  # ordered by split, then index
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def planned(self) -> int:
+        return sum(shard.planned for shard in self.shards)
+
+    @property
+    def rows(self) -> int:
+        return sum(shard.data.rows for shard in self.shards)
+
+    @property
+    def rejected_images(self) -> int:
+        return sum(shard.rejected_images for shard in self.shards)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(shard.data.size_bytes for shard in self.shards)
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Reason -> reject rows, most frequent first."""
+        counts: Counter[str] = Counter()
+        for shard in self.shards:
+            counts.update(shard.reasons)
+        return dict(counts.most_common())
+
+    @property
+    def splits(self) -> dict[str, list[ShardRecord]]:
+        """Split -> its shards in order; `train` first."""
+        splits: dict[str, list[ShardRecord]] = {}
+        for shard in self.shards:
+            splits.setdefault(shard.split, []).append(shard)
+        return splits
+
+    def to_json(self) -> str:
+        document = {
+            "format": "controlset",
+            "schema_version": self.schema_version,
+            "planned": self.planned,
+            "rows": self.rows,
+            "rejected_images": self.rejected_images,
+            "reasons": self.reasons,
+            "size_bytes": self.size_bytes,
+            "source": self.source,
+            "recipe": dict(self.recipe),
+            "annotators": dict(self.annotators),
+            "software": dict(self.software),
+            "shards": [shard.to_json() for shard in self.shards],
+        }
+        return json.dumps(document, indent=1, sort_keys=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, where: str) -> Self:
+        """Read a manifest back.
+
+        Args:
+            text: contents of `manifest.json`.
+            where: its path, for the error.
+
+        Raises:
+            ConfigError: not a manifest, or of a schema version that this release does not read.
+        """
+        try:
+            document = json.loads(text)
+            version = document["schema_version"]
+            if version != SCHEMA_VERSION:
+                raise ConfigError(
+                    f"{where}: need schema version {SCHEMA_VERSION}, got {version}; "
+                    "use the controlset release that wrote it, or generate again"
+                )
+            return cls(
+                recipe=document["recipe"],
+                source=document["source"],
+                annotators=document["annotators"],
+                software=document["software"],
+                shards=[ShardRecord.from_json(shard) for shard in document["shards"]],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{where}: need a controlset manifest, got {error!r}; generate the data set again"
+            ) from error

@@ -1,0 +1,97 @@
+"""Records that travel through the pipeline: references and plans, never pixels."""
+
+import dataclasses
+import hashlib
+import os
+
+from schemas.errors import Reason
+
+
+def key_of(relative_name: str) -> str:
+    """Stable key of a picture: a hash of its name relative to the input root.
+
+    Args:
+        relative_name: e.g. `cats/01.jpg`, `shard-0.tar/cats/01.jpg`, `train.parquet#17`; may hold
+            surrogate escapes where a file name is not UTF-8.
+
+    Returns:
+        32 hexadecimal digits, the same on every machine and in every run.
+    """
+    return hashlib.sha256(os.fsencode(relative_name)).hexdigest()[:32]
+
+
+def printable(name: str) -> str:
+    r"""A file name as valid UTF-8 text; undecodable bytes become `\xNN`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def unit_interval(seed: str) -> float:
+    """A number in [0, 1) that depends on `seed` alone."""
+    return int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big") / 2**64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where bytes lie: a whole file, or a range inside one."""
+
+    uri: str
+    offset: int = 0
+    size_bytes: int | None = None  # None: to the end of the file
+    file_bytes: int | None = None  # size of the file when it was listed
+    modified_s: float | None = None  # its modification time then, seconds since the epoch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """A failure that the listing already saw; the shard writes it to its rejects."""
+
+    reason: Reason
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ImageRef:
+    """One picture as the listing saw it; no pixels.
+
+    `group` and `ordinal` keep rows of one container together and in order: a picture from a folder
+    has group "" and is placed by the hash of its key.
+    """
+
+    key: str
+    source: str  # valid UTF-8, relative to the input root
+    place: Place
+    row_group: int | None = None  # Parquet only
+    row: int | None = None  # Parquet only: row inside the row group
+    group: str = ""
+    ordinal: int = 0
+    caption: str | None = None  # known at listing (metadata.jsonl)
+    caption_place: Place | None = None  # sidecar file or tar member
+    caption_is_json: bool = False
+    problem: Problem | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ShardPlan:
+    """One output shard: which references, in which order. The unit of work, commit and resume."""
+
+    split: str
+    index: int
+    total: int  # shards of this split
+    refs: tuple[ImageRef, ...]
+
+    @property
+    def name(self) -> str:
+        """`train-00000-of-00042`."""
+        return f"{self.split}-{self.index:05d}-of-{self.total:05d}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class RejectRow:
+    """One row of the rejects table; `kind` None means the whole image."""
+
+    key: str
+    source: str
+    stage: str  # list, read, decode, caption, or an annotator's name
+    reason: Reason
+    detail: str
+    kind: str | None = None  # `text` or a condition's name where only that is missing

@@ -1,0 +1,106 @@
+"""The table of a data set: one row per image, wide; readable as Hugging Face `Image` columns.
+
+A triple is a projection `(image, text, <condition>)` of it.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+"""Bump when a column changes its meaning; goes into every footer, manifest and fingerprint."""
+
+FOOTER_KEY = b"controlset"
+"""Schema metadata: JSON of schema version, recipe and annotators."""
+
+_IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+
+_BEFORE_CONDITIONS: tuple[tuple[str, pa.DataType], ...] = (
+    ("key", pa.string()),
+    ("source", pa.string()),
+    ("sha256", pa.string()),  # of the source's raw bytes
+    ("image", _IMAGE),
+    ("text", pa.string()),
+    ("caption_source", pa.string()),
+    ("width", pa.int32()),
+    ("height", pa.int32()),
+    ("original_width", pa.int32()),  # after EXIF orientation
+    ("original_height", pa.int32()),
+    ("crop_x", pa.int32()),  # px of the resized image, as SDXL's micro-conditioning has it
+    ("crop_y", pa.int32()),
+)
+
+_REJECTS: tuple[tuple[str, pa.DataType], ...] = (
+    ("key", pa.string()),
+    ("source", pa.string()),
+    ("kind", pa.string()),  # null: the whole image
+    ("stage", pa.string()),
+    ("reason", pa.string()),
+    ("detail", pa.string()),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Condition:
+    """A condition's columns: `<name>` holds the map, `<name>_<stat>` what is known about it."""
+
+    name: str
+    stats: Mapping[str, str]  # suffix -> Arrow type name, e.g. {"edge_density": "float32"}
+
+    @property
+    def stat_columns(self) -> dict[str, str]:
+        """Column name -> Arrow type name."""
+        return {f"{self.name}_{suffix}": kind for suffix, kind in self.stats.items()}
+
+
+def triple_schema(conditions: Sequence[Condition], footer: Mapping[str, object]) -> pa.Schema:
+    """Arrow schema of a shard, with Hugging Face feature metadata.
+
+    Args:
+        conditions: in the order of their columns.
+        footer: JSON-able; stored under `FOOTER_KEY` of every shard.
+
+    Returns:
+        Schema whose image and map columns are `struct<bytes, path>`.
+    """
+    fields = [pa.field(name, kind) for name, kind in _BEFORE_CONDITIONS]
+    for condition in conditions:
+        fields.append(pa.field(condition.name, _IMAGE))
+        for column, kind in condition.stat_columns.items():
+            fields.append(pa.field(column, pa.type_for_alias(kind)))
+    return pa.schema(fields, metadata=_metadata(fields, footer))
+
+
+def rejects_schema() -> pa.Schema:
+    """Arrow schema of the rejects table."""
+    fields = [pa.field(name, kind) for name, kind in _REJECTS]
+    return pa.schema(fields, metadata=_metadata(fields, None))
+
+
+def image_columns(schema: pa.Schema) -> list[str]:
+    """Names of the image and map columns, in order."""
+    return [field.name for field in schema if field.type == _IMAGE]
+
+
+def _metadata(
+    fields: Sequence[pa.Field], footer: Mapping[str, object] | None
+) -> dict[bytes, bytes]:
+    features = {
+        field.name: (
+            {"_type": "Image"}
+            if field.type == _IMAGE
+            else {"dtype": _hugging_face_name(field.type), "_type": "Value"}
+        )
+        for field in fields
+    }
+    metadata = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    if footer is not None:
+        metadata[FOOTER_KEY] = json.dumps(footer, sort_keys=True).encode()
+    return metadata
+
+
+def _hugging_face_name(kind: pa.DataType) -> str:
+    names = {pa.float32(): "float32", pa.float64(): "float64"}  # Arrow prints "float", "double"
+    return names.get(kind, str(kind))
