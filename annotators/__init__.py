@@ -1,0 +1,1 @@
+"""Eyes: one spec and one annotator per condition. Knows `schemas` and nothing of Beam."""
