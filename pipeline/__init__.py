@@ -1,0 +1,1 @@
+"""Verbs: list, read, decode, annotate, caption, assemble, write, verify, inspect."""

@@ -1,0 +1,208 @@
+"""One batch from bytes to rows: read, decode, fit, store, annotate, assemble. No Beam in here.
+
+Maps are computed from the decode of the very bytes that are stored, also where storage is lossy; so
+a map can be extracted again from the data set and must come out identical.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from annotators.protocol import Annotation, Annotator
+from pipeline.annotate import annotate, encode_map, stat_columns
+from pipeline.decode import DecodedImage, DecodeLimits, decode
+from pipeline.encode import encode_image, is_lossless
+from pipeline.geometry import Geometry, apply_geometry, plan_geometry, smallest_useful_size
+from pipeline.job import Job
+from pipeline.options import GenerateConfig
+from pipeline.progress import Stopwatch
+from pipeline.sources import RawImage
+from schemas.errors import Rejected
+from schemas.pixels import RgbU8, decode_stored_rgb
+from schemas.records import ImageRef, RejectRow
+
+Read = tuple[ImageRef, Callable[[], RawImage]]
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class BatchResult:
+    """Rows and rejects of one batch, in plan order."""
+
+    rows: Sequence[Row]
+    rejects: Sequence[RejectRow]
+    images: int
+    seconds: Counter[str]
+
+    @property
+    def stored_bytes(self) -> int:
+        """Size of images and maps."""
+        return sum(
+            len(value["bytes"])
+            for row in self.rows
+            for value in row.values()
+            if isinstance(value, dict)
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Stored:
+    """An image as it goes into the data set, and the pixels that a reader will see."""
+
+    ref: ImageRef
+    source: RawImage
+    sha256: str
+    encoded: bytes
+    extension: str
+    rgb: RgbU8
+    geometry: Geometry
+    original_width: int
+    original_height: int
+
+
+def make_batch(reads: Sequence[Read], job: Job, annotators: Mapping[str, Annotator]) -> BatchResult:
+    """Turn references into rows and rejects.
+
+    Args:
+        reads: references of one shard, each with the call that reads its bytes.
+        job: the resolved job.
+        annotators: condition -> loaded annotator.
+
+    Returns:
+        For each reference exactly one row or one whole-image reject.
+    """
+    watch = Stopwatch()
+    stored: list[_Stored] = []
+    rejects: list[RejectRow] = []
+    for ref, read in reads:
+        outcome = _store(ref, read, job.config, watch)
+        if isinstance(outcome, _Stored):
+            stored.append(outcome)
+        else:
+            rejects.append(outcome)
+    rows = [_base_row(one) for one in stored]
+    for one in stored:
+        rejects.extend(_caption_reject(one))
+    for spec in job.specs:
+        with watch.stage(spec.name):
+            results = annotate(
+                spec,
+                annotators[spec.name],
+                [one.rgb for one in stored],
+                [one.ref.key for one in stored],
+            )
+        for one, row, result in zip(stored, rows, results, strict=True):
+            if isinstance(result, Rejected):
+                rejects.append(_reject(one.ref, spec.name, result, kind=spec.name))
+            annotation = result if isinstance(result, Annotation) else None
+            row[spec.name] = None
+            if annotation is not None:
+                with watch.stage("encode"):
+                    png = encode_map(spec, annotation)
+                row[spec.name] = {"bytes": png, "path": f"{one.ref.key}.png"}
+            row.update(stat_columns(spec, annotation))
+    return BatchResult(rows=rows, rejects=rejects, images=len(reads), seconds=watch.seconds)
+
+
+def _store(
+    ref: ImageRef, read: Callable[[], RawImage], config: GenerateConfig, watch: Stopwatch
+) -> _Stored | RejectRow:
+    """Read, decode, fit and encode one image; the reject row if it can never succeed."""
+    if ref.problem is not None:
+        return _reject(ref, "list", Rejected(ref.problem.reason, ref.problem.detail))
+    stage = "read"
+    try:
+        with watch.stage(stage):
+            source = read()
+            sha256 = hashlib.sha256(source.raw).hexdigest()
+        stage = "decode"
+        with watch.stage(stage):
+            decoded = decode(
+                source.raw,
+                limits=DecodeLimits(
+                    max_pixels=config.max_pixels,
+                    min_side=config.smallest_side,
+                    max_aspect=config.max_aspect,
+                ),
+                smallest_useful=functools.partial(
+                    smallest_useful_size, resolution=config.resolution, fit=config.fit
+                ),
+            )
+    except Rejected as rejected:
+        return _reject(ref, stage, rejected)
+    height, width = decoded.rgb.shape[:2]
+    geometry = plan_geometry(width, height, resolution=config.resolution, fit=config.fit)
+    encoded, extension, rgb = _fit(source.raw, decoded, geometry, config, watch)
+    return _Stored(
+        ref=ref,
+        source=source,
+        sha256=sha256,
+        encoded=encoded,
+        extension=extension,
+        rgb=rgb,
+        geometry=geometry,
+        original_width=decoded.original_width,
+        original_height=decoded.original_height,
+    )
+
+
+def _fit(
+    raw: bytes,
+    decoded: DecodedImage,
+    geometry: Geometry,
+    config: GenerateConfig,
+    watch: Stopwatch,
+) -> tuple[bytes, str, RgbU8]:
+    """Bytes to store, their extension, and what they decode to."""
+    height, width = decoded.rgb.shape[:2]
+    if decoded.pristine and geometry.is_identity(width, height):
+        return raw, decoded.extension, decoded.rgb
+    with watch.stage("resize"):
+        fitted = apply_geometry(decoded.rgb, geometry)
+    with watch.stage("encode"):
+        encoded = encode_image(fitted, image_format=config.image_format, quality=config.quality)
+    if is_lossless(config.image_format):
+        return encoded, _EXTENSIONS[config.image_format], fitted
+    with watch.stage("decode stored"):
+        return encoded, _EXTENSIONS[config.image_format], decode_stored_rgb(encoded)
+
+
+_EXTENSIONS = {"jpeg": "jpg", "png": "png", "webp": "webp"}
+
+
+def _base_row(one: _Stored) -> Row:
+    return {
+        "key": one.ref.key,
+        "source": one.ref.source,
+        "sha256": one.sha256,
+        "image": {"bytes": one.encoded, "path": f"{one.ref.key}.{one.extension}"},
+        "text": one.source.caption,
+        "caption_source": one.source.caption_source,
+        "width": one.geometry.width,
+        "height": one.geometry.height,
+        "original_width": one.original_width,
+        "original_height": one.original_height,
+        "crop_x": one.geometry.crop_x,
+        "crop_y": one.geometry.crop_y,
+    }
+
+
+def _caption_reject(one: _Stored) -> list[RejectRow]:
+    problem = one.source.caption_problem
+    if problem is None:
+        return []
+    return [_reject(one.ref, "caption", Rejected(problem.reason, problem.detail), kind="text")]
+
+
+def _reject(ref: ImageRef, stage: str, rejected: Rejected, kind: str | None = None) -> RejectRow:
+    return RejectRow(
+        key=ref.key,
+        source=ref.source,
+        stage=stage,
+        reason=rejected.reason,
+        detail=rejected.detail,
+        kind=kind,
+    )

@@ -1,0 +1,132 @@
+"""Who owns the output folder: one run at a time, one recipe for ever."""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pipeline import store
+from pipeline.finish import CARD_NAME, PREVIEW_NAME, RUN_NAME
+from pipeline.job import Job
+from schemas.errors import ConfigError
+from schemas.manifest import MANIFEST_NAME, RECORDS_DIR
+
+_FOLDERS = ("data", "rejects", RECORDS_DIR)
+_FILES = (CARD_NAME, PREVIEW_NAME, MANIFEST_NAME)
+
+
+@contextlib.contextmanager
+def claimed(job: Job) -> Iterator[None]:
+    """Hold the output folder for one run.
+
+    Deletes temporary files of runs that were killed. Locks a local folder against a second run; the
+    lock goes with the process, however it ends.
+
+    Raises:
+        ConfigError: the folder holds something else, was made by another configuration, or another
+            run is writing there.
+        OutputError: it cannot be written.
+    """
+    output = job.output
+    with contextlib.ExitStack() as stack:
+        if store.is_local(output):
+            with store.writing(output):
+                os.makedirs(output, exist_ok=True)
+            stack.enter_context(_locked(output))
+        if job.config.overwrite:
+            delete_dataset(output)
+        check_identity(job)
+        _remove_temporary(output)
+        store.commit_text(_identity_text(job), f"{output}/{RECORDS_DIR}/{RUN_NAME}")
+        yield
+
+
+def check_identity(job: Job) -> None:
+    """Refuse an output folder that is not this job's.
+
+    Raises:
+        ConfigError: says which options differ, or what else lies there.
+    """
+    output = job.output
+    text = store.read_text(f"{output}/{RECORDS_DIR}/{RUN_NAME}")
+    if text is None:
+        others = [
+            name
+            for name in store.names_in(output)
+            if name != RECORDS_DIR and not name.startswith(store.TEMP_PREFIX)
+        ]
+        if others:
+            raise ConfigError(
+                f"{output}: need an empty folder or a data set of controlset, "
+                f"found {', '.join(others[:3])}; choose another --output"
+            )
+        return
+    try:
+        theirs = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"{output}/{RECORDS_DIR}/{RUN_NAME}: need JSON, got {error}; use --overwrite"
+        ) from error
+    differences = _differences(theirs, json.loads(_identity_text(job)))
+    if differences:
+        raise ConfigError(
+            f"{output}: holds a data set made with {'; '.join(differences)}; "
+            "choose another --output, or delete it with --overwrite"
+        )
+
+
+def delete_dataset(output: str) -> None:
+    """Delete the files of a data set, and nothing else that may lie in the folder."""
+    with store.writing(output):
+        store.remove(f"{output}/{MANIFEST_NAME}")  # first: from here on it is not complete
+        for folder in _FOLDERS:
+            for name in store.names_in(f"{output}/{folder}"):
+                store.remove(f"{output}/{folder}/{name}")
+        for name in _FILES:
+            store.remove(f"{output}/{name}")
+
+
+def _identity_text(job: Job) -> str:
+    source = job.config.source
+    if store.is_local(source):
+        source = os.path.abspath(source)
+    return json.dumps({"source": source} | job.footer, indent=1, sort_keys=True) + "\n"
+
+
+def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """Options that differ; the rest of the identity only if no option does."""
+    options = _changed(theirs.get("recipe", {}), ours["recipe"])
+    return options or _changed(theirs, ours)
+
+
+def _changed(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{name}={theirs.get(name)} (now {ours.get(name)})"
+        for name in sorted(theirs.keys() | ours.keys())
+        if theirs.get(name) != ours.get(name)
+    ]
+
+
+@contextlib.contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"{folder}: need to be the only run, but another one is writing here; "
+                "wait for it or choose another --output"
+            ) from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def _remove_temporary(output: str) -> None:
+    for folder in (output, *(f"{output}/{name}" for name in _FOLDERS)):
+        for name in store.names_in(folder):
+            if name.startswith(store.TEMP_PREFIX):
+                store.remove(f"{folder}/{name}")

@@ -1,0 +1,95 @@
+"""What a person sees of a run: a progress bar while it works, a table when it is done."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pipeline.finish import PREVIEW_NAME
+from pipeline.progress import Tally
+from schemas.manifest import Manifest
+
+_REFRESH_S = 0.2
+_PLAIN_LINE_S = 5.0
+
+
+@contextlib.contextmanager
+def watched(tally: Tally) -> Iterator[None]:
+    """Show progress meanwhile: a bar on a terminal, a line every few seconds elsewhere."""
+    console = Console(stderr=True)
+    stop = threading.Event()
+    show = _bar if console.is_terminal else _lines
+    watcher = threading.Thread(target=show, args=(tally, console, stop), name="progress")
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def _bar(tally: Tally, console: Console, stop: threading.Event) -> None:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TextColumn("{task.fields[rejects]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("listing", total=None, speed="", rejects="")
+        while True:
+            last = stop.wait(_REFRESH_S)
+            progress.update(
+                task,
+                description="generating" if tally.planned is not None else "listing",
+                total=tally.planned,
+                completed=tally.done,
+                speed=f"{tally.images_per_second:.0f} images/s",
+                rejects=f"{tally.rejected:,} rejected",
+            )
+            if last:
+                return
+
+
+def _lines(tally: Tally, console: Console, stop: threading.Event) -> None:
+    while not stop.wait(_PLAIN_LINE_S):
+        if tally.planned is None:
+            console.print("listing …", highlight=False)
+            continue
+        speed = tally.images_per_second
+        left = f"{(tally.planned - tally.done) / speed:.0f} s left" if speed else "starting"
+        console.print(
+            f"{time.strftime('%H:%M:%S')} {tally.done:,} of {tally.planned:,} images, "
+            f"{speed:.0f} images/s, {tally.rejected:,} rejected, {left}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def show_result(manifest: Manifest, tally: Tally, output: str) -> None:
+    """Print the final table of a run."""
+    console = Console()
+    table = Table(title=f"Data set {output}", title_justify="left", show_header=False)
+    table.add_row("images planned", f"{manifest.planned:,}")
+    for split, shards in manifest.splits.items():
+        rows = sum(shard.data.rows for shard in shards)
+        table.add_row(f"rows, {split}", f"{rows:,} in {len(shards):,} shards")
+    table.add_row("images rejected", f"{manifest.rejected_images:,}")
+    for reason, count in manifest.reasons.items():
+        table.add_row(f"  {reason}", f"{count:,}")
+    table.add_row("size", f"{manifest.size_bytes / 1e6:,.1f} MB")
+    if tally.resumed:
+        table.add_row("done by an earlier run", f"{tally.resumed:,} images")
+    if tally.work_seconds:
+        table.add_row("speed after start-up", f"{tally.images_per_second:,.0f} images/s")
+        table.add_section()
+        for stage, seconds in sorted(tally.stage_seconds.items(), key=lambda item: -item[1]):
+            table.add_row(f"{stage}, summed over threads", f"{seconds:,.1f} s")
+    console.print(table)
+    console.print(f"preview: {output}/{PREVIEW_NAME}", highlight=False, soft_wrap=True)

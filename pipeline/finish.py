@@ -1,0 +1,105 @@
+"""The end of a run: check the sums, delete what is stale, write card and preview, manifest last."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipeline import store
+from pipeline.card import render_card
+from pipeline.job import Job
+from pipeline.preview import render_preview
+from schemas.errors import ConfigError
+from schemas.manifest import MANIFEST_NAME, RECORDS_DIR, Manifest, ShardRecord
+
+CARD_NAME = "README.md"
+PREVIEW_NAME = "preview.html"
+PREVIEW_ROWS = 24
+RUN_NAME = "run.json"
+
+_BYTES_DEPEND_ON = ("numpy", "opencv-python-headless", "pillow", "pyarrow")
+
+
+def finish(records: Iterable[ShardRecord], planned: int, job: Job) -> Manifest:
+    """Turn committed shards into a complete data set.
+
+    Args:
+        records: of every shard of the plan, in any order; one shard may come twice (a retry).
+        planned: references that the listing produced, counted apart from the shards.
+        job: the resolved job.
+
+    Returns:
+        The manifest; written last, since its presence means complete.
+
+    Raises:
+        ConfigError: the source held nothing.
+        RuntimeError: an image is unaccounted for (a bug).
+    """
+    shards = sorted(
+        {record.name: record for record in records}.values(),
+        key=lambda record: (record.split != "train", record.name),
+    )
+    if not shards:
+        raise ConfigError(f"{job.config.source}: need at least one image, found none")
+    manifest = Manifest(
+        recipe=job.config.recipe(),
+        source=job.config.source,
+        annotators=job.annotators,
+        software={package: version(package) for package in _BYTES_DEPEND_ON},
+        shards=shards,
+    )
+    if manifest.planned != planned:
+        raise RuntimeError(
+            f"listed {planned} images, but the shards planned {manifest.planned}; "
+            "this is a bug in controlset"
+        )
+    text = manifest.to_json()
+    if store.read_text(f"{job.output}/{MANIFEST_NAME}") == text:
+        return manifest  # nothing was redone: leave every file as it is
+    _remove_stale(manifest, job.output)
+    store.commit_text(render_card(manifest, job.schema), f"{job.output}/{CARD_NAME}")
+    rows = preview_rows(manifest, job.output)
+    store.commit_text(render_preview(manifest, rows), f"{job.output}/{PREVIEW_NAME}")
+    store.commit_text(text, f"{job.output}/{MANIFEST_NAME}")
+    return manifest
+
+
+def preview_rows(manifest: Manifest, output: str) -> list[Mapping[str, Any]]:
+    """Rows spread evenly over the data set, as stored."""
+    count = min(PREVIEW_ROWS, manifest.rows)
+    wanted = [index * manifest.rows // count for index in range(count)]
+    rows: list[Mapping[str, Any]] = []
+    before = 0
+    for shard in manifest.shards:
+        here = [index - before for index in wanted if before <= index < before + shard.data.rows]
+        if here:
+            with store.open_binary(f"{output}/{shard.data.path}") as file:
+                rows.extend(_rows_of(pq.ParquetFile(file), here))
+        before += shard.data.rows
+    return rows
+
+
+def _rows_of(reader: pq.ParquetFile, wanted: Sequence[int]) -> list[Mapping[str, Any]]:
+    rows: list[Mapping[str, Any]] = []
+    before = 0
+    for group in range(reader.num_row_groups):
+        size = reader.metadata.row_group(group).num_rows
+        here = [index - before for index in wanted if before <= index < before + size]
+        if here:
+            rows.extend(reader.read_row_group(group, use_threads=False).take(here).to_pylist())
+        before += size
+    return rows
+
+
+def _remove_stale(manifest: Manifest, output: str) -> None:
+    """Delete shards of an earlier plan (the source had another size then)."""
+    current = {
+        file.path for shard in manifest.shards for file in (shard.data, shard.rejects) if file
+    }
+    current |= {f"{RECORDS_DIR}/{shard.name}.json" for shard in manifest.shards}
+    current.add(f"{RECORDS_DIR}/{RUN_NAME}")
+    for folder in ("data", "rejects", RECORDS_DIR):
+        for name in store.names_in(f"{output}/{folder}"):
+            if f"{folder}/{name}" not in current:
+                store.remove(f"{output}/{folder}/{name}")

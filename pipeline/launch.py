@@ -1,0 +1,146 @@
+"""Start a run: check everything that can be checked, claim the output, run the graph, show it."""
+
+import contextlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipeline.claim import check_identity, claimed
+from pipeline.display import show_result, watched
+from pipeline.job import Job, specs_of
+from pipeline.options import GenerateConfig
+from pipeline.plan import lay_out, split_of
+from pipeline.progress import TALLY
+from pipeline.run import build
+from pipeline.sources import Container, index_container, list_source, resolve_source
+from pipeline.store import read_text
+from pipeline.workshop import close_workshops
+from schemas.errors import ConfigError
+from schemas.manifest import MANIFEST_NAME, Manifest
+from schemas.records import ImageRef
+
+LOCAL_RUNNER = "FnApiRunner"
+"""Named, because Beam's default runner first tries to download a binary."""
+
+
+def generate(config: GenerateConfig, *, show: bool = False) -> Manifest:
+    """Generate a data set, or finish one that was interrupted.
+
+    Args:
+        config: what to make, from what, where.
+        show: progress and a final table on the terminal.
+
+    Returns:
+        The manifest of the complete data set.
+
+    Raises:
+        ConfigError: wrong source, option or output; nothing was overwritten.
+    """
+    job = resolve(config)
+    TALLY.reset()
+    with claimed(job), watched(TALLY) if show else contextlib.nullcontext():
+        try:
+            _run(job)
+        finally:
+            close_workshops()
+    where = f"{job.output}/{MANIFEST_NAME}"
+    manifest = Manifest.from_json(read_text(where) or "", where=where)
+    if show:
+        show_result(manifest, TALLY, job.output)
+    return manifest
+
+
+def resolve(config: GenerateConfig) -> Job:
+    """Check source and annotators.
+
+    Raises:
+        ConfigError: nothing to read, or a condition that nobody provides.
+    """
+    return Job(config=config, specs=specs_of(config), source=resolve_source(config))
+
+
+def dry_run(config: GenerateConfig) -> str:
+    """The resolved configuration and the plan, as text; reads listings only and writes nothing.
+
+    Raises:
+        ConfigError: as `generate` would.
+    """
+    job = resolve(config)
+    check_identity(job)
+    counts: Counter[tuple[str, str]] = Counter()
+    problems: Counter[str] = Counter()
+    for ref in _list_here(job):
+        split = split_of(ref.key, validation=config.validation, seed=config.seed)
+        counts[split, ref.group] += 1
+        if ref.problem is not None:
+            problems[ref.problem.reason] += 1
+    layout = lay_out(counts, shard_rows=config.shard_rows)
+    lines = [f"source: {config.source} ({job.source.kind})", f"output: {config.output}"]
+    lines += [f"{name}: {_plain(value)}" for name, value in config.recipe().items()]
+    lines += [f"annotator {name}: {_plain(record)}" for name, record in job.annotators.items()]
+    lines.append(f"images: {sum(counts.values()):,}")
+    lines += [f"rejected at listing: {count:,} {reason}" for reason, count in problems.items()]
+    for split, shards in layout.totals.items():
+        rows = sum(count for (of, _), count in counts.items() if of == split)
+        lines.append(f"{split}: {rows:,} images in {shards:,} shards")
+    return "\n".join(lines)
+
+
+def _list_here(job: Job) -> Iterator[ImageRef]:
+    """The listing without Beam; with a limit, as many references as would be taken."""
+    taken = 0
+    for listed in list_source(job.source):
+        refs = index_container(listed, job.source) if isinstance(listed, Container) else [listed]
+        for ref in refs:
+            if job.config.limit is not None and taken >= job.config.limit:
+                return
+            taken += 1
+            yield ref
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _run(job: Job) -> None:
+    runner, options = beam_options(job)
+    with _beam_is_quiet() if runner == LOCAL_RUNNER else contextlib.nullcontext():
+        pipeline = beam.Pipeline(runner=runner, options=options)
+        build(pipeline, job)
+        try:
+            pipeline.run().wait_until_finish()
+        except BaseException:
+            # Beam raises a copy with its own text added; the user gets the original.
+            if isinstance(TALLY.failure, ConfigError):
+                raise TALLY.failure from None
+            raise
+
+
+@contextlib.contextmanager
+def _beam_is_quiet() -> Iterator[None]:
+    """In this process Beam logs each exception that it also raises, and advises process workers."""
+    logger = logging.getLogger("apache_beam")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def beam_options(job: Job) -> tuple[str | None, PipelineOptions]:
+    """Runner and options: ours for a run on this machine, the user's for any other.
+
+    Two shards are made at once, so that one keeps the pool busy while the other is committed; the
+    pool, not Beam, has a thread for each core.
+    """
+    arguments = list(job.config.beam_args)
+    if any(argument.split("=")[0] == "--runner" for argument in arguments):
+        return None, PipelineOptions(arguments)
+    at_once = min(2, job.config.workers)
+    local = [f"--direct_num_workers={at_once}", "--direct_running_mode=in_memory"]
+    return LOCAL_RUNNER, PipelineOptions([*local, *arguments])

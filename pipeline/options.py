@@ -1,0 +1,160 @@
+"""What a user can ask of `generate`. Light to import: no Beam, no OpenCV, no Arrow."""
+
+import dataclasses
+import os
+from typing import Literal
+
+from schemas.errors import ConfigError
+
+Fit = Literal["crop", "pad", "stretch", "bucket"]
+CaptionMode = Literal["auto", "none", "sidecar", "metadata", "column", "fixed"]
+SourceFormat = Literal["auto", "images", "tar", "parquet"]
+ImageFormat = Literal["jpeg", "png", "webp"]
+
+# Where the run happens and how it is watched; none of it may change a stored byte.
+_NOT_IN_RECIPE = frozenset({"source", "output", "overwrite", "dry_run", "num_workers", "beam_args"})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class GenerateConfig:
+    """Everything that `controlset generate` needs to know."""
+
+    source: str
+    """Folder (read recursively), glob, tar(s) (`{00000..00041}.tar` works) or Parquet; local or
+    any Beam file system (`gs://…`, `s3://…`)."""
+
+    output: str
+    """Folder of the data set to write."""
+
+    conditions: tuple[str, ...]
+    """Condition maps to extract, e.g. `canny`."""
+
+    caption: CaptionMode = "auto"
+    """Where captions come from. auto: sidecar, tar member, metadata.jsonl or the column text,
+    caption or prompt, whichever is there. The named ones report every image without a caption."""
+
+    caption_text: str | None = None
+    """The caption of every image, with `--caption fixed`."""
+
+    caption_column: str | None = None
+    """Parquet column, or field of a JSON sidecar or metadata.jsonl, that holds the caption."""
+
+    image_column: str | None = None
+    """Parquet column that holds the image; needed only where there are several."""
+
+    source_format: SourceFormat = "auto"
+    """auto: images if the folder holds any, else tars, else Parquet."""
+
+    resolution: int = 512
+    """Side of the stored image, px; with `--fit bucket` the square root of its area."""
+
+    fit: Fit = "crop"
+    """crop: centre crop. pad: white border. stretch: aspect lost. bucket: nearest aspect bucket
+    with sides that are multiples of 64, then centre crop."""
+
+    image_format: ImageFormat = "jpeg"
+    """How images that had to change are stored. Ones that already fit keep their own bytes."""
+
+    quality: int = 95
+    """JPEG or WebP quality, 1..100."""
+
+    max_pixels: int = 100_000_000
+    """Larger pictures are rejected unread (decompression bombs)."""
+
+    min_side: int | None = None
+    """Smaller pictures are rejected, px. Default: half the resolution."""
+
+    max_aspect: float = 4.0
+    """Pictures more elongated than this (long side / short side) are rejected."""
+
+    canny_thresholds: str = "100,200"
+    """Hysteresis LOW,HIGH in grey levels, or a range for each, e.g. `50-150,150-250`: then every
+    image draws its own pair, which is stored beside its map."""
+
+    shard_rows: int = 1000
+    """Rows a shard should have, about."""
+
+    validation: float = 0.0
+    """Fraction of the images that goes to the validation split, by hash of their key."""
+
+    limit: int | None = None
+    """Take this many images only: a fixed sample of a folder, the first of tars and Parquet."""
+
+    seed: int = 0
+    """Seed of everything random (threshold draws, split)."""
+
+    num_workers: int | None = None
+    """Threads that decode, annotate and encode. Default: one per core."""
+
+    overwrite: bool = False
+    """Delete the data set that is in the output folder first."""
+
+    dry_run: bool = False
+    """Print the resolved configuration and the plan, write nothing."""
+
+    beam_args: tuple[str, ...] = ()
+    """Options for Apache Beam, e.g. `--runner=DataflowRunner`; what the command line does not know
+    goes here."""
+
+    def __post_init__(self) -> None:
+        _need(bool(self.conditions), "--conditions", "at least one", self.conditions)
+        _need(
+            len(set(self.conditions)) == len(self.conditions),
+            "--conditions",
+            "each one once",
+            self.conditions,
+        )
+        _need(
+            8 <= self.resolution <= 8192 and self.resolution % 8 == 0,
+            "--resolution",
+            "a multiple of 8 from 8 to 8192",
+            self.resolution,
+        )
+        if self.fit == "bucket":
+            _need(
+                self.resolution % 64 == 0,
+                "--resolution",
+                "a multiple of 64 with --fit bucket",
+                self.resolution,
+            )
+        _need(1 <= self.quality <= 100, "--quality", "1 to 100", self.quality)
+        _need(self.max_pixels > 0, "--max-pixels", "a positive number", self.max_pixels)
+        _need(self.min_side is None or self.min_side >= 1, "--min-side", "1 or more", self.min_side)
+        _need(self.max_aspect >= 1, "--max-aspect", "1 or more", self.max_aspect)
+        _need(self.shard_rows >= 1, "--shard-rows", "1 or more", self.shard_rows)
+        _need(0 <= self.validation < 1, "--validation", "0 <= fraction < 1", self.validation)
+        _need(self.limit is None or self.limit >= 1, "--limit", "1 or more", self.limit)
+        _need(
+            self.num_workers is None or self.num_workers >= 1,
+            "--num-workers",
+            "1 or more",
+            self.num_workers,
+        )
+        if self.caption == "fixed":
+            _need(bool(self.caption_text), "--caption fixed", "--caption-text TEXT", None)
+        else:
+            _need(self.caption_text is None, "--caption-text", "--caption fixed", self.caption)
+
+    @property
+    def smallest_side(self) -> int:
+        """Pictures with a shorter side are rejected, px."""
+        return self.min_side if self.min_side is not None else max(1, self.resolution // 2)
+
+    @property
+    def workers(self) -> int:
+        """Threads to use on this machine."""
+        return self.num_workers or len(os.sched_getaffinity(0))
+
+    def recipe(self) -> dict[str, object]:
+        """Every option that can change a stored byte, resolved; JSON-able."""
+        recipe = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in _NOT_IN_RECIPE
+        }
+        return recipe | {"conditions": list(self.conditions), "min_side": self.smallest_side}
+
+
+def _need(satisfied: bool, where: str, rule: str, value: object) -> None:
+    if not satisfied:
+        raise ConfigError(f"{where}: need {rule}, got {value!r}")

@@ -1,0 +1,184 @@
+# Beam is not typed for pyright: transforms, `|` and bundles of results are all `Any` to it.
+# pyright: reportPrivateImportUsage=false, reportAttributeAccessIssue=false
+# pyright: reportIncompatibleMethodOverride=false, reportReturnType=false, reportArgumentType=false
+"""From references to shards: which row goes where. Pure functions and their wiring.
+
+A picture from a folder is placed by the hash of its key; pictures of one container (a tar, a
+Parquet row group) stay together and in order, so output shards follow input shards: small
+containers share a shard, a large tar is cut into equal runs. Parquet row groups are never cut,
+since a piece would have to be read through from the group's start.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+
+import apache_beam as beam
+
+from pipeline.job import Job
+from pipeline.progress import TALLY
+from schemas.records import ImageRef, ShardPlan, unit_interval
+
+SplitGroup = tuple[str, str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """Consecutive shards that one group of references is spread over."""
+
+    first: int
+    pieces: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """Where every group goes."""
+
+    runs: Mapping[SplitGroup, Run]
+    totals: Mapping[str, int]  # split -> number of shards
+    group_sizes: Mapping[str, int]  # group -> references in all splits
+
+
+def split_of(key: str, *, validation: float, seed: int) -> str:
+    """`train` or `validation`: a pure function of the key, whatever else is in the source."""
+    if validation and unit_interval(f"split:{seed}:{key}") < validation:
+        return "validation"
+    return "train"
+
+
+def lay_out(counts: Mapping[SplitGroup, int], *, shard_rows: int) -> Layout:
+    """Assign groups to shards of about `shard_rows` references.
+
+    Args:
+        counts: (split, group) -> number of references, each > 0.
+        shard_rows: wanted rows of a shard.
+
+    Returns:
+        Every group's run of shards; groups in sorted order, so the layout depends on nothing else.
+    """
+    runs: dict[SplitGroup, Run] = {}
+    totals: dict[str, int] = {}
+    sizes: dict[str, int] = {}
+    open_rows: dict[str, int] = {}  # split -> rows already in its last, shared shard
+    for (split, group), count in sorted(counts.items()):
+        sizes[group] = sizes.get(group, 0) + count
+        used = open_rows.get(split, 0)
+        if used and used + count <= shard_rows:
+            runs[split, group] = Run(first=totals[split] - 1, pieces=1)
+            open_rows[split] = used + count
+            continue
+        pieces = 1 if _is_row_group(group) else -(-count // shard_rows)
+        runs[split, group] = Run(first=totals.get(split, 0), pieces=pieces)
+        totals[split] = totals.get(split, 0) + pieces
+        open_rows[split] = count if pieces == 1 else shard_rows
+    return Layout(runs=runs, totals=totals, group_sizes=sizes)
+
+
+def shard_of(ref: ImageRef, split: str, layout: Layout) -> int:
+    """Index of the shard that a reference belongs to."""
+    run = layout.runs[split, ref.group]
+    if run.pieces == 1:
+        return run.first
+    if ref.group:
+        return run.first + ref.ordinal * run.pieces // layout.group_sizes[ref.group]
+    return run.first + int(unit_interval(f"shard:{ref.key}") * run.pieces)
+
+
+def shard_plan(split: str, index: int, refs: Iterable[ImageRef], layout: Layout) -> ShardPlan:
+    """A shard's references in their fixed order."""
+    return ShardPlan(
+        split=split,
+        index=index,
+        total=layout.totals[split],
+        refs=tuple(sorted(refs, key=lambda ref: (ref.group, ref.ordinal, ref.key))),
+    )
+
+
+def fingerprint(plan: ShardPlan, identity: str) -> str:
+    """Hash of everything that a shard's bytes depend on.
+
+    Args:
+        plan: its references, with the sizes and times that the listing saw.
+        identity: `Job.identity`, the recipe's hash.
+    """
+    digest = hashlib.sha256(identity.encode())
+    for ref in plan.refs:
+        digest.update(json.dumps(dataclasses.asdict(_unrooted(ref)), sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _unrooted(ref: ImageRef) -> ImageRef:
+    """The reference without absolute paths: a moved source is the same source."""
+    sidecar = ref.caption_place
+    return dataclasses.replace(
+        ref,
+        place=dataclasses.replace(ref.place, uri=""),
+        caption_place=None if sidecar is None else dataclasses.replace(sidecar, uri=""),
+    )
+
+
+def _is_row_group(group: str) -> bool:
+    return "#rg" in group
+
+
+class PlanShards(beam.PTransform):
+    """References -> one `ShardPlan` a shard. Only references are grouped, never pixels."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__()
+        self._config = job.config
+
+    def expand(self, refs: beam.PCollection[ImageRef]) -> beam.PCollection[ShardPlan]:
+        placed = refs | "Split" >> beam.Map(
+            _with_split, validation=self._config.validation, seed=self._config.seed
+        )
+        layout = (
+            placed
+            | "Groups" >> beam.Map(_split_and_group)
+            | "CountGroups" >> beam.combiners.Count.PerElement()
+            | "AllCounts" >> beam.combiners.ToDict()
+            | "LayOut" >> beam.Map(_lay_out, shard_rows=self._config.shard_rows)
+        )
+        layout_view = beam.pvalue.AsSingleton(layout)
+        assigned = placed | "AssignShard" >> beam.Map(_assign, layout=layout_view)
+        # A shard that the hash left without rows is still a file, so that `-of-00042` is true.
+        every_shard = layout | "EveryShard" >> beam.FlatMap(_markers)
+        return (
+            (assigned, every_shard)
+            | beam.Flatten()
+            | beam.GroupByKey()
+            | "Plan" >> beam.Map(_plan, layout=layout_view)
+        )
+
+
+def _lay_out(counts: Mapping[SplitGroup, int], shard_rows: int) -> Layout:
+    TALLY.planned = sum(counts.values())
+    return lay_out(counts, shard_rows=shard_rows)
+
+
+def _with_split(ref: ImageRef, validation: float, seed: int) -> tuple[str, ImageRef]:
+    return split_of(ref.key, validation=validation, seed=seed), ref
+
+
+def _split_and_group(placed: tuple[str, ImageRef]) -> SplitGroup:
+    split, ref = placed
+    return split, ref.group
+
+
+def _assign(
+    placed: tuple[str, ImageRef], layout: Layout
+) -> tuple[tuple[str, int], ImageRef | None]:
+    split, ref = placed
+    return (split, shard_of(ref, split, layout)), ref
+
+
+def _markers(layout: Layout) -> Iterator[tuple[tuple[str, int], ImageRef | None]]:
+    for split, total in layout.totals.items():
+        for index in range(total):
+            yield (split, index), None
+
+
+def _plan(grouped: tuple[tuple[str, int], Iterable[ImageRef | None]], layout: Layout) -> ShardPlan:
+    (split, index), refs = grouped
+    return shard_plan(split, index, (ref for ref in refs if ref is not None), layout)

@@ -1,0 +1,154 @@
+"""One shard from plan to commit: the unit of work, of retry and of resume.
+
+A shard's bytes are a pure function of its plan and the job. Batches are cut by the plan and run on
+a pool of threads that all shards of the process share, so one shard alone keeps every core busy;
+results are taken in order, and only a few batches are in memory at any time.
+"""
+
+import dataclasses
+import json
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+
+from pipeline import store
+from pipeline.batch import BatchResult, Read, make_batch
+from pipeline.job import BATCH_IMAGES, Job
+from pipeline.plan import fingerprint
+from pipeline.progress import TALLY, Stopwatch
+from pipeline.sources import RawImage, iter_reads
+from pipeline.workshop import Workshop
+from pipeline.write import ParquetFileWriter, write_table
+from schemas.manifest import MANIFEST_NAME, RECORDS_DIR, FileRecord, ShardRecord
+from schemas.records import ImageRef, RejectRow, ShardPlan
+from schemas.triple import rejects_schema
+
+
+def make_shard(plan: ShardPlan, job: Job, workshop: Workshop) -> ShardRecord:
+    """Generate and commit a shard, or find that it is committed already.
+
+    Args:
+        plan: the shard's references.
+        job: the resolved job.
+        workshop: this process's threads and models.
+
+    Returns:
+        The committed record.
+
+    Raises:
+        OutputError: the output place refuses; everything committed before is intact.
+    """
+    identity = fingerprint(plan, job.identity)
+    record = committed_record(job.output, plan.name)
+    if record is not None and record.fingerprint == identity:
+        TALLY.shard_resumed(record.planned)
+        return record
+    # From here on the data set is incomplete, whatever it was before.
+    store.remove(f"{job.output}/{MANIFEST_NAME}")
+    store.remove(record_path(job.output, plan.name))
+    TALLY.work_starts()
+    watch = Stopwatch()
+    rejects: list[RejectRow] = []
+    path = f"data/{plan.name}.parquet"
+    with ParquetFileWriter(job.output, path, job.schema) as writer:
+        for result in _batches(plan, job, workshop):
+            with watch.stage("write"):
+                for row in result.rows:
+                    writer.add(row)
+            rejects.extend(result.rejects)
+            _count(result)
+        with watch.stage("commit"):
+            data = writer.commit()
+            record = _commit_record(plan, identity, job, data, rejects)
+    TALLY.shard_done(reasons=Counter(record.reasons), seconds=watch.seconds)
+    return record
+
+
+def committed_record(output: str, name: str) -> ShardRecord | None:
+    """The record of a shard, if its files are there at the size that it says."""
+    text = store.read_text(record_path(output, name))
+    if text is None:
+        return None
+    try:
+        record = ShardRecord.from_json(json.loads(text))
+    except (KeyError, TypeError, ValueError):
+        return None  # not ours or torn by hand: make the shard again
+    files = [record.data] if record.rejects is None else [record.data, record.rejects]
+    there = all(store.size_of(f"{output}/{file.path}") == file.size_bytes for file in files)
+    return record if there else None
+
+
+def record_path(output: str, name: str) -> str:
+    """Where a shard's record lies."""
+    return f"{output}/{RECORDS_DIR}/{name}.json"
+
+
+def _batches(plan: ShardPlan, job: Job, workshop: Workshop) -> Iterator[BatchResult]:
+    """Results in plan order, with a bounded number of batches under way."""
+    pending: deque[Future[BatchResult]] = deque()
+    try:
+        for reads in _cut(_reads(plan.refs, job), BATCH_IMAGES):
+            pending.append(workshop.pool.submit(make_batch, reads, job, workshop.annotators))
+            if len(pending) > 2 * workshop.workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _reads(refs: Sequence[ImageRef], job: Job) -> Iterator[Read]:
+    """Every reference in order; those that the listing found bad are not read."""
+    reads = iter_reads([ref for ref in refs if ref.problem is None], job.source)
+    for ref in refs:
+        yield next(reads) if ref.problem is None else (ref, _never_read)
+
+
+def _never_read() -> RawImage:
+    raise AssertionError("a reference with a problem is not read")
+
+
+def _cut(reads: Iterable[Read], size: int) -> Iterator[list[Read]]:
+    batch: list[Read] = []
+    for read in reads:
+        batch.append(read)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _count(result: BatchResult) -> None:
+    TALLY.batch_done(
+        kept=len(result.rows),
+        rejected=result.images - len(result.rows),
+        stored_bytes=result.stored_bytes,
+        seconds=result.seconds,
+    )
+
+
+def _commit_record(
+    plan: ShardPlan, identity: str, job: Job, data: FileRecord, rejects: Sequence[RejectRow]
+) -> ShardRecord:
+    """Commit the rejects, then the record: its presence means that the shard is whole."""
+    file = None
+    if rejects:
+        rows = [dataclasses.asdict(row) for row in rejects]
+        path = f"rejects/{plan.name}.parquet"
+        file = write_table(job.output, path, rejects_schema(), rows)
+    record = ShardRecord(
+        name=plan.name,
+        split=plan.split,
+        fingerprint=identity,
+        planned=len(plan.refs),
+        data=data,
+        rejects=file,
+        rejected_images=sum(row.kind is None for row in rejects),
+        reasons=dict(sorted(Counter(str(row.reason) for row in rejects).items())),
+    )
+    store.commit_text(
+        json.dumps(record.to_json(), indent=1) + "\n", record_path(job.output, plan.name)
+    )
+    return record

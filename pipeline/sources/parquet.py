@@ -1,0 +1,246 @@
+"""Parquet files: footers for the listing, row groups streamed a few rows at a time for reading."""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.sources import captions, files
+from pipeline.sources.columns import caption_column, image_column
+from pipeline.sources.listing import problem_ref
+from pipeline.sources.spec import Container, RawImage, SourceSpec
+from schemas.errors import Reason, Rejected
+from schemas.records import ImageRef, Place, Problem, key_of, printable
+
+_BATCH_ROWS = 8  # in memory at a time, beside one page of each column
+_BUFFER_BYTES = 1 << 20
+
+Read = Callable[[], RawImage]
+
+
+def index_parquet(container: Container, spec: SourceSpec) -> Iterator[ImageRef]:
+    """References to the rows of a Parquet file, from its footer.
+
+    Args:
+        container: the file.
+        spec: names the image column where there are several.
+
+    Yields:
+        One for each row, in order; a single one with a problem if the file cannot be read.
+    """
+    place = Place(
+        uri=container.uri, file_bytes=container.size_bytes, modified_s=container.modified_s
+    )
+    try:
+        with _Reader(place) as reader:
+            image_column(reader.schema, spec.image_column)
+            rows_of_groups = reader.rows_of_groups()
+    except Rejected as rejected:
+        problem = Problem(reason=rejected.reason, detail=rejected.detail)
+        ref = problem_ref(container.relative, container.uri, problem)
+        yield dataclasses.replace(ref, group=printable(container.relative))
+        return
+    first = 0
+    for number, rows in enumerate(rows_of_groups):
+        group = f"{printable(container.relative)}#rg{number:05d}"
+        for row in range(rows):
+            name = f"{container.relative}#{first + row}"
+            yield ImageRef(
+                key=key_of(name),
+                source=printable(name),
+                place=place,
+                row_group=number,
+                row=row,
+                group=group,
+                ordinal=row,
+            )
+        first += rows
+
+
+def read_rows(refs: Sequence[ImageRef], spec: SourceSpec) -> Iterator[tuple[ImageRef, Read]]:
+    """Rows in the order of `refs`; each run of ascending rows is one pass over its row group."""
+    for place, of_file in itertools.groupby(refs, lambda ref: ref.place):
+        rest = list(of_file)
+        try:
+            reader = _Reader(place)
+        except Rejected as rejected:
+            yield from ((ref, functools.partial(_fail, rejected)) for ref in rest)
+            continue
+        with reader:
+            for run in _runs(rest):
+                yield from _read_run(reader, run, spec)
+
+
+def read_schema(place: Place) -> pa.Schema:
+    """Arrow schema of a Parquet file.
+
+    Raises:
+        Rejected: it cannot be opened, or is damaged.
+    """
+    with _Reader(place) as reader:
+        return reader.schema
+
+
+def _runs(refs: Sequence[ImageRef]) -> Iterator[list[ImageRef]]:
+    run: list[ImageRef] = []
+    for ref in refs:
+        if run and (ref.row_group != run[-1].row_group or _row(ref) <= _row(run[-1])):
+            yield run
+            run = []
+        run.append(ref)
+    if run:
+        yield run
+
+
+def _row(ref: ImageRef) -> int:
+    assert ref.row is not None
+    return ref.row
+
+
+def _read_run(
+    reader: "_Reader", run: list[ImageRef], spec: SourceSpec
+) -> Iterator[tuple[ImageRef, Read]]:
+    waiting = iter(run)
+    ref = next(waiting, None)
+    failure = Rejected(Reason.BROKEN_CONTAINER, "the row group has fewer rows than its footer says")
+    try:
+        image = image_column(reader.schema, spec.image_column)
+        caption = caption_column(reader.schema, spec)
+        columns = list(dict.fromkeys([image] if caption is None else [image, caption]))
+        first = 0
+        for batch in reader.batches(run[0].row_group or 0, columns):
+            while ref is not None and _row(ref) < first + batch.num_rows:
+                yield ref, _row_reader(batch, _row(ref) - first, image, caption, spec)
+                ref = next(waiting, None)
+            first += batch.num_rows
+            if ref is None:
+                return
+    except Rejected as rejected:
+        failure = rejected
+    if ref is not None:
+        for missing in itertools.chain([ref], waiting):
+            yield missing, functools.partial(_fail, failure)
+
+
+def _fail(rejected: Rejected) -> RawImage:
+    raise Rejected(rejected.reason, rejected.detail)
+
+
+def _row_reader(
+    batch: pa.RecordBatch, row: int, image: str, caption: str | None, spec: SourceSpec
+) -> Read:
+    """Copies the row's cells, so that the batch can go."""
+    cell = batch.column(image)[row]
+    path = None
+    if isinstance(cell, pa.StructScalar):
+        if cell.is_valid:
+            path = _text(cell["path"]) if "path" in cell else None
+            cell = cell["bytes"]
+        else:
+            cell = pa.scalar(None)
+    raw = cell.as_py()
+    if raw is None:
+        detail = f"no bytes, only the path {path!r}" if path else "the cell is null"
+        return functools.partial(_fail, Rejected(Reason.NULL_IMAGE, detail))
+    text, source, problem = _caption(batch, row, caption, spec)
+    image_of_row = RawImage(raw=raw, caption=text, caption_source=source, caption_problem=problem)
+    return functools.partial(_identity, image_of_row)
+
+
+def _identity(image: RawImage) -> RawImage:
+    return image
+
+
+def _text(cell: pa.Scalar) -> Any:
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        return repr(cell.cast(pa.binary()).as_py()) if pa.types.is_string(cell.type) else None
+
+
+def _caption(
+    batch: pa.RecordBatch, row: int, column: str | None, spec: SourceSpec
+) -> tuple[str | None, str | None, Problem | None]:
+    if spec.caption == "fixed":
+        return spec.caption_text, "fixed", None
+    if spec.caption == "none":
+        return None, None, None
+    text, problem = None, None
+    if column is not None:
+        try:
+            value = batch.column(column)[row].as_py()
+        except UnicodeDecodeError:
+            problem = captions.bad(f"column {column}: not UTF-8")
+        else:
+            text, problem = captions.clean(value, where=f"column {column}")
+    if text is not None:
+        return text, f"column:{column}", None
+    if problem is None and (spec.caption == "column" or (column is None and spec.caption_column)):
+        wanted = column or spec.caption_column or ", ".join(captions.COLUMNS)
+        detail = f"column {wanted}: {'empty' if column else 'not in this file'}"
+        problem = Problem(reason=Reason.NO_CAPTION, detail=detail)
+    return None, None, problem
+
+
+# Reader -----------------------------------------------------------------------------------------
+
+
+class _Reader:
+    """An open Parquet file whose damage is Rejected and whose outages fly."""
+
+    def __init__(self, place: Place) -> None:
+        self._opened = files.open_checked(place)
+        try:
+            # Without pre-buffering: else a whole row group is held in memory.
+            self._parquet = self._guarded(
+                functools.partial(
+                    pq.ParquetFile, self._opened, pre_buffer=False, buffer_size=_BUFFER_BYTES
+                )
+            )
+            self.schema: pa.Schema = self._guarded(lambda: self._parquet.schema_arrow)
+        except Rejected:
+            self._opened.close()
+            raise
+
+    def __enter__(self) -> "_Reader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._parquet.close(force=True)
+        self._opened.close()
+
+    def rows_of_groups(self) -> list[int]:
+        metadata = self._parquet.metadata
+        return [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
+
+    def batches(self, row_group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        batches = self._guarded(
+            lambda: self._parquet.iter_batches(
+                _BATCH_ROWS, row_groups=[row_group], columns=columns, use_threads=False
+            )
+        )
+        while True:
+            batch = self._guarded(lambda: next(batches, None))
+            if batch is None:
+                return
+            yield batch
+
+    @staticmethod
+    def _guarded(call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except (pa.ArrowMemoryError, pa.ArrowCancelled):
+            raise
+        except (pa.ArrowException, UnicodeDecodeError) as error:
+            detail = str(error)
+        except OSError as error:
+            # Arrow reports damaged pages as a bare OSError; a disk's or a network's error has a
+            # number or a class of its own.
+            if type(error) is not OSError or error.errno is not None:
+                raise
+            detail = str(error)
+        raise Rejected(Reason.BROKEN_CONTAINER, f"Parquet file cannot be read: {detail}")

@@ -1,0 +1,61 @@
+"""From references to bytes: the same call for files, tar members and Parquet rows."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+
+from pipeline.sources import captions, files
+from pipeline.sources.spec import Container, RawImage, SourceKind, SourceSpec
+from schemas.records import ImageRef
+
+
+def index_container(container: Container, spec: SourceSpec) -> Iterator[ImageRef]:
+    """References to the pictures of one tar or Parquet file; reads headers, never pixels.
+
+    Args:
+        container: from `list_source`.
+        spec: from `resolve_source`.
+
+    Yields:
+        One for each picture, in the file's order; damage is a reference with a `problem`.
+    """
+    if spec.kind is SourceKind.TAR:
+        from pipeline.sources.tar import index_tar
+
+        yield from index_tar(container, spec)
+    else:
+        from pipeline.sources.parquet import index_parquet
+
+        yield from index_parquet(container, spec)
+
+
+def iter_reads(
+    refs: Sequence[ImageRef], spec: SourceSpec
+) -> Iterator[tuple[ImageRef, Callable[[], RawImage]]]:
+    """A way to the bytes of each reference, in their order.
+
+    Args:
+        refs: without those that have a `problem`.
+        spec: from `resolve_source`.
+
+    Yields:
+        The reference and a callable. Files and tar members: the callable opens and reads; any
+        thread may call it. Parquet: a few rows are read as the iteration goes, the callable only
+        returns its row.
+
+    Raises:
+        Rejected: from the callable: SOURCE_MISSING, SOURCE_CHANGED, SOURCE_UNREADABLE, NULL_IMAGE,
+            BROKEN_CONTAINER.
+        OSError: an outage; worth another try.
+    """
+    if spec.kind is SourceKind.PARQUET:
+        from pipeline.sources.parquet import read_rows
+
+        yield from read_rows(refs, spec)
+    else:
+        yield from ((ref, functools.partial(_read_image, ref, spec)) for ref in refs)
+
+
+def _read_image(ref: ImageRef, spec: SourceSpec) -> RawImage:
+    raw = files.read(ref.place)
+    caption, source, problem = captions.read_caption(ref, spec)
+    return RawImage(raw=raw, caption=caption, caption_source=source, caption_problem=problem)

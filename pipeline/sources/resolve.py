@@ -1,0 +1,244 @@
+"""From what the user typed to a SourceSpec; runs on the launcher, before any work."""
+
+import os
+import posixpath
+import re
+from collections import defaultdict
+
+from pipeline.options import GenerateConfig
+from pipeline.sources import files, names
+from pipeline.sources.listing import list_source
+from pipeline.sources.spec import Container, Selection, SourceKind, SourceSpec
+from schemas.errors import ConfigError, Rejected
+from schemas.manifest import MANIFEST_NAME
+from schemas.records import Place, printable
+
+_WILDCARD = re.compile(r"[*?\[]")
+_ALLOWED_CAPTIONS = {
+    SourceKind.IMAGES: {"auto", "none", "sidecar", "metadata", "fixed"},
+    SourceKind.TAR: {"auto", "none", "sidecar", "fixed"},
+    SourceKind.PARQUET: {"auto", "none", "column", "fixed"},
+}
+
+
+def resolve_source(config: GenerateConfig) -> SourceSpec:
+    """Find out what the source is.
+
+    Args:
+        config: `source` may be a folder, a file, a glob (`**` for any folders) or a brace list, on
+            the local disk or any Beam file system.
+
+    Returns:
+        What workers need. For a folder, the root is the folder; for a file, its folder; for a glob,
+        the longest prefix without wildcard.
+
+    Raises:
+        ConfigError: nothing there, a part of a brace list missing, compressed tars, or a caption
+            mode or column that the source cannot have.
+    """
+    selections = _selections(config.source)
+    selections = tuple(_data_of_controlset(selection) for selection in selections)
+    spec = SourceSpec(
+        root=_common_root([selection.base for selection in selections]),
+        kind=_kind(config, selections),
+        selections=selections,
+        caption=config.caption,
+        caption_text=config.caption_text,
+        caption_column=config.caption_column,
+        image_column=config.image_column,
+    )
+    _check_options(spec)
+    return spec
+
+
+# Where ------------------------------------------------------------------------------------------
+
+
+def _selections(source: str) -> tuple[Selection, ...]:
+    source = source.removeprefix("file://")
+    if not source:
+        raise ConfigError("SOURCE: need a folder, file or glob, got ''")
+    literal: dict[str, set[str]] = defaultdict(set)
+    selections: list[Selection] = []
+    paths = _expand(source)
+    there = files.existing([path for path in paths if _may_be_a_file(path)])
+    for path in paths:
+        if path in there and (files.is_remote(path) or not os.path.isdir(path)):
+            folder, name = posixpath.split(_absolute(path))
+            literal[folder.rstrip("/") if not files.is_remote(path) else folder].add(name)
+        elif path in there or (files.is_remote(path) and not _WILDCARD.search(path)):
+            selections.append(Selection(base=_absolute(path)))
+        elif _WILDCARD.search(path):
+            selections.append(_glob(path))
+        else:
+            more = f" (one of {len(paths)} in {source!r})" if len(paths) > 1 else ""
+            raise ConfigError(f"{printable(path)}: need a path that exists, got none{more}")
+    selections += [Selection(base=base, names=frozenset(literal[base])) for base in sorted(literal)]
+    if len({files.is_remote(selection.base) for selection in selections}) > 1:
+        raise ConfigError(f"{source}: need all parts local or all remote, got both")
+    return tuple(selections)
+
+
+def _expand(source: str) -> list[str]:
+    if "{" not in source or (not files.is_remote(source) and os.path.lexists(source)):
+        return [source]
+    import braceexpand
+
+    try:
+        return list(dict.fromkeys(braceexpand.braceexpand(source)))
+    except ValueError as error:
+        raise ConfigError(f"{source}: need balanced braces, got {error}") from None
+
+
+def _may_be_a_file(path: str) -> bool:
+    """A remote folder cannot be asked for; a file's name has a suffix that we read."""
+    return not files.is_remote(path) or (not _WILDCARD.search(path) and _is_known(path))
+
+
+def _glob(path: str) -> Selection:
+    start = _WILDCARD.search(path)
+    assert start is not None
+    base, _, _ = path[: start.start()].rpartition("/")
+    pattern = path[len(base) + 1 :] if "/" in path[: start.start()] else path
+    if not files.is_remote(path) and not base:
+        base = "/" if path.startswith("/") else "."
+    return Selection(base=_absolute(base), pattern=pattern)
+
+
+def _absolute(path: str) -> str:
+    if files.is_remote(path):
+        scheme, _, rest = path.partition("://")
+        return f"{scheme}://{rest.rstrip('/')}"
+    return os.path.abspath(path).rstrip("/")
+
+
+def _common_root(bases: list[str]) -> str:
+    common = bases[0].split("/")
+    for base in bases[1:]:
+        parts = base.split("/")
+        same = next(
+            (n for n, (a, b) in enumerate(zip(common, parts, strict=False)) if a != b),
+            min(len(common), len(parts)),
+        )
+        common = common[:same]
+    return "/".join(common)
+
+
+def _data_of_controlset(selection: Selection) -> Selection:
+    """Of a folder that controlset wrote, only the data files."""
+    if selection.pattern is not None or selection.names is not None:
+        return selection
+    manifest = f"{selection.base}/{MANIFEST_NAME}"
+    if manifest not in files.existing([manifest]):
+        return selection
+    try:
+        is_ours = b'"controlset"' in files.read(Place(uri=manifest))[:4096]
+    except Rejected:
+        return selection
+    return Selection(base=selection.base, pattern="data/*.parquet") if is_ours else selection
+
+
+# What -------------------------------------------------------------------------------------------
+
+
+def _kind(config: GenerateConfig, selections: tuple[Selection, ...]) -> SourceKind:
+    """Kind of the source; looks no further than the first picture."""
+    wanted = None if config.source_format == "auto" else SourceKind(config.source_format)
+    found: dict[SourceKind | None, str] = {}  # None: compressed tars
+    for selection in selections:
+        empty = True
+        for name in files.file_names(selection):
+            if not _is_known(name):
+                continue
+            empty = False
+            kind = _kind_of(name)
+            found.setdefault(kind, name)
+            if kind is (wanted or SourceKind.IMAGES):
+                break
+        if empty and len(selections) > 1:
+            raise _nothing(f"{selection.base}/{selection.pattern or ''}", wanted, {})
+    # Compressed tars come before Parquet: img2dataset writes metadata in Parquet beside its tars.
+    order = (SourceKind.IMAGES, SourceKind.TAR, None, SourceKind.PARQUET)
+    kind = next((kind for kind in order if kind in found), None) if wanted is None else wanted
+    if kind is not None and kind in found:
+        return kind
+    raise _nothing(config.source, wanted, found)
+
+
+def _is_known(name: str) -> bool:
+    known = names.IMAGE_SUFFIXES | names.TAR_SUFFIXES | names.PARQUET_SUFFIXES
+    return names.split_suffix(name)[1] in known or names.is_compressed_tar(name)
+
+
+def _kind_of(name: str) -> SourceKind | None:
+    suffix = names.split_suffix(name)[1]
+    if suffix in names.IMAGE_SUFFIXES:
+        return SourceKind.IMAGES
+    if suffix in names.TAR_SUFFIXES:
+        return SourceKind.TAR
+    return SourceKind.PARQUET if suffix in names.PARQUET_SUFFIXES else None
+
+
+def _nothing(
+    source: str, wanted: SourceKind | None, found: dict[SourceKind | None, str]
+) -> ConfigError:
+    source = printable(source)
+    if None in found and wanted in {None, SourceKind.TAR}:
+        return ConfigError(
+            f"{source}: need tars that are not compressed, got {printable(found[None])}; "
+            "decompress them (members are read by seeking)"
+        )
+    need = f"{wanted} files" if wanted is not None else "images, tars or Parquet files"
+    got = ", ".join(f"{kind} ({printable(name)})" for kind, name in found.items() if kind)
+    return ConfigError(
+        f"{source}: need {need}, got {got or 'none'}; check the path"
+        + (" and --source-format" if wanted is not None else "")
+        + (" (folders are read recursively, a glob only as it says: **/*.jpg)")
+    )
+
+
+def _check_options(spec: SourceSpec) -> None:
+    if spec.caption not in _ALLOWED_CAPTIONS[spec.kind]:
+        allowed = ", ".join(sorted(_ALLOWED_CAPTIONS[spec.kind]))
+        raise ConfigError(
+            f"--caption: need one of {allowed} with a source of {spec.kind}, got {spec.caption}"
+        )
+    if spec.image_column is not None and spec.kind is not SourceKind.PARQUET:
+        raise ConfigError(
+            f"--image-column: need a Parquet source, got {spec.kind}; leave the option out"
+        )
+    if spec.caption_text is not None:
+        try:
+            spec.caption_text.encode()
+        except UnicodeEncodeError:
+            raise ConfigError("--caption-text: need valid UTF-8, got other bytes") from None
+    if spec.kind is SourceKind.PARQUET:
+        _check_columns(spec)
+
+
+def _check_columns(spec: SourceSpec) -> None:
+    """Columns of the first file; a damaged one is left for the rejects."""
+    from pipeline.sources import parquet
+
+    first = next((found for found in list_source(spec) if isinstance(found, Container)), None)
+    if first is None:
+        return
+    try:
+        schema = parquet.read_schema(Place(uri=first.uri))
+    except Rejected:
+        return
+    where, columns = printable(first.uri), ", ".join(schema.names)
+    if spec.image_column is not None and spec.image_column not in schema.names:
+        raise ConfigError(
+            f"--image-column: need a column of {where} ({columns}), got {spec.image_column}"
+        )
+    if spec.caption in {"auto", "column"} and spec.caption_column is not None:
+        if spec.caption_column not in schema.names:
+            raise ConfigError(
+                f"--caption-column: need a column of {where} ({columns}), got {spec.caption_column}"
+            )
+    elif spec.caption == "column" and parquet.caption_column(schema, spec) is None:
+        raise ConfigError(
+            f"--caption column: need a text column text, caption or prompt in {where}, "
+            f"got {columns}; say --caption-column"
+        )

@@ -1,0 +1,114 @@
+"""Records of a source: what to list and how to read it. All of them can be pickled."""
+
+import dataclasses
+import enum
+import functools
+import re
+
+from pipeline.options import CaptionMode
+from pipeline.sources import names
+from schemas.records import Problem
+
+
+class SourceKind(enum.StrEnum):
+    """What the pictures lie in."""
+
+    IMAGES = "images"
+    TAR = "tar"
+    PARQUET = "parquet"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """Files below one folder: all of them, those of a pattern, or some by name."""
+
+    base: str  # absolute local path or URI, without a trailing slash
+    pattern: str | None = None  # glob relative to base; `**` stands for any folders
+    names: frozenset[str] | None = None  # directly in base
+
+    @property
+    def depth(self) -> int | None:
+        """Levels of folders to look at; None is all."""
+        if self.names is not None:
+            return 1
+        if self.pattern is None or "**" in self.pattern.split("/"):
+            return None
+        return self.pattern.count("/") + 1
+
+    def matches(self, relative: str) -> bool:
+        """Whether the file `relative` (to base) is selected."""
+        if self.names is not None:
+            return relative in self.names
+        if names.is_hidden(relative):
+            return False
+        return self.pattern is None or glob_regex(self.pattern).fullmatch(relative) is not None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class SourceSpec:
+    """Everything that a worker needs to list a source and to read it."""
+
+    root: str  # names of images are relative to it
+    kind: SourceKind
+    selections: tuple[Selection, ...]
+    caption: CaptionMode = "auto"
+    caption_text: str | None = None
+    caption_column: str | None = None
+    image_column: str | None = None
+
+    def relative(self, uri: str) -> str:
+        """`uri` relative to the root."""
+        return uri[len(self.root) :].lstrip("/")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Container:
+    """A tar or Parquet file as the listing saw it."""
+
+    uri: str
+    relative: str  # to the root of the source; may hold surrogate escapes
+    size_bytes: int
+    modified_s: float | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class RawImage:
+    """The bytes of one picture as they lie in the source, with its caption."""
+
+    raw: bytes
+    caption: str | None
+    caption_source: str | None  # "sidecar", "metadata", "column:<name>", "fixed"
+    caption_problem: Problem | None  # the image stays; this goes to the rejects
+
+
+@functools.cache
+def glob_regex(pattern: str) -> re.Pattern[str]:
+    """Regular expression for a glob whose `*` and `?` do not cross `/`; `**/` does."""
+    parts = pattern.split("/")
+    regex = ""
+    for number, part in enumerate(parts, start=1):
+        last = number == len(parts)
+        if part == "**":
+            regex += ".*" if last else "(?:[^/]+/)*"
+        else:
+            regex += _segment_regex(part) + ("" if last else "/")
+    return re.compile(regex, re.DOTALL)
+
+
+def _segment_regex(part: str) -> str:
+    regex = ""
+    for token in re.findall(r"\*+|\?|\[!?\]?[^\]]*\]|.", part, re.DOTALL):
+        if token[0] == "*":
+            regex += "[^/]*"
+        elif token == "?":
+            regex += "[^/]"
+        elif token[0] == "[" and len(token) > 1:
+            inside = token[1:-1].replace("\\", "\\\\").replace("[", "\\[")
+            negated = inside.startswith("!")
+            inside = inside.removeprefix("!")
+            inside = "\\]" + inside[1:] if inside.startswith("]") else inside
+            inside = "\\^" + inside[1:] if inside.startswith("^") else inside
+            regex += f"[{'^' if negated else ''}{inside}]"
+        else:
+            regex += re.escape(token)
+    return regex

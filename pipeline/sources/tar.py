@@ -1,0 +1,261 @@
+"""Tar files: headers only, by seeking; nothing is ever extracted.
+
+Samples are grouped as WebDataset does: the sample is the path up to the first dot of the base name.
+"""
+
+import dataclasses
+import posixpath
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from typing import BinaryIO, cast
+
+from pipeline.sources import captions, files, names
+from pipeline.sources.listing import problem_ref
+from pipeline.sources.spec import Container, SourceSpec
+from schemas.errors import Reason, Rejected
+from schemas.records import ImageRef, Place, Problem, key_of, printable
+
+_BLOCK = tarfile.BLOCKSIZE
+_MAX_PADDING_BYTES = 2**20  # GNU tar pads to 10240 bytes, tapes to some 100 KiB
+_MAGIC = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x04\x22\x4d\x18": "lz4",
+    b"PK\x03\x04": "zip",
+}
+# What `TarInfo.fromtarfile` raises over damaged headers; the last ones come from PAX fields.
+_DAMAGE = (tarfile.TarError, ValueError, OverflowError, RecursionError)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Member:
+    name: str
+    offset: int
+    size_bytes: int
+    problem: Problem | None  # were it a picture
+
+
+def index_tar(container: Container, spec: SourceSpec) -> Iterator[ImageRef]:
+    """References to the pictures of a tar, in its order.
+
+    Args:
+        container: an uncompressed tar.
+        spec: says whether captions are looked for.
+
+    Yields:
+        One for each picture; where the tar is damaged, members before the damage, then one with
+        BROKEN_CONTAINER for the tar itself.
+    """
+    place = Place(
+        uri=container.uri, file_bytes=container.size_bytes, modified_s=container.modified_s
+    )
+    group = printable(container.relative)
+    members: list[_Member] = []
+    try:
+        with files.open_checked(place) as opened:
+            damage = _read_headers(opened, container.size_bytes, members)
+    except Rejected as rejected:
+        damage = Problem(reason=rejected.reason, detail=rejected.detail)
+    ordinal = 0
+    for ref in _pictures(members, container, place, spec):
+        yield dataclasses.replace(ref, group=group, ordinal=ordinal)
+        ordinal += 1
+    if damage is not None:
+        ref = problem_ref(container.relative, container.uri, damage)
+        yield dataclasses.replace(ref, group=group, ordinal=ordinal)
+
+
+# Headers ----------------------------------------------------------------------------------------
+
+
+class _Headers:
+    """As much of a TarFile as `TarInfo.fromtarfile` needs.
+
+    TarFile itself ends silently at a damaged or cut header, which would lose members unseen.
+    """
+
+    encoding = "utf-8"
+    errors = "surrogateescape"
+
+    def __init__(self, opened: BinaryIO, size_bytes: int) -> None:
+        self.offset = 0
+        self.pax_headers: dict[str, str] = {}
+        self.fileobj = self
+        self._opened = opened
+        self._size_bytes = size_bytes
+
+    def tell(self) -> int:
+        return self._opened.tell()
+
+    def read(self, size: int) -> bytes:
+        """Never more than there is: a damaged length must not allocate gigabytes."""
+        if size < 0:
+            raise tarfile.ReadError(f"negative length {size} in a header")
+        return self._opened.read(min(size, max(0, self._size_bytes - self.tell())))
+
+    def next(self) -> tarfile.TarInfo:
+        self._opened.seek(self.offset)
+        return tarfile.TarInfo.fromtarfile(cast("tarfile.TarFile", self))
+
+
+def _read_headers(opened: BinaryIO, size_bytes: int, members: list[_Member]) -> Problem | None:
+    if size_bytes == 0:
+        return _broken("an empty file, not a tar")
+    headers = _Headers(opened, size_bytes)
+    while True:
+        start = headers.offset
+        try:
+            info = headers.next()
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            return _after_the_end(opened, size_bytes)
+        except tarfile.EmptyHeaderError:  # type: ignore[attr-defined]
+            return _stopped(start, "no end mark: it was cut, or its writer was stopped")
+        except _DAMAGE as error:
+            return _not_a_tar(opened, error) if start == 0 else _stopped(start, str(error))
+        if headers.offset <= start:
+            return _stopped(start, "a header with a negative length")
+        members.append(_member(info, size_bytes))
+        if info.isreg() and not info.issparse() and info.offset_data + info.size > size_bytes:
+            return _stopped(start, f"member {printable(info.name)} runs past the end of the file")
+
+
+def _after_the_end(opened: BinaryIO, size_bytes: int) -> Problem | None:
+    """Writers pad with zeros, a little; a second tar may follow, or a hole in a failed download."""
+    after = opened.tell()
+    left = max(0, size_bytes - after)
+    if left > _MAX_PADDING_BYTES:
+        return _broken(
+            f"its end mark, at byte {after - _BLOCK}, has {left} bytes after it (a download with "
+            "holes, or tars joined with cat?); members there are not known"
+        )
+    if opened.read(left).strip(b"\0"):
+        return _broken(
+            f"there is data after its end mark, at byte {after - _BLOCK} (tars joined with cat?); "
+            "members there are not known"
+        )
+    return None
+
+
+def _not_a_tar(opened: BinaryIO, error: BaseException) -> Problem:
+    opened.seek(0)
+    head = opened.read(8)
+    for magic, kind in _MAGIC.items():
+        if head.startswith(magic):
+            return _broken(f"its content is {kind}, not a plain tar; decompress it")
+    return _broken(f"not a tar: {error}; it starts with {head!r}")
+
+
+def _stopped(at: int, why: str) -> Problem:
+    return _broken(f"stopped at byte {at}: {why}; later members are not known")
+
+
+def _broken(detail: str) -> Problem:
+    return Problem(reason=Reason.BROKEN_CONTAINER, detail=detail)
+
+
+def _member(info: tarfile.TarInfo, size_bytes: int) -> _Member:
+    return _Member(
+        name=info.name,
+        offset=info.offset_data,
+        size_bytes=info.size,
+        problem=_member_problem(info, size_bytes),
+    )
+
+
+def _member_problem(info: tarfile.TarInfo, size_bytes: int) -> Problem | None:
+    if info.name.startswith("/") or ".." in info.name.split("/"):
+        return Problem(
+            reason=Reason.UNSAFE_NAME,
+            detail="an absolute name or one with `..`; nothing was extracted",
+        )
+    if info.islnk() or info.issym():
+        kind = "symbolic" if info.issym() else "hard"
+        detail = f"a {kind} link to {printable(info.linkname)}"
+        return Problem(reason=Reason.NOT_A_FILE, detail=detail)
+    if not info.isreg():
+        detail = "a folder" if info.isdir() else f"a member of type {info.type!r}"
+        return Problem(reason=Reason.NOT_A_FILE, detail=detail)
+    if info.issparse():
+        return _broken("a sparse member; its bytes do not lie in one piece")
+    if info.offset_data + info.size > size_bytes:
+        there = max(0, size_bytes - info.offset_data)
+        return Problem(
+            reason=Reason.TRUNCATED,
+            detail=f"the tar ends after {there} of the member's {info.size} bytes",
+        )
+    return None
+
+
+# Samples ----------------------------------------------------------------------------------------
+
+
+def _pictures(
+    members: list[_Member], container: Container, place: Place, spec: SourceSpec
+) -> Iterator[ImageRef]:
+    visible = [(m, _clean(m.name)) for m in members if not names.is_hidden(_clean(m.name))]
+    have_plain = {_sample(name)[0] for _, name in visible if _is_plain(name)}
+    by_name: dict[str, _Member] = {}
+    if spec.caption in {"auto", "sidecar"}:
+        for member, name in visible:
+            if member.problem is None:
+                by_name.setdefault(name, member)
+    beside = captions.sidecars(by_name)
+    seen: Counter[str] = Counter()
+    for member, name in visible:
+        sample = _sample(name)[0]
+        if not names.is_image(name) or (sample in have_plain and not _is_plain(name)):
+            continue
+        seen[name] += 1
+        caption = captions.find_sidecar(beside, names.split_suffix(name)[0])
+        caption = caption or captions.find_sidecar(beside, sample)
+        ref = _picture(member, name, container, place, seen[name])
+        if caption is not None:
+            at = by_name[caption]
+            ref = dataclasses.replace(
+                ref,
+                caption_place=_range(place, at),
+                caption_is_json=names.split_suffix(caption)[1] == ".json",
+            )
+        yield ref
+
+
+def _picture(
+    member: _Member, name: str, container: Container, place: Place, occurrence: int
+) -> ImageRef:
+    full = f"{container.relative}/{name}"
+    problem = member.problem
+    if occurrence > 1 and problem is None:
+        problem = Problem(
+            reason=Reason.DUPLICATE_NAME,
+            detail=f"the tar has this name {occurrence} times so far; the first one is taken",
+        )
+    return ImageRef(
+        key=key_of(full if occurrence == 1 else f"{full}\0{occurrence}"),
+        source=printable(full),
+        place=_range(place, member),
+        problem=problem,
+    )
+
+
+def _range(place: Place, member: _Member) -> Place:
+    return dataclasses.replace(place, offset=member.offset, size_bytes=member.size_bytes)
+
+
+def _clean(name: str) -> str:
+    while name.startswith("./"):
+        name = name[2:].lstrip("/")
+    return name
+
+
+def _sample(name: str) -> tuple[str, str]:
+    """WebDataset's (sample, extension): split at the first dot of the base name."""
+    folder, base = posixpath.split(name)
+    stem, _, extension = base.partition(".")
+    return names.join(folder, stem), extension
+
+
+def _is_plain(name: str) -> bool:
+    return f".{_sample(name)[1].lower()}" in names.IMAGE_SUFFIXES

@@ -1,0 +1,158 @@
+"""The output folder: atomic commits, listing, deleting; local or on any Beam file system.
+
+Local: write beside the final name, fsync, rename. Elsewhere (object stores): an object appears
+whole under its final name when it is closed, so the verified local file is uploaded once.
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+from schemas.errors import ConfigError
+
+TEMP_PREFIX = ".tmp-"
+
+_WHAT_TO_DO = {
+    errno.ENOSPC: "free some space, then run the same command again to go on",
+    errno.EDQUOT: "raise the quota, then run the same command again to go on",
+    errno.EROFS: "choose a folder that can be written with --output",
+    errno.EACCES: "choose a folder that can be written with --output",
+    errno.EPERM: "choose a folder that can be written with --output",
+    errno.ENOTDIR: "choose a folder, not a file, with --output",
+    errno.EEXIST: "choose a folder, not a file, with --output",
+}
+
+
+class OutputError(ConfigError):
+    """The output place refuses to be written; what was committed before is intact."""
+
+
+def is_local(path: str) -> bool:
+    """Whether `path` lies in the machine's own file system."""
+    return "://" not in path
+
+
+@contextlib.contextmanager
+def writing(path: str) -> Iterator[None]:
+    """Turn a refusal of the output place into one clear error.
+
+    Raises:
+        OutputError: disk full, quota, read-only, permission denied; other failures fly.
+    """
+    try:
+        yield
+    except OSError as error:
+        advice = _WHAT_TO_DO.get(error.errno or 0)
+        if advice is None:
+            raise
+        raise OutputError(
+            f"{path}: need to write here, got {os.strerror(error.errno or 0).lower()}; {advice}"
+        ) from error
+
+
+@contextlib.contextmanager
+def temporary_file(final: str) -> Iterator[str]:
+    """A local path to write to before `commit`; whatever is left there is deleted at the end."""
+    name = f"{TEMP_PREFIX}{uuid.uuid4().hex}"
+    if is_local(final):
+        folder = os.path.dirname(final)
+        os.makedirs(folder, exist_ok=True)
+    else:
+        folder = tempfile.gettempdir()
+    path = os.path.join(folder, name)
+    try:
+        yield path
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def commit(temporary: str, final: str) -> None:
+    """Let a finished local file appear whole under its final name.
+
+    Args:
+        temporary: from `temporary_file(final)`.
+        final: path or URI; replaced if it exists.
+    """
+    if not is_local(final):
+        with (
+            open(temporary, "rb") as source,
+            FileSystems.create(
+                final, compression_type=CompressionTypes.UNCOMPRESSED
+            ) as destination,
+        ):
+            shutil.copyfileobj(source, destination, 1 << 20)
+        return
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, final)
+    folder = os.open(os.path.dirname(final), os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself must survive a power cut
+    finally:
+        os.close(folder)
+
+
+def commit_text(text: str, final: str) -> None:
+    """Atomically write a small text file (UTF-8)."""
+    with writing(final), temporary_file(final) as temporary:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+        commit(temporary, final)
+
+
+def read_text(path: str) -> str | None:
+    """Contents of a small file, None if it is not there."""
+    if is_local(path):
+        try:
+            with open(path, encoding="utf-8") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+    if not FileSystems.exists(path):
+        return None
+    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+        return file.read().decode()
+
+
+def open_binary(path: str) -> BinaryIO:
+    """A committed file for reading, seekable."""
+    if is_local(path):
+        return open(path, "rb")
+    return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+
+
+def size_of(path: str) -> int | None:
+    """Size in bytes, None if it is not there."""
+    if is_local(path):
+        try:
+            return os.stat(path).st_size
+        except FileNotFoundError:
+            return None
+    found = FileSystems.match([path])[0].metadata_list
+    return found[0].size_in_bytes if found else None
+
+
+def names_in(folder: str) -> list[str]:
+    """Names of the files in a folder, sorted; none if it is not there."""
+    if is_local(folder):
+        return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    found = FileSystems.match([f"{folder}/*"])[0].metadata_list
+    return sorted(os.path.basename(entry.path) for entry in found)
+
+
+def remove(path: str) -> None:
+    """Delete a file; it may be gone already."""
+    if is_local(path):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+    elif FileSystems.exists(path):
+        FileSystems.delete([path])
