@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -47,7 +47,7 @@ class CannySpec:
             )
 
     @classmethod
-    def parse(cls, thresholds: str, *, seed: int = 0) -> Self:
+    def parse(cls, thresholds: str, *, seed: int = 0) -> "CannySpec":
         """Spec from `LOW,HIGH` or `LOW-LOW,HIGH-HIGH`.
 
         Args:

@@ -1,5 +1,6 @@
 """Which conditions exist: ours and third parties', found through one entry-point group."""
 
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -24,6 +25,31 @@ def spec_of(condition: str, *, canny_thresholds: str, seed: int) -> Spec:
     if condition in PLANNED:
         raise ConfigError(f"--conditions {condition}: not available yet; available: canny")
     raise ConfigError(f"--conditions {condition}: no such annotator; available: canny")
+
+
+def spec_from_record(condition: str, record: Mapping[str, Any]) -> Spec:
+    """The spec that a manifest's record was made from: the inverse of `record_of`.
+
+    Raises:
+        ConfigError: nobody provides this condition, or only at another revision.
+    """
+    if condition == CannySpec.name:
+        kind: Any = CannySpec
+    else:
+        entries = list(entry_points(group="controlset.annotators", name=condition))
+        if not entries:
+            raise ConfigError(f"{condition}: need its annotator to be installed, found none")
+        kind = entries[0].load()
+    if kind.revision != record["revision"]:
+        raise ConfigError(
+            f"{condition}: need revision {record['revision']} of the annotator, "
+            f"got {kind.revision}; use the release that made the data set"
+        )
+    values = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in record["parameters"].items()
+    }
+    return kind(**values)
 
 
 def record_of(spec: Spec) -> dict[str, Any]:

@@ -34,8 +34,8 @@ class Dataset:
     def __init__(self, path: str, *, split: str | None = None) -> None:
         """Open `path`; see `open_dataset`."""
         self.path = path
-        self._files, self._root = _filesystem(path)
-        self.manifest = _read_manifest(self._files, self._root, path)
+        self._files, self._root = filesystem_of(path)
+        self.manifest = read_manifest(self._files, self._root, path)
         splits = self.manifest.splits
         if split is not None and split not in splits:
             raise ConfigError(f"{path}: need a split out of {sorted(splits)}, got {split!r}")
@@ -169,13 +169,24 @@ def _listed(columns: Sequence[str] | None) -> list[str] | None:
     return None if columns is None else list(columns)
 
 
-def _filesystem(path: str) -> tuple[pafs.FileSystem, str]:
+def filesystem_of(path: str) -> tuple[pafs.FileSystem, str]:
+    """The file system that a path or URI lies in, and the path inside it."""
     if "://" in path:
         return pafs.FileSystem.from_uri(path)
     return pafs.LocalFileSystem(), path
 
 
-def _read_manifest(files: pafs.FileSystem, root: str, path: str) -> Manifest:
+def read_manifest(files: pafs.FileSystem, root: str, path: str) -> Manifest:
+    """The manifest of a complete data set.
+
+    Args:
+        files: from `filesystem_of`.
+        root: likewise.
+        path: as the user wrote it, for the error.
+
+    Raises:
+        ConfigError: not there, not complete, or of another schema version.
+    """
     where = f"{root}/{MANIFEST_NAME}"
     if files.get_file_info(where).type != pafs.FileType.File:
         raise ConfigError(

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 from schemas.errors import ConfigError
 from schemas.triple import SCHEMA_VERSION
@@ -50,7 +50,7 @@ class ShardRecord:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Self:
+    def from_json(cls, record: Mapping[str, Any]) -> "ShardRecord":
         rejects = record["rejects"]
         return cls(
             **{
@@ -122,7 +122,7 @@ class Manifest:
         return json.dumps(document, indent=1, sort_keys=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, *, where: str) -> Self:
+    def from_json(cls, text: str, *, where: str) -> "Manifest":
         """Read a manifest back.
 
         Args:
