@@ -1,0 +1,47 @@
+"""controlset: raw images in, ControlNet training sets out.
+
+    import controlset
+
+    config = controlset.GenerateConfig(source="photos", output="set", conditions=("canny",))
+    controlset.generate(config)
+    data = controlset.open("set", split="train")
+    data[0].image, data[0].maps["canny"], data[0].text
+
+Names load when they are first used, so that the command line answers at once.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.verify import verify_dataset as verify
+
+    from pipeline.inspection import inspect_dataset as inspect
+    from pipeline.launch import generate
+    from pipeline.options import GenerateConfig
+    from schemas.dataset import open_dataset as open
+    from schemas.errors import ConfigError
+
+__version__ = "0.1.0"
+
+__all__ = ["ConfigError", "GenerateConfig", "__version__", "generate", "inspect", "open", "verify"]
+
+_PLACES = {
+    "ConfigError": ("schemas.errors", "ConfigError"),
+    "GenerateConfig": ("pipeline.options", "GenerateConfig"),
+    "generate": ("pipeline.launch", "generate"),
+    "inspect": ("pipeline.inspection", "inspect_dataset"),
+    "open": ("schemas.dataset", "open_dataset"),
+    "verify": ("pipeline.verify", "verify_dataset"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'controlset' has no attribute {name!r}")
+    module, attribute = _PLACES[name]
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

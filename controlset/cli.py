@@ -1,0 +1,84 @@
+"""The console command: finds the subcommand, turns expected failures into one line.
+
+Exit status: 0 done, 1 finished with an unmet check, 2 wrong use or configuration, 130 interrupted.
+"""
+
+import difflib
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from controlset import __version__
+from schemas.errors import ConfigError
+
+COMMANDS = {
+    "generate": "photographs -> a data set of images, captions and condition maps",
+    "inspect": "counts, histograms and quality flags of a data set",
+    "verify": "check a data set against its manifest; extract maps again and compare",
+    "demo": "make a small data set from photographs that are installed already",
+}
+
+HELP = """usage: controlset COMMAND ...
+
+Raw images in, ControlNet training sets out.
+
+commands:
+{commands}
+
+options:
+  -h, --help     this text; `controlset COMMAND --help` explains a command
+  --version      the version
+
+example:
+  controlset generate photographs/ --output canny-set --conditions canny --resolution 512
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: without the program's name; None takes them from the shell.
+
+    Returns:
+        Exit status.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in {"-h", "--help"}:
+        lines = "\n".join(f"  {name:<12} {text}" for name, text in COMMANDS.items())
+        print(HELP.format(commands=lines), end="", file=sys.stdout if given else sys.stderr)
+        return 0 if given else 2
+    if given[0] == "--version":
+        print(f"controlset {__version__}")
+        return 0
+    name = given[0]
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        return _say(f"controlset: unknown command {name!r}; {hint}", 2)
+    return _run(name, given[1:])
+
+
+def _run(name: str, arguments: Sequence[str]) -> int:
+    logging.getLogger().addFilter(_without_apitools)
+    try:
+        return importlib.import_module(f"controlset.commands.{name}").run(arguments)
+    except ConfigError as error:
+        return _say(f"controlset {name}: {error}", 2)
+    except KeyboardInterrupt:
+        return _say(f"controlset {name}: interrupted; the same command goes on from here", 130)
+    except BrokenPipeError:  # `controlset inspect … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _without_apitools(record: logging.LogRecord) -> bool:
+    """Beam warns at import that Google's clients are not installed; they need not be."""
+    return "apitools not found" not in record.getMessage()
+
+
+def _say(line: str, status: int) -> int:
+    print(" ".join(line.split()), file=sys.stderr)
+    return status

@@ -1,0 +1,30 @@
+"""`controlset demo`."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from controlset.parse import parse
+
+COMMAND = "controlset demo"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Options:
+    output: Path = Path("demo-output")
+    """Folder for the photographs and the data set."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Photographs -> data set -> verification."""
+    options = parse(
+        _Options,
+        COMMAND,
+        arguments,
+        description="Write crops of the photographs that scikit-image installs, turn them into a "
+        "set of Canny triples, verify it, and say where its preview lies.",
+        example=f"{COMMAND} --output demo-output",
+    )
+    from controlset.demo import demo
+
+    return demo(options.output)

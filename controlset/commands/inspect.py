@@ -1,0 +1,61 @@
+"""`controlset inspect`."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from controlset.parse import parse
+
+COMMAND = "controlset inspect"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Options:
+    dataset: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATASET")]
+    """Folder of the data set."""
+
+    html: Path | None = None
+    """Also write the report, with charts and pictures, to this file."""
+
+    json: Path | None = None
+    """Also write the numbers to this file."""
+
+    sample: int | None = None
+    """Look at so many images only, spread over the set."""
+
+    num_workers: int | None = None
+    """Threads that decode. Default: one per core."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Measure a data set and show what was found."""
+    options = parse(
+        _Options,
+        COMMAND,
+        arguments,
+        description="Count, measure and flag: sizes, captions, edge densities, blank maps, "
+        "duplicates, rejects.",
+        example=f"{COMMAND} canny-set --html report.html",
+    )
+    from controlset.console import cores, progress, results
+    from pipeline.inspection import inspect_dataset, print_inspection, render_inspection
+
+    with progress("inspecting") as advance:
+        inspection = inspect_dataset(
+            str(options.dataset),
+            sample=options.sample,
+            workers=options.num_workers or cores(),
+            on_progress=advance,
+        )
+    print_inspection(inspection, results())
+    if options.html is not None:
+        options.html.write_text(render_inspection(inspection), encoding="utf-8")
+        print(f"report: {options.html}")
+    if options.json is not None:
+        options.json.write_text(json.dumps(inspection.to_json(), indent=1), encoding="utf-8")
+        print(f"numbers: {options.json}")
+    return 0

@@ -1,0 +1,52 @@
+"""`controlset verify`."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from controlset.parse import parse
+from schemas.errors import ConfigError
+
+COMMAND = "controlset verify"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Options:
+    dataset: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATASET")]
+    """Folder of the data set."""
+
+    audit: float = 0.0
+    """Extract the maps of this fraction of the rows again and demand equality, 0..1."""
+
+    num_workers: int | None = None
+    """Threads that audit. Default: one per core."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Check a data set; status 1 if a check failed."""
+    options = parse(
+        _Options,
+        COMMAND,
+        arguments,
+        description="Check every file against the manifest, every row against the schema, and, "
+        "with --audit, maps against the images they were made from.",
+        example=f"{COMMAND} canny-set --audit 0.05",
+    )
+    if not 0 <= options.audit <= 1:
+        raise ConfigError(f"--audit: need a fraction from 0 to 1, got {options.audit}")
+    from pipeline.verify import print_verification, verify_dataset
+
+    from controlset.console import cores, progress, results
+
+    with progress("verifying") as advance:
+        report = verify_dataset(
+            str(options.dataset),
+            audit=options.audit,
+            workers=options.num_workers or cores(),
+            on_progress=advance,
+        )
+    print_verification(report, results())
+    return 0 if report.ok else 1

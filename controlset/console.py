@@ -1,0 +1,53 @@
+"""What commands share on the terminal: one progress bar, one place for results."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_PLAIN_LINE_S = 5.0
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def results() -> Console:
+    """Where results go: standard output."""
+    return Console()
+
+
+@contextlib.contextmanager
+def progress(doing: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, a line every few seconds elsewhere; both on standard error.
+
+    Args:
+        doing: e.g. "verifying".
+
+    Yields:
+        A function to call with (done, total); any thread may call it.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _plain_lines(doing, console)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task(doing, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _plain_lines(doing: str, console: Console) -> Callable[[int, int], None]:
+    last = time.monotonic()
+
+    def advance(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _PLAIN_LINE_S:
+            last = time.monotonic()
+            console.print(f"{doing}: {done:,} of {total:,}", highlight=False)
+
+    return advance
