@@ -1,0 +1,46 @@
+# Every target sets up what it needs; `make` alone lists them.
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.ready
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check test demo bench lock image
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## environment in .venv, from requirements.lock
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "setup: need Python 3.11 or newer, got $$($(PYTHON) --version 2>&1); use make PYTHON=python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $(STAMP)
+
+check: setup ## format, lint, types, import rules
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+test: setup ## all tests, the fast ones first
+	$(BIN)/pytest -q -m "not slow"
+	$(BIN)/pytest -q -m slow
+
+demo: setup ## photographs -> a verified set of Canny triples and its preview
+	$(BIN)/controlset demo --output demo-output
+
+bench: setup ## throughput and memory, as in BENCHMARKS.md (20 minutes)
+	$(BIN)/python -m tests.bench.generate_throughput
+	$(BIN)/python -m tests.bench.memory
+
+lock: setup ## resolve requirements.lock anew
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --upgrade --quiet \
+	  --no-emit-index-url --no-annotate --output-file requirements.lock
+
+image: ## container images (not yet)
+	@echo "image: there is no docker/ in this release; container images come with the Dataflow work" >&2; exit 2
