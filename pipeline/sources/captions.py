@@ -216,8 +216,11 @@ def _load_csv(table: MetadataTable, raw: bytes, place: Place, fields: tuple[str,
             return  # some other table that happens to have this name
         for row in rows:
             caption, _ = _field_of(row, fields)
-            if caption is not None:
-                table.captions[row["file_name"].removeprefix("./")] = caption
+            if caption is None:
+                continue
+            if not row["file_name"]:
+                raise csv.Error(f"no file_name in line {rows.line_num}")
+            table.captions[row["file_name"].removeprefix("./")] = caption
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(
             f"{printable(place.uri)}: need a CSV table in UTF-8, got {error}; correct it, "

@@ -35,7 +35,11 @@ def image_column(schema: pa.Schema, wanted: str | None) -> str:
     if FOOTER_KEY in (schema.metadata or {}) and "image" in usable:
         return "image"
     marked = [name for name in usable if name in _marked_as_image(schema)]
-    structs = [name for name in usable if pa.types.is_struct(schema.field(name).type)]
+    structs = [
+        field.name
+        for field in schema
+        if _holds_images(field.type) and pa.types.is_struct(field.type)
+    ]
     named = [name for name in usable if name.lower() in _IMAGE_NAMES]
     for candidates in (marked, structs, named):
         if len(candidates) == 1:

@@ -215,7 +215,13 @@ class _Reader:
 
     def rows_of_groups(self) -> list[int]:
         metadata = self._parquet.metadata
-        return [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
+        rows = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
+        if sum(rows) != metadata.num_rows or min(rows, default=0) < 0:
+            raise Rejected(
+                Reason.BROKEN_CONTAINER,
+                f"its footer says {metadata.num_rows} rows, its row groups {rows[:20]}",
+            )
+        return rows
 
     def batches(self, row_group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
         batches = self._guarded(

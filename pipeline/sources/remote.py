@@ -1,6 +1,7 @@
 """Any Beam file system: `gs://`, `s3://`, `hdfs://`, …; Beam is imported only when it is needed.
 
-`FileSystems.match` holds all file names of a prefix in memory, about 400 bytes each.
+`FileSystems.match` holds all file names of a prefix in memory. It has no way to quote `*?[`, so a
+remote path with one of them is always a pattern.
 """
 
 import dataclasses
@@ -33,7 +34,6 @@ def walk(selection: Selection) -> Iterator[Folder]:
         paths = sorted({*by_path, *selection.names})
     else:
         paths = [path for path in by_path if path and not names.is_hidden(path)]
-    paths = [path for path in paths if not path.endswith("/")]  # placeholders for folders
     paths.sort(key=lambda path: (posixpath.dirname(path).split("/"), path))
     for relative, group in itertools.groupby(paths, posixpath.dirname):
         uri = names.join(selection.base, relative) if relative else selection.base
@@ -78,20 +78,15 @@ def _match(patterns: list[str], *, limit: int | None = None) -> list[FileStat]:
         raise ConfigError(
             f"{patterns[0]}: need a file system that Beam knows, got {error}"
         ) from None
-    # Beam cannot quote `[`; `?` stands for it, and what matched too much is dropped.
-    results = FileSystems.match(
-        [pattern.replace("[", "?") for pattern in patterns], [limit] * len(patterns)
-    )
+    results = FileSystems.match(patterns, [limit] * len(patterns))
     return [
         FileStat(
             uri=found.path,
             size_bytes=found.size_in_bytes,
             modified_s=found.last_updated_in_seconds or None,
         )
-        for pattern, result in zip(patterns, results, strict=True)
+        for result in results
         for found in result.metadata_list
-        if found.path == pattern
-        or (pattern.endswith("/**") and found.path.startswith(pattern.removesuffix("**")))
     ]
 
 

@@ -115,7 +115,7 @@ def _read_headers(opened: BinaryIO, size_bytes: int, members: list[_Member]) -> 
             return _stopped(start, "no end mark: it was cut, or its writer was stopped")
         except _DAMAGE as error:
             return _not_a_tar(opened, error) if start == 0 else _stopped(start, str(error))
-        if headers.offset <= start:
+        if headers.offset <= start or info.size < 0:
             return _stopped(start, "a header with a negative length")
         members.append(_member(info, size_bytes))
         if info.isreg() and not info.issparse() and info.offset_data + info.size > size_bytes:

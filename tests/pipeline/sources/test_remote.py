@@ -1,0 +1,207 @@
+import io
+import tarfile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata, FileSystem
+
+from pipeline.sources import SourceKind, iter_reads, remote
+from schemas.errors import ConfigError, Reason, Rejected
+from schemas.records import key_of
+
+STORED: dict[str, bytes] = {}
+
+
+class MemoryFileSystem(FileSystem):
+    """A bucket: no folders, and nothing is told about why a file cannot be opened."""
+
+    @classmethod
+    def scheme(cls):
+        return "mem"
+
+    def has_dirs(self):
+        return False
+
+    def exists(self, path):
+        return path in STORED
+
+    def metadata(self, path):
+        return FileMetadata(path, len(STORED[path]), 7.0)
+
+    def _list(self, prefix):
+        for path in list(STORED):
+            if path.startswith(prefix):
+                yield self.metadata(path)
+
+    def open(self, path, mime_type=None, compression_type=CompressionTypes.AUTO):
+        assert compression_type == CompressionTypes.UNCOMPRESSED
+        if path not in STORED:
+            raise BeamIOError(f"cannot open {path}")
+        return io.BytesIO(STORED[path])
+
+    def _refuse(self, *_):
+        raise AssertionError("sources only list and read")
+
+    join = split = mkdirs = create = copy = rename = size = last_updated = checksum = delete = (
+        _refuse
+    )
+
+
+@pytest.fixture(autouse=True)
+def bucket():
+    STORED.clear()
+    yield STORED
+    STORED.clear()
+
+
+def store(**files):
+    for name, content in files.items():
+        STORED[f"mem://bucket/{name}"] = content
+
+
+def sources(refs):
+    return [ref.source for ref in refs]
+
+
+def test_a_bucket_is_listed_like_a_folder(tmp_path, listed, read_all):
+    contents = {
+        "z.jpg": b"z",
+        "cats/a.jpg": b"a",
+        "cats/a.txt": b"a cat",
+        "cats/deep/b.png": b"b",
+        "cats/deep/.hidden.png": b"h",
+        "__MACOSX/c.png": b"h",
+        "album.jpg/d.jpg": b"d",
+        ".git/metadata.jsonl": b"not ours",
+        "metadata.jsonl": b'{"file_name": "cats/deep/b.png", "text": "from metadata"}\n',
+    }
+    store(**{f"set/{name}": raw for name, raw in contents.items()})
+    store(**{"set/folder/": b"", "settings/other.jpg": b"o"})
+    for name, raw in contents.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(raw)
+    spec, refs = listed("mem://bucket/set/")
+    assert spec.root == "mem://bucket/set"
+    on_disk = [ref for ref in listed(tmp_path)[1] if ref.problem is None]
+    assert sources(refs) == sources(on_disk)
+    assert [ref.key for ref in refs] == [ref.key for ref in on_disk]
+    assert refs[0].place.modified_s == 7.0
+    assert read_all("mem://bucket/set") == read_all(tmp_path)
+
+
+def test_a_whole_bucket_a_glob_a_file_and_a_brace_list_are_sources(listed, read_all):
+    store(**{"a/1.jpg": b"1", "a/1.txt": b"one", "b/2.jpg": b"2"})
+    store(**{"b/c/3.jpg": b"3", "b/x[1].jpg": b"x"})
+    everything = ["a/1.jpg", "b/2.jpg", "b/x[1].jpg", "b/c/3.jpg"]
+    assert sources(listed("mem://bucket")[1]) == everything
+    assert sources(listed("mem://bucket/*/?.jpg")[1]) == ["a/1.jpg", "b/2.jpg"]
+    assert sources(listed("mem://bucket/b/**/?.jpg")[1]) == ["2.jpg", "c/3.jpg"]
+    assert sources(listed("mem://bucket/{a,b/c}")[1]) == ["a/1.jpg", "b/c/3.jpg"]
+    assert read_all("mem://bucket/a/1.jpg")["1.jpg"].caption == "one"
+    with pytest.raises(ConfigError, match=r"mem://bucket/b/4.jpg"):
+        listed("mem://bucket/b/{2,4}.jpg")
+
+
+def test_a_tar_in_a_bucket_is_read_by_seeking(listed, read_all):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, raw in (("1.jpg", b"one"), ("1.txt", b"caption"), ("2.jpg", b"two")):
+            info = tarfile.TarInfo(name)
+            info.size = len(raw)
+            archive.addfile(info, io.BytesIO(raw))
+    store(**{"0.tar": buffer.getvalue(), "1.tar": buffer.getvalue()[:1024]})
+    spec, refs = listed("mem://bucket/{0..1}.tar")
+    assert spec.kind is SourceKind.TAR
+    assert sources(refs) == ["0.tar/1.jpg", "0.tar/2.jpg", "1.tar/1.jpg", "1.tar"]
+    assert refs[0].key == key_of("0.tar/1.jpg")
+    assert refs[3].problem.reason is Reason.BROKEN_CONTAINER
+    read = read_all("mem://bucket/0.tar")
+    assert (read["0.tar/1.jpg"].raw, read["0.tar/1.jpg"].caption) == (b"one", "caption")
+    assert read["0.tar/2.jpg"].raw == b"two"
+
+
+def test_parquet_in_a_bucket_is_read(read_all):
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"jpg": [b"x", b"y"], "text": ["1", "2"]}), buffer)
+    store(**{"data/a.parquet": buffer.getvalue()})
+    read = read_all("mem://bucket")
+    assert {name: (image.raw, image.caption) for name, image in read.items()} == {
+        "data/a.parquet#0": (b"x", "1"),
+        "data/a.parquet#1": (b"y", "2"),
+    }
+
+
+def test_a_file_that_is_gone_or_shorter_is_rejected_and_an_outage_flies(listed, monkeypatch):
+    store(**{"a.jpg": b"aaaa", "b.jpg": b"bbbb", "c.jpg": b"cccc"})
+    spec, refs = listed("mem://bucket")
+    del STORED["mem://bucket/a.jpg"]
+    STORED["mem://bucket/b.jpg"] = b"b"
+    gone, shorter, outage = (fetch for _, fetch in iter_reads(refs, spec))
+    with pytest.raises(Rejected) as caught:
+        gone()
+    assert caught.value.reason is Reason.SOURCE_MISSING
+    with pytest.raises(Rejected, match="listed with 4 bytes, read 1 bytes") as caught:
+        shorter()
+    assert caught.value.reason is Reason.SOURCE_CHANGED
+
+    def failing(*_, **__):
+        raise BeamIOError("503 try again")
+
+    monkeypatch.setattr(MemoryFileSystem, "open", failing)
+    with pytest.raises(BeamIOError, match="503"):
+        outage()
+
+
+def test_googles_own_error_for_a_missing_object_is_understood(listed, monkeypatch):
+    store(**{"a.jpg": b"a"})
+    spec, refs = listed("mem://bucket")
+
+    class NotFound(Exception):
+        pass
+
+    class LazyObject(io.BytesIO):
+        def read(self, *_):
+            raise NotFound("404")
+
+    monkeypatch.setattr(remote, "_not_found_errors", lambda: (FileNotFoundError, NotFound))
+    monkeypatch.setattr(MemoryFileSystem, "open", lambda *_, **__: LazyObject())
+    ((_, fetch),) = iter_reads(refs, spec)
+    with pytest.raises(Rejected) as caught:
+        fetch()
+    assert caught.value.reason is Reason.SOURCE_MISSING
+
+
+def test_the_kind_of_a_large_bucket_is_known_from_its_first_names(listed, monkeypatch):
+    monkeypatch.setattr(remote, "_FIRST_LOOK", 2)
+    store(**{f"{n}.txt": b"" for n in range(5)}, **{"x.tar": b""})
+    assert listed("mem://bucket")[0].kind is SourceKind.TAR  # past the first look
+    store(**{"00.jpg": b"x"})
+    limits = []
+    match = remote._match
+
+    def counting(patterns, limit=None):
+        limits.append(limit)
+        return match(patterns, limit=limit)
+
+    monkeypatch.setattr(remote, "_match", counting)
+    ordered = dict(sorted(STORED.items()))
+    STORED.clear()
+    STORED.update(ordered)
+    from pipeline.options import GenerateConfig
+    from pipeline.sources import resolve_source
+
+    config = GenerateConfig(source="mem://bucket", output="out", conditions=("canny",))
+    assert resolve_source(config).kind is SourceKind.IMAGES
+    assert limits[-1] == 2
+
+
+def test_what_is_not_there_and_unknown_schemes_are_clear_errors(listed, tmp_path):
+    with pytest.raises(ConfigError, match=r"mem://bucket/none: need images, tars or Parquet"):
+        listed("mem://bucket/none")
+    with pytest.raises(ConfigError, match=r"nope://x.*: need a file system that Beam knows"):
+        listed("nope://x")
+    store(**{"a.jpg": b"x"})
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    with pytest.raises(ConfigError, match="need all parts local or all remote, got both"):
+        listed(f"{{mem://bucket/,{tmp_path}/}}a.jpg")
