@@ -10,6 +10,7 @@ from collections.abc import Callable
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from pipeline.color import needs_profile, to_srgb
+from pipeline.quiet import silence_libtiff
 from schemas.errors import Reason, Rejected
 from schemas.pixels import RgbU8
 
@@ -26,7 +27,9 @@ _EXTENSIONS = {
     "HEIF": "heic",
     "JPEG2000": "jp2",
 }
-_FORMATS = tuple(_EXTENSIONS)  # no PostScript, no PDF: nothing that runs code or opens files
+Image.init()  # `formats` must name registered ones only: MPO opens as JPEG, HEIF needs a plugin
+# No PostScript, no PDF: nothing that runs code or opens files.
+_FORMATS = tuple(name for name in _EXTENSIONS if name in Image.OPEN)
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -59,6 +62,7 @@ _PILLOW_RAISES = (
 
 # The limits below replace Pillow's own, which would warn before ours could explain.
 Image.MAX_IMAGE_PIXELS = None
+silence_libtiff()
 # Pillow warns about damaged metadata of pictures that are fine; pictures that are not get rejected.
 # Set once, for Pillow's modules only: catch_warnings is not safe in threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -114,6 +118,11 @@ def decode(
         with Image.open(io.BytesIO(raw), formats=_FORMATS) as picture:
             return _decode_opened(picture, limits, smallest_useful)
     except UnidentifiedImageError as error:
+        magic = raw[:16].ljust(16, b"\0")
+        for name in _FORMATS:
+            if (accepts := Image.OPEN[name][1]) and accepts(magic) is True:
+                detail = f"starts as {name}, but its header cannot be read"
+                raise Rejected(Reason.CORRUPT, detail) from error
         raise Rejected(
             Reason.NOT_AN_IMAGE, f"no known picture format, starts with {raw[:8]!r}"
         ) from error
