@@ -5,6 +5,7 @@ Exit status: 0 done, 1 finished with an unmet check, 2 wrong use or configuratio
 
 import difflib
 import importlib
+import io
 import logging
 import os
 import sys
@@ -45,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # names of files need not fit the terminal
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in {"-h", "--help"}:
         lines = "\n".join(f"  {name:<12} {text}" for name, text in COMMANDS.items())

@@ -60,23 +60,22 @@ def parse_known(
         ConfigError: a wrong value, in one line.
         SystemExit: status 0, after `--help`.
     """
-    captured = io.StringIO()
+    helptext, box = io.StringIO(), io.StringIO()
     try:
-        with contextlib.redirect_stderr(captured):
+        with contextlib.redirect_stdout(helptext), contextlib.redirect_stderr(box):
             options, unknown = tyro.cli(
                 kind,
                 prog=command,
-                description=_EXAMPLE.format(
-                    description=textwrap.fill(description, 78), example=example
-                ),
+                description=_EXAMPLE.format(description=description, example=example),
                 args=list(arguments),
                 return_unknown_args=True,
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
     except SystemExit as stop:
         if stop.code in {0, None}:
+            print(_wrapped(helptext.getvalue()))
             raise
-        raise ConfigError(f"{_in_one_line(captured.getvalue())}; see {command} --help") from None
+        raise ConfigError(f"{_in_one_line(box.getvalue())}; see {command} --help") from None
     return options, list(unknown)
 
 
@@ -92,10 +91,25 @@ def unknown_option(given: str, flags: Sequence[str]) -> ConfigError:
     return ConfigError(f"unknown option {given}{hint}")
 
 
+def _wrapped(helptext: str) -> str:
+    """Help with its long paragraphs wrapped; tyro wraps only what stands in boxes."""
+    lines = (
+        [line] if line.startswith(("  ", "│", "|")) else textwrap.wrap(line, 80) or [""]
+        for line in helptext.rstrip().splitlines()
+    )
+    return "\n".join(line.rstrip() for wrapped in lines for line in wrapped)
+
+
 def _in_one_line(box: str) -> str:
-    """Tyro explains in a box of several paragraphs; the first one says what is wrong."""
-    inside = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
-    first = list(itertools.takewhile(lambda line: not line.startswith("──"), inside))
+    """Tyro explains in several paragraphs; the first one says what is wrong.
+
+    They stand in a box below its title or, where the terminal has no lines to draw with, under a
+    title and a rule of dashes.
+    """
+    lines = [line.strip("│ ") for line in box.splitlines()]
+    below_title = itertools.dropwhile(lambda line: not line.startswith(("╭", "--")), lines)
+    body = itertools.islice(below_title, 1, None)
+    first = list(itertools.takewhile(lambda line: not line.startswith(("──", "---")), body))
     if first and first[0].startswith("Missing from"):
         missing = (re.match(r"--[a-z-]+|[A-Z]{3,}", line) for line in first[1:])
         return f"need {', '.join(match[0] for match in missing if match)}"

@@ -118,14 +118,7 @@ def decode(
         with Image.open(io.BytesIO(raw), formats=_FORMATS) as picture:
             return _decode_opened(picture, limits, smallest_useful)
     except UnidentifiedImageError as error:
-        magic = raw[:16].ljust(16, b"\0")
-        for name in _FORMATS:
-            if (accepts := Image.OPEN[name][1]) and accepts(magic) is True:
-                detail = f"starts as {name}, but its header cannot be read"
-                raise Rejected(Reason.CORRUPT, detail) from error
-        raise Rejected(
-            Reason.NOT_AN_IMAGE, f"no known picture format, starts with {raw[:8]!r}"
-        ) from error
+        raise _unidentified(raw) from error
     except _PILLOW_RAISES as error:
         raise Rejected(_reason_of(error), f"{type(error).__name__}: {error}"[:300]) from error
 
@@ -156,6 +149,16 @@ def _decode_opened(
         extension=_EXTENSIONS[real_format],
         pristine=orientation == 1 and picture.size == full_size and _is_plain(picture),
     )
+
+
+def _unidentified(raw: bytes) -> Rejected:
+    """Tell a picture with a damaged header from a file that never was a picture."""
+    magic = raw[:16].ljust(16, b"\0")
+    for name in _FORMATS:
+        _, accepts = Image.OPEN[name]
+        if accepts is not None and accepts(magic) is True:
+            return Rejected(Reason.CORRUPT, f"starts as {name}, but its header cannot be read")
+    return Rejected(Reason.NOT_AN_IMAGE, f"no known picture format, starts with {raw[:8]!r}")
 
 
 def _check(size: tuple[int, int], limits: DecodeLimits) -> None:

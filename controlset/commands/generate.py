@@ -49,7 +49,7 @@ def parse_config(arguments: Sequence[str]) -> GenerateConfig:
         description="Turn photographs into a data set of images, captions and condition maps. "
         "Run again, it goes on where it stopped. Options that are not listed here go to Apache "
         "Beam, e.g. --runner=DataflowRunner.",
-        example=f"{COMMAND} photographs/ --output canny-set --conditions canny --resolution 512",
+        example=f"{COMMAND} photographs/ --output canny-set --conditions canny",
     )
     if unknown:
         _check_beam_knows(unknown)

@@ -1,0 +1,216 @@
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from controlset.cli import COMMANDS, main
+from controlset.commands.generate import parse_config
+from pipeline.options import GenerateConfig
+from schemas.errors import ConfigError
+
+NEEDED = ["photos", "--output", "out", "--conditions", "canny"]
+
+
+def in_process(capsys, *arguments):
+    status = main(arguments)
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err
+
+
+def test_the_command_line_becomes_the_configuration():
+    config = parse_config(
+        [*NEEDED, "--resolution", "256", "--fit", "bucket", "--overwrite", "--limit", "7"]
+    )
+    assert config == GenerateConfig(
+        source="photos",
+        output="out",
+        conditions=("canny",),
+        resolution=256,
+        fit="bucket",
+        overwrite=True,
+        limit=7,
+    )
+
+
+def test_every_option_has_a_flag():
+    values = {
+        "caption": "fixed",
+        "caption_text": "a cat",
+        "caption_column": "prompt",
+        "image_column": "picture",
+        "source_format": "parquet",
+        "resolution": 128,
+        "fit": "pad",
+        "image_format": "webp",
+        "quality": 80,
+        "max_pixels": 1000,
+        "min_side": 9,
+        "max_aspect": 2.5,
+        "canny_thresholds": "1-2,3-4",
+        "shard_rows": 5,
+        "validation": 0.25,
+        "limit": 3,
+        "seed": 11,
+        "num_workers": 4,
+        "overwrite": True,
+        "dry_run": True,
+    }
+    given = {"source", "output", "conditions", "beam_args"}
+    assert {field.name for field in dataclasses.fields(GenerateConfig)} == given | values.keys()
+    flags = [
+        part
+        for name, value in values.items()
+        for part in [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    ]
+    config = parse_config([*NEEDED, *flags])
+    assert {name: getattr(config, name) for name in values} == values
+
+
+def test_options_of_beam_are_handed_on():
+    config = parse_config([*NEEDED, "--runner=PortableRunner", "--job_endpoint", "localhost:9"])
+    assert config.beam_args == ("--runner=PortableRunner", "--job_endpoint", "localhost:9")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "need SOURCE, --output, --conditions; see controlset generate --help"),
+        (["photos"], "need --output, --conditions; see controlset generate --help"),
+        ([*NEEDED, "--resolution", "big"], "Error parsing --resolution: invalid literal for int"),
+        ([*NEEDED, "--resolution", "500"], "--resolution: need a multiple of 8 from 8 to 8192"),
+        ([*NEEDED, "--fit", "squash"], "invalid choice 'squash' for argument '--fit'"),
+        ([*NEEDED, "--resolutoin", "8"], "unknown option --resolutoin; did you mean --resolution?"),
+        ([*NEEDED, "--seed"], "Missing value for argument '--seed'"),
+        ([*NEEDED[:-1], "depth"], "--conditions depth: not available yet; available: canny"),
+        ([*NEEDED[:-1], "cany"], "--conditions cany: no such annotator; available: canny"),
+        ([*NEEDED, "--canny-thresholds", "9"], "--canny-thresholds: need LOW,HIGH or LOW-LOW,HIGH"),
+        ([*NEEDED, "--canny-thresholds", "9,9"], "canny: need low < high, got low=(9, 9)"),
+        ([*NEEDED, "--validation", "1"], "--validation: need 0 <= fraction < 1, got 1.0"),
+        ([*NEEDED, "--caption", "fixed"], "--caption fixed: need --caption-text TEXT"),
+        ([*NEEDED, "--caption-text", "x"], "--caption-text: need --caption fixed, got 'auto'"),
+        ([*NEEDED, "--config", "none.yaml"], "--config none.yaml: need a file that can be read"),
+        ([*NEEDED, "--num-workers", "0"], "--num-workers: need 1 or more, got 0"),
+        (["/nowhere/at/all", *NEEDED[1:]], "/nowhere/at/all: need a path that exists, got none"),
+    ],
+)
+def test_wrong_use_is_one_line_and_status_2(capsys, arguments, line):
+    status, out, err = in_process(capsys, "generate", *arguments)
+    assert status == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith(f"controlset generate: {line}")
+
+
+def test_unknown_commands_and_flags_of_other_commands_are_one_line(capsys):
+    assert in_process(capsys, "genrate")[::2] == (
+        2,
+        "controlset: unknown command 'genrate'; did you mean generate?\n",
+    )
+    assert in_process(capsys, "verify", "x", "--adit", "1")[::2] == (
+        2,
+        "controlset verify: unknown option --adit; did you mean --audit?\n",
+    )
+    assert in_process(capsys, "verify", "x", "--audit", "2")[::2] == (
+        2,
+        "controlset verify: --audit: need a fraction from 0 to 1, got 2.0\n",
+    )
+    status, _, err = in_process(capsys, "inspect", "/nowhere")
+    assert status == 2
+    assert err.startswith("controlset inspect: /nowhere: need a complete data set, found no")
+
+
+def test_without_arguments_the_help_goes_to_stderr_with_status_2(capsys):
+    status, out, err = in_process(capsys)
+    assert (status, out) == (2, "")
+    assert "usage: controlset COMMAND" in err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_has_an_example(capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code in {0, None}
+    out = capsys.readouterr().out
+    assert f"example:\n  controlset {command} " in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_help_and_version_answer_in_half_a_second():
+    for arguments in (["--help"], ["--version"]):
+        seconds = []
+        for _ in range(3):
+            start = time.perf_counter()
+            command = [sys.executable, "-m", "controlset", *arguments]
+            subprocess.run(command, check=True, capture_output=True)
+            seconds.append(time.perf_counter() - start)
+        assert min(seconds) < 0.5
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from controlset.cli import main; main(['--help']);"
+        "heavy = {'apache_beam', 'cv2', 'pyarrow', 'numpy', 'torch', 'rich', 'tyro'};"
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_file_of_options_is_read_and_the_command_line_wins(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text(
+        "source: photos\noutput: out\nconditions: [canny]\nresolution: 256\nfit: pad\n"
+        "overwrite: true\nlimit: null\n"
+    )
+    config = parse_config(["--config", str(path), "--resolution", "128"])
+    assert (config.source, config.resolution, config.fit) == ("photos", 128, "pad")
+    assert config.overwrite
+    assert config.limit is None
+    other = parse_config(["other", f"--config={path}", "--output", "there"])
+    assert (other.source, other.output, other.resolution) == ("other", "there", 256)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("resolutoin: 8", "unknown option resolutoin; did you mean resolution?"),
+        ("- a list", "need a mapping of options, got ['a list']"),
+        ("a: [", "need YAML, got"),
+    ],
+)
+def test_a_wrong_file_of_options_is_named(tmp_path, text, message):
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(f"--config {path}: {message}")):
+        parse_config([*NEEDED, "--config", str(path)])
+
+
+def test_ctrl_c_is_one_line_and_status_130(capsys, monkeypatch):
+    def interrupted(_arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("controlset.commands.generate.run", interrupted)
+    assert in_process(capsys, "generate")[::2] == (
+        130,
+        "controlset generate: interrupted; the same command goes on from here\n",
+    )
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    def broken(_arguments):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("controlset.commands.generate.run", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["generate"])
+
+
+def test_output_into_a_closed_pipe_is_quiet(tmp_path):
+    command = f"{sys.executable} -m controlset generate --help | head -1"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=True, env=os.environ
+    )
+    assert done.stderr == ""
