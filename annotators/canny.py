@@ -101,8 +101,8 @@ def canny(rgb: RgbU8, *, low: int, high: int) -> MapU8:
     """Binary edge map of an RGB image.
 
     The gradient of each pixel is that of its strongest channel, as in the annotator that the
-    released ControlNets were trained with; so an edge between two colours of equal grey is found,
-    and the order of the channels does not matter.
+    released ControlNets were trained with; so an edge between two colours of equal grey is found.
+    Of equally strong channels the first one counts, so the order matters in a few pixels.
 
     Args:
         rgb: (H, W, 3) uint8, 0..255, RGB order.

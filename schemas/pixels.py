@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-RgbU8 = UInt8[np.ndarray, "height width 3"]
-MapU8 = UInt8[np.ndarray, "height width"]
+RgbU8 = UInt8[np.ndarray, "_ _ 3"]
+MapU8 = UInt8[np.ndarray, "_ _"]
 
 
 def decode_stored_rgb(stored: bytes) -> RgbU8:

@@ -56,7 +56,8 @@ def parse_config(arguments: Sequence[str]) -> GenerateConfig:
     values: dict[str, Any] = {
         field.name: getattr(options, field.name) for field in dataclasses.fields(GenerateConfig)
     }
-    return GenerateConfig(**values | {"beam_args": tuple(unknown)})
+    values["beam_args"] = tuple(unknown)
+    return GenerateConfig(**values)
 
 
 def _with_file(arguments: list[str]) -> list[str]:
