@@ -8,7 +8,7 @@ import base64
 import functools
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jinja2
@@ -39,6 +39,7 @@ def templates() -> jinja2.Environment:
     environment.filters["cell"] = markdown_cell
     environment.filters["code"] = markdown_code
     environment.filters["number"] = number
+    environment.filters["listed"] = listed
     environment.filters["percent"] = percent
     environment.filters["size"] = size
     environment.filters["plural"] = plural
@@ -107,6 +108,11 @@ def size(size_bytes: float) -> str:
 def plural(count: int, noun: str) -> str:
     """`1 image`, `12 images`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def listed(names: Sequence[str]) -> str:
+    """`canny`, `canny and depth`, `canny, depth and pose`."""
+    return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
 
 
 def stat_text(name: str, value: float) -> str:

@@ -1,0 +1,120 @@
+"""What is measured on pixels: one row in, a handful of numbers out. Runs on threads."""
+
+import dataclasses
+import hashlib
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import imagehash
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from schemas.pixels import decode_stored_map
+
+SIGNATURE = 8 * 8 * 3
+"""Bytes of the tiny copy that near-duplicate candidates are compared by."""
+
+FLAT_DEVIATION = 5.0
+"""Standard deviation of luminance, 0..255, under which a picture counts as one flat tone."""
+
+GREY_SPREAD = 4.0
+"""Mean difference of channels, 0..255, under which it has no colour; JPEG noise stays below 2."""
+
+_DRAFT_PX = 64  # twice what pHash looks at: JPEG skips most of its work to get there
+_BLANK_DEVIATION = 1.0  # grey levels of 255
+_BLANK_SHARE = 0.001
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class RowPixels:
+    """Numbers of one row; `image` None where the stored image does not decode."""
+
+    image: "ImagePixels | None"
+    image_bytes: int
+    map_bytes: Sequence[int | None]  # for each condition; None: there is no map
+    blank: Sequence[bool]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ImagePixels:
+    """Numbers of one stored image."""
+
+    digest: bytes  # 16 bytes, of the stored bytes
+    phash: int  # 64 bits
+    signature: bytes  # 8 x 8 RGB
+    spread: float  # mean difference between the largest and the smallest channel, 0..255
+    deviation: float  # standard deviation of luminance, 0..255
+
+
+def measure_batch(batch: pa.RecordBatch, conditions: Sequence[str]) -> list[RowPixels]:
+    """Measure every row of a batch.
+
+    Args:
+        batch: with the columns `image` and the conditions.
+        conditions: names of map columns.
+
+    Cost: 1.6 ms a row of 512x512 JPEG with one Canny map on one core: 0.7 ms for the reduced JPEG
+    (1.0 ms in full), 0.4 ms pHash, the map the rest (measured 2026-11-23, AMD EPYC).
+    """
+    images = _cells(batch.column("image"))
+    maps = [_cells(batch.column(name)) for name in conditions]
+    return [
+        _measure_row(images[index], [column[index] for column in maps])
+        for index in range(batch.num_rows)
+    ]
+
+
+def _cells(column: Any) -> list[bytes | None]:
+    """Stored bytes of an image column."""
+    stored = column.field("bytes")
+    return [
+        stored[index].as_py() if column[index].is_valid and stored[index].is_valid else None
+        for index in range(len(column))
+    ]
+
+
+def _measure_row(image: bytes | None, maps: Sequence[bytes | None]) -> RowPixels:
+    return RowPixels(
+        image=None if image is None else measure_image(image),
+        image_bytes=0 if image is None else len(image),
+        map_bytes=[None if stored is None else len(stored) for stored in maps],
+        blank=[stored is not None and is_blank(stored) for stored in maps],
+    )
+
+
+def measure_image(stored: bytes) -> ImagePixels | None:
+    """Numbers of one stored image; None if it does not decode.
+
+    The picture is decoded at a fraction of its size where its format allows that (JPEG), since
+    nothing here looks at details.
+    """
+    try:
+        with Image.open(io.BytesIO(stored)) as picture:
+            picture.draft("RGB", (_DRAFT_PX, _DRAFT_PX))
+            small = picture.convert("RGB")
+    except (OSError, SyntaxError, ValueError):  # what Pillow's decoders raise on broken files
+        return None
+    small.thumbnail((_DRAFT_PX, _DRAFT_PX), Image.Resampling.BOX)
+    rgb = np.asarray(small, np.int16)
+    phash = imagehash.phash(small)
+    return ImagePixels(
+        digest=hashlib.blake2b(stored, digest_size=16).digest(),
+        phash=int(str(phash), 16),
+        signature=small.resize((8, 8), Image.Resampling.BOX).tobytes(),
+        spread=float((rgb.max(axis=2) - rgb.min(axis=2)).mean()),
+        deviation=float(np.asarray(small.convert("L")).std()),
+    )
+
+
+def is_blank(stored: bytes) -> bool:
+    """Whether a map holds next to nothing: all alike, or under 0.1 % of its pixels are not zero."""
+    try:
+        pixels = decode_stored_map(stored)
+    except (OSError, SyntaxError, ValueError):
+        return True
+    share = np.count_nonzero(pixels) / pixels.size
+    if share < _BLANK_SHARE:
+        return True
+    return float(pixels.std()) < _BLANK_DEVIATION

@@ -1,0 +1,63 @@
+"""Captions: lengths, loops, repeats."""
+
+import time
+
+import pytest
+
+from pipeline.inspection.captions import CaptionTally, has_loop, token_estimate
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a cat a cat a cat",
+        "a dog on a dog on a dog on a sofa",
+        "red red red",
+        "A cup of coffee with a cup of coffee, with a cup of coffee with a spoon",
+    ],
+)
+def test_words_that_repeat_three_times_in_a_row_are_a_loop(text):
+    assert has_loop(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a cat and a cat",
+        "a very very old house",
+        "a man and a woman and a child and a dog",
+        "the red, the green and the blue car",
+    ],
+)
+def test_ordinary_sentences_are_no_loop(text):
+    assert not has_loop(text)
+
+
+def test_a_caption_of_a_hundred_thousand_characters_takes_no_time():
+    start = time.perf_counter()
+    has_loop("abc def " * 12_500)
+    token_estimate("x" * 100_000 + "!?" * 10_000)
+    assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [("", 2), ("a photo of a cat", 7), ("a photo, 2024!", 10), ("extraordinarily", 4)],
+)
+def test_tokens_are_estimated_from_words_digits_and_marks(text, tokens):
+    assert token_estimate(text) == tokens
+
+
+def test_counts_add_up_and_name_their_rows():
+    tally = CaptionTally()
+    texts = ["a cat on a mat", "a cat on a mat", None, "  ", "word " * 100, "a cat on a roof"]
+    for row, text in enumerate(texts):
+        tally.add(row, text)
+    facts = tally.facts([])
+    assert (facts.present, facts.missing, facts.distinct) == (4, 2, 3)
+    assert (tally.missing, tally.long, tally.loops) == ([2, 3], [4], [4])
+    assert tally.most_repeated() == [(0, 2)]
+    assert facts.repeated_rows == 2
+    assert facts.openings == (("a cat on", 3),)
+    assert (facts.words.total, facts.words.median, facts.words.largest) == (4, 5, 100)
