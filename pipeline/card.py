@@ -16,7 +16,7 @@ import yaml
 from pipeline.options import GenerateConfig
 from pipeline.pages import templates, visible
 from pipeline.preview import reject_lines, stored_size
-from schemas.manifest import Manifest
+from schemas.manifest import Manifest, ShardRecord
 
 _MEANINGS: Mapping[str, tuple[str, str]] = {
     # column -> unit or range, meaning
@@ -75,7 +75,7 @@ def render_card(manifest: Manifest, schema: pa.Schema, *, licence: str = "unknow
             columns=list(_columns(manifest, schema)),
             annotators=list(_annotators(manifest)),
             rejects=reject_lines(manifest),
-            first_split=next(iter(manifest.splits), "train"),
+            first_split=next(iter(_splits_with_rows(manifest)), "train"),
         )
     )
 
@@ -101,9 +101,9 @@ def generate_command(manifest: Manifest) -> str:
 
 
 def _front_matter(manifest: Manifest, schema: pa.Schema, licence: str) -> str:
+    splits = _splits_with_rows(manifest)
     sizes = {
-        split: sum(shard.data.size_bytes for shard in shards)
-        for split, shards in manifest.splits.items()
+        split: sum(shard.data.size_bytes for shard in shards) for split, shards in splits.items()
     }
     info = {
         "features": _features(schema),
@@ -113,12 +113,12 @@ def _front_matter(manifest: Manifest, schema: pa.Schema, licence: str) -> str:
                 "num_bytes": sizes[split],
                 "num_examples": sum(shard.data.rows for shard in shards),
             }
-            for split, shards in manifest.splits.items()
+            for split, shards in splits.items()
         ],
         "download_size": sum(sizes.values()),
         "dataset_size": sum(sizes.values()),
     }
-    files = [{"split": split, "path": f"data/{split}-*"} for split in manifest.splits]
+    files = [{"split": split, "path": f"data/{split}-*"} for split in splits]
     document = {
         "license": licence,
         "task_categories": ["text-to-image"],
@@ -128,6 +128,15 @@ def _front_matter(manifest: Manifest, schema: pa.Schema, licence: str) -> str:
         "configs": [{"config_name": "default", "data_files": files}],
     }
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def _splits_with_rows(manifest: Manifest) -> dict[str, list[ShardRecord]]:
+    """`datasets` refuses a split without rows, and with it the whole set."""
+    return {
+        split: shards
+        for split, shards in manifest.splits.items()
+        if any(shard.data.rows for shard in shards)
+    }
 
 
 def _features(schema: pa.Schema) -> list[dict[str, str]]:

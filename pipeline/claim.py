@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline import store
-from pipeline.finish import CARD_NAME, PREVIEW_NAME, RUN_NAME
+from pipeline.finish import CARD_NAME, PREVIEW_NAME, RUN_NAME, is_shard_file
 from pipeline.job import Job
 from schemas.errors import ConfigError
 from schemas.manifest import MANIFEST_NAME, RECORDS_DIR
@@ -35,9 +35,10 @@ def claimed(job: Job) -> Iterator[None]:
             with store.writing(output):
                 os.makedirs(output, exist_ok=True)
             stack.enter_context(_locked(output))
-        if job.config.overwrite:
-            delete_dataset(output)
-        check_identity(job)
+        if job.config.overwrite and _identity_of(output) is not None:
+            delete_dataset(output)  # other files that lie there stay
+        else:
+            check_identity(job)
         _remove_temporary(output)
         store.commit_text(_identity_text(job), f"{output}/{RECORDS_DIR}/{RUN_NAME}")
         yield
@@ -50,7 +51,7 @@ def check_identity(job: Job) -> None:
         ConfigError: says which options differ, or what else lies there.
     """
     output = job.output
-    text = store.read_text(f"{output}/{RECORDS_DIR}/{RUN_NAME}")
+    text = _identity_of(output)
     if text is None:
         others = [
             name
@@ -63,12 +64,13 @@ def check_identity(job: Job) -> None:
                 f"found {', '.join(others[:3])}; choose another --output"
             )
         return
+    where = f"{output}/{RECORDS_DIR}/{RUN_NAME}"
     try:
         theirs = json.loads(text)
     except ValueError as error:
-        raise ConfigError(
-            f"{output}/{RECORDS_DIR}/{RUN_NAME}: need JSON, got {error}; use --overwrite"
-        ) from error
+        raise ConfigError(f"{where}: need JSON, got {error}; use --overwrite") from error
+    if not isinstance(theirs, dict) or not isinstance(theirs.get("recipe"), dict):
+        raise ConfigError(f"{where}: need a recipe, got {text[:60]!r}; use --overwrite")
     differences = _differences(theirs, json.loads(_identity_text(job)))
     if differences:
         raise ConfigError(
@@ -78,14 +80,23 @@ def check_identity(job: Job) -> None:
 
 
 def delete_dataset(output: str) -> None:
-    """Delete the files of a data set, and nothing else that may lie in the folder."""
+    """Delete the files of a data set, and nothing else that may lie in the folder.
+
+    The identity stays until the next run replaces it: the folder never looks like somebody else's.
+    """
     with store.writing(output):
         store.remove(f"{output}/{MANIFEST_NAME}")  # first: from here on it is not complete
         for folder in _FOLDERS:
-            for name in store.names_in(f"{output}/{folder}"):
+            for name in filter(is_shard_file, store.names_in(f"{output}/{folder}")):
                 store.remove(f"{output}/{folder}/{name}")
         for name in _FILES:
             store.remove(f"{output}/{name}")
+
+
+def _identity_of(output: str) -> str | None:
+    """Who owns the folder; None where nobody does."""
+    with store.writing(output):
+        return store.read_text(f"{output}/{RECORDS_DIR}/{RUN_NAME}")
 
 
 def _identity_text(job: Job) -> str:

@@ -7,6 +7,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 
+import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from pipeline.color import needs_profile, to_srgb
@@ -31,6 +32,7 @@ Image.init()  # `formats` must name registered ones only: MPO opens as JPEG, HEI
 # No PostScript, no PDF: nothing that runs code or opens files.
 _FORMATS = tuple(name for name in _EXTENSIONS if name in Image.OPEN)
 _ORIENTATION_TAG = 0x0112
+_BAND_PIXELS = 4_000_000  # converted at a time
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -143,12 +145,28 @@ def _decode_opened(
     upright = picture.transpose(_TRANSPOSES[orientation]) if orientation > 1 else picture
     width, height = _turned(full_size, orientation)
     return DecodedImage(
-        rgb=to_srgb(upright, is_jpeg=is_jpeg),
+        rgb=_to_srgb_in_bands(upright, is_jpeg=is_jpeg),
         original_width=width,
         original_height=height,
         extension=_EXTENSIONS[real_format],
         pristine=orientation == 1 and picture.size == full_size and _is_plain(picture),
     )
+
+
+def _to_srgb_in_bands(picture: Image.Image, *, is_jpeg: bool) -> RgbU8:
+    """As `to_srgb`, without copies of a large picture at full size.
+
+    A file of 53 kB can hold 98 million one-bit pixels: peak 1050 MB at once, 500 MB in bands.
+    """
+    width, height = picture.size
+    band = max(1, _BAND_PIXELS // width)
+    if band >= height:
+        return to_srgb(picture, is_jpeg=is_jpeg)
+    rgb = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, band):
+        part = picture.crop((0, top, width, min(height, top + band)))
+        rgb[top : top + band] = to_srgb(part, is_jpeg=is_jpeg)
+    return rgb
 
 
 def _unidentified(raw: bytes) -> Rejected:

@@ -1,5 +1,6 @@
 """The end of a run: check the sums, delete what is stale, write card and preview, manifest last."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -18,6 +19,7 @@ PREVIEW_NAME = "preview.html"
 PREVIEW_ROWS = 24
 RUN_NAME = "run.json"
 
+_SHARD_FILE = re.compile(r"(train|validation)-\d{5,}-of-\d{5,}\.(parquet|json)")
 _BYTES_DEPEND_ON = ("numpy", "opencv-python-headless", "pillow", "pyarrow")
 
 
@@ -57,6 +59,7 @@ def finish(records: Iterable[ShardRecord], planned: int, job: Job) -> Manifest:
     text = manifest.to_json()
     if store.read_text(f"{job.output}/{MANIFEST_NAME}") == text:
         return manifest  # nothing was redone: leave every file as it is
+    store.remove(f"{job.output}/{MANIFEST_NAME}")  # from here on the old one is not true
     _remove_stale(manifest, job.output)
     store.commit_text(render_card(manifest, job.schema), f"{job.output}/{CARD_NAME}")
     rows = preview_rows(manifest, job.output)
@@ -92,14 +95,18 @@ def _rows_of(reader: pq.ParquetFile, wanted: Sequence[int]) -> list[Mapping[str,
     return rows
 
 
+def is_shard_file(name: str) -> bool:
+    """Whether a file in one of the data set's folders has the name of a shard or its record."""
+    return _SHARD_FILE.fullmatch(name) is not None
+
+
 def _remove_stale(manifest: Manifest, output: str) -> None:
     """Delete shards of an earlier plan (the source had another size then)."""
     current = {
         file.path for shard in manifest.shards for file in (shard.data, shard.rejects) if file
     }
     current |= {f"{RECORDS_DIR}/{shard.name}.json" for shard in manifest.shards}
-    current.add(f"{RECORDS_DIR}/{RUN_NAME}")
     for folder in ("data", "rejects", RECORDS_DIR):
-        for name in store.names_in(f"{output}/{folder}"):
+        for name in filter(is_shard_file, store.names_in(f"{output}/{folder}")):
             if f"{folder}/{name}" not in current:
                 store.remove(f"{output}/{folder}/{name}")

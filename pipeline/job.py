@@ -32,7 +32,7 @@ class Job:
     @property
     def output(self) -> str:
         """Output folder without a trailing slash."""
-        return self.config.output.rstrip("/") or "/"
+        return self.config.output.removeprefix("file://").rstrip("/") or "/"
 
     @property
     def annotators(self) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Start a run: check everything that can be checked, claim the output, run the graph, show it."""
 
 import contextlib
+import heapq
+import itertools
 import json
 import logging
 from collections import Counter
@@ -15,9 +17,9 @@ from pipeline.job import Job, specs_of
 from pipeline.options import GenerateConfig
 from pipeline.plan import lay_out, split_of
 from pipeline.progress import TALLY
-from pipeline.run import build
+from pipeline.run import build, order
 from pipeline.sources import Container, index_container, list_source, resolve_source
-from pipeline.store import read_text
+from pipeline.store import check_place, read_text
 from pipeline.workshop import close_workshops
 from schemas.errors import ConfigError
 from schemas.manifest import MANIFEST_NAME, Manifest
@@ -55,12 +57,14 @@ def generate(config: GenerateConfig, *, show: bool = False) -> Manifest:
 
 
 def resolve(config: GenerateConfig) -> Job:
-    """Check source and annotators.
+    """Check source, annotators and the kind of output place.
 
     Raises:
-        ConfigError: nothing to read, or a condition that nobody provides.
+        ConfigError: nothing to read, a condition that nobody provides, or an unknown file system.
     """
-    return Job(config=config, specs=specs_of(config), source=resolve_source(config))
+    job = Job(config=config, specs=specs_of(config), source=resolve_source(config))
+    check_place(job.output)
+    return job
 
 
 def dry_run(config: GenerateConfig) -> str:
@@ -91,15 +95,13 @@ def dry_run(config: GenerateConfig) -> str:
 
 
 def _list_here(job: Job) -> Iterator[ImageRef]:
-    """The listing without Beam; with a limit, as many references as would be taken."""
-    taken = 0
-    for listed in list_source(job.source):
-        refs = index_container(listed, job.source) if isinstance(listed, Container) else [listed]
-        for ref in refs:
-            if job.config.limit is not None and taken >= job.config.limit:
-                return
-            taken += 1
-            yield ref
+    """The listing without Beam; with a limit, the very references that would be taken."""
+    refs = itertools.chain.from_iterable(
+        index_container(listed, job.source) if isinstance(listed, Container) else [listed]
+        for listed in list_source(job.source)
+    )
+    limit = job.config.limit
+    return refs if limit is None else iter(heapq.nsmallest(limit, refs, key=order))
 
 
 def _plain(value: object) -> str:
@@ -115,7 +117,7 @@ def _run(job: Job) -> None:
             pipeline.run().wait_until_finish()
         except BaseException:
             # Beam raises a copy with its own text added; the user gets the original.
-            if isinstance(TALLY.failure, ConfigError):
+            if isinstance(TALLY.failure, (ConfigError, KeyboardInterrupt)):
                 raise TALLY.failure from None
             raise
 

@@ -19,7 +19,7 @@ from pipeline.plan import PlanShards
 from pipeline.progress import TALLY
 from pipeline.shard import make_shard
 from pipeline.sources import Container, SourceSpec, index_container, list_source
-from pipeline.workshop import workshop_of
+from pipeline.workshop import at_work, workshop_of
 from schemas.manifest import Manifest, ShardRecord
 from schemas.records import ImageRef, ShardPlan
 
@@ -44,14 +44,14 @@ class ListImages(beam.PTransform):
         files, containers = (
             start
             | beam.Create([self._source])
-            | "List" >> beam.FlatMap(list_source)
+            | "List" >> beam.FlatMap(_list)
             | beam.Partition(_by_type, 2)
         )
         members = containers | beam.Reshuffle() | "Index" >> beam.FlatMap(_index, self._source)
         refs = (files, members) | beam.Flatten()
         if self._limit is None:
             return refs
-        first = beam.combiners.Top.Of(self._limit, key=_order, reverse=True)
+        first = beam.combiners.Top.Of(self._limit, key=order, reverse=True)
         return refs | "Limit" >> first | "Limited" >> beam.FlatMap(_unpacked)
 
 
@@ -83,16 +83,23 @@ class _MakeShard(beam.DoFn):
         self._job = job
 
     def setup(self) -> None:
-        self._workshop = workshop_of(self._job)
+        with TALLY.remembering_failure():
+            self._workshop = workshop_of(self._job)
 
     def process(self, element: ShardPlan) -> Iterator[ShardRecord]:
-        with TALLY.remembering_failure():
-            yield make_shard(element, self._job, self._workshop)
+        with TALLY.remembering_failure(), at_work(self._workshop):
+            record = make_shard(element, self._job, self._workshop)
+        yield record
 
 
 def _finish(records: Iterable[ShardRecord], planned: int, job: Job) -> Manifest:
     with TALLY.remembering_failure():
         return finish(records, planned, job)
+
+
+def _list(source: SourceSpec) -> Iterator[ImageRef | Container]:
+    with TALLY.remembering_failure():
+        yield from list_source(source)
 
 
 def _index(container: Container, source: SourceSpec) -> Iterator[ImageRef]:
@@ -103,7 +110,8 @@ def _by_type(listed: ImageRef | Container, _count: int) -> int:
     return int(isinstance(listed, Container))
 
 
-def _order(ref: ImageRef) -> tuple[str, int, str]:
+def order(ref: ImageRef) -> tuple[str, int, str]:
+    """Which references come first where only some are taken."""
     return ref.group, ref.ordinal, ref.key
 
 

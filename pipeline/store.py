@@ -40,6 +40,19 @@ def is_local(path: str) -> bool:
     return "://" not in path
 
 
+def check_place(path: str) -> None:
+    """Check that Beam can reach the place at all.
+
+    Raises:
+        ConfigError: no such file system, or its package is not installed.
+    """
+    if not is_local(path):
+        try:
+            FileSystems.get_filesystem(path)
+        except ValueError as error:
+            raise ConfigError(f"{path}: need a file system that Beam knows, got {error}") from None
+
+
 @contextlib.contextmanager
 def writing(path: str) -> Iterator[None]:
     """Turn a refusal of the output place into one clear error.
@@ -110,17 +123,17 @@ def commit_text(text: str, final: str) -> None:
 
 
 def read_text(path: str) -> str | None:
-    """Contents of a small file, None if it is not there."""
+    """Contents of a small file, None if it is not there; damage shows as U+FFFD, never raises."""
     if is_local(path):
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(path, encoding="utf-8", errors="replace") as file:
                 return file.read()
         except FileNotFoundError:
             return None
     if not FileSystems.exists(path):
         return None
     with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
-        return file.read().decode()
+        return file.read().decode(errors="replace")
 
 
 def open_binary(path: str) -> BinaryIO:

@@ -238,7 +238,8 @@ def _check_layout(whole: Sequence[ShardRecord], place: _Place) -> Check:
 def _layout_problems(metadata: pq.FileMetaData) -> Iterator[str]:
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
-        if group.num_rows > ROW_GROUP_ROWS or group.total_byte_size > ROW_GROUP_BYTES:
+        too_large = group.num_rows > 1 and group.total_byte_size > ROW_GROUP_BYTES
+        if group.num_rows > ROW_GROUP_ROWS or too_large:
             yield (
                 f"row group {number}: need at most {ROW_GROUP_ROWS} rows and {ROW_GROUP_BYTES} "
                 f"bytes, got {group.num_rows} and {group.total_byte_size}"

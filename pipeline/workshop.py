@@ -1,8 +1,9 @@
 """What a worker process sets up once and all its shards share: threads and models."""
 
+import contextlib
 import dataclasses
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 
 import cv2
@@ -22,13 +23,14 @@ class Workshop:
 
 
 _OPEN: dict[tuple[str, int], Workshop] = {}
-_LOCK = threading.Lock()
+_AT_WORK: set[int] = set()  # threads that are making a shard
+_CHANGE = threading.Condition()  # guards both, and tells when the last one leaves
 
 
 def workshop_of(job: Job) -> Workshop:
     """This process's workshop for a job; made at the first call."""
     workers = job.config.workers
-    with _LOCK:
+    with _CHANGE:
         place = (job.identity, workers)
         if place not in _OPEN:
             keep_buffers()
@@ -41,9 +43,36 @@ def workshop_of(job: Job) -> Workshop:
         return _OPEN[place]
 
 
+@contextlib.contextmanager
+def at_work(workshop: Workshop) -> Iterator[None]:
+    """Around the making of a shard, so that a run does not end while one of its threads writes.
+
+    Raises:
+        RuntimeError: the run has ended meanwhile, because another shard failed.
+    """
+    me = threading.get_ident()
+    with _CHANGE:
+        if all(workshop is not one for one in _OPEN.values()):
+            raise RuntimeError("the run has ended")
+        _AT_WORK.add(me)
+    try:
+        yield
+    finally:
+        with _CHANGE:
+            _AT_WORK.discard(me)
+            _CHANGE.notify_all()
+
+
 def close_workshops() -> None:
-    """Let threads and models go; called when a local run ends."""
-    with _LOCK:
-        for workshop in _OPEN.values():
-            workshop.pool.shutdown(wait=True, cancel_futures=True)
+    """Let threads and models go; called when a local run ends, well or not.
+
+    After a failure other shards may still be under way: without a pool they fail at their next
+    batch and sweep up; only then is the output folder free for the next run.
+    """
+    with _CHANGE:
+        closing = list(_OPEN.values())
         _OPEN.clear()
+    for workshop in closing:
+        workshop.pool.shutdown(wait=True, cancel_futures=True)
+    with _CHANGE:
+        _CHANGE.wait_for(lambda: not _AT_WORK)

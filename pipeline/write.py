@@ -1,5 +1,6 @@
 """One Parquet file, written row group by row group, checked before anyone can see it."""
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,10 @@ from schemas.triple import image_columns
 
 ROW_GROUP_ROWS = 100
 ROW_GROUP_BYTES = 100 * 1000 * 1000
-"""Hugging Face's viewer refuses to read rows out of groups above 286 MiB; it advises 100 MB."""
+"""Hugging Face's viewer refuses to read rows out of groups above 286 MiB; it advises 100 MB.
+Only a single row may be larger."""
+
+_ROW_OVERHEAD_BYTES = 2000  # numbers, lengths and page headers of a row; about 1,500 at most
 
 
 class ParquetFileWriter:
@@ -34,20 +38,22 @@ class ParquetFileWriter:
         self._rows: list[Mapping[str, Any]] = []
         self._pending_bytes = 0
         self._written = 0
-        self._temporary = store.temporary_file(self._final)
 
     def __enter__(self) -> Self:
         plain_columns = [name for name in self._schema.names if name not in self._images]
-        with store.writing(self._final):
-            self._local = self._temporary.__enter__()
+        with contextlib.ExitStack() as opened, store.writing(self._final):
+            self._local = opened.enter_context(store.temporary_file(self._final))
+            # Ours to close: pyarrow keeps a file open whose disk got full, and the space with it.
+            self._sink = opened.enter_context(pa.OSFile(self._local, "wb"))
             self._writer = pq.ParquetWriter(
-                self._local,
+                self._sink,
                 self._schema,
                 compression="NONE",
                 use_dictionary=False,
                 write_page_index=True,
                 write_statistics=plain_columns,  # type: ignore[arg-type]  # names are fine
             )
+            self._opened = opened.pop_all()
         return self
 
     def __exit__(
@@ -56,20 +62,18 @@ class ParquetFileWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
-            if kind is not None:
-                self._abandon()
-        finally:
-            self._temporary.__exit__(kind, error, traceback)
+        with self._opened:
+            # On a full disk even closing fails, and that is expected.
+            with contextlib.suppress(OSError):
+                self._writer.close()
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Append one row; a full row group goes to disk."""
-        self._rows.append(row)
-        self._pending_bytes += sum(
-            len(row[name]["bytes"]) for name in self._images if row[name] is not None
-        )
-        if len(self._rows) >= ROW_GROUP_ROWS or self._pending_bytes >= ROW_GROUP_BYTES:
+        """Append one row; a row group goes to disk before it would be too large."""
+        size = _ROW_OVERHEAD_BYTES + sum(map(_payload_bytes, row.values()))
+        if len(self._rows) >= ROW_GROUP_ROWS or self._pending_bytes + size > ROW_GROUP_BYTES:
             self._flush()
+        self._rows.append(row)
+        self._pending_bytes += size
 
     def commit(self) -> FileRecord:
         """Close, read the footer back, hash, rename.
@@ -83,6 +87,7 @@ class ParquetFileWriter:
         with store.writing(self._final):
             self._flush()
             self._writer.close()
+            self._sink.close()
             rows = pq.read_metadata(self._local).num_rows
             if rows != self._written:
                 raise OSError(f"{self._final}: wrote {self._written} rows, the footer says {rows}")
@@ -110,12 +115,12 @@ class ParquetFileWriter:
         self._rows = []
         self._pending_bytes = 0
 
-    def _abandon(self) -> None:
-        """Close the half-written file; on a full disk even that fails, and that is expected."""
-        try:
-            self._writer.close()
-        except OSError:
-            pass
+
+def _payload_bytes(value: Any) -> int:
+    """Size of a picture or a text in its column; numbers are in the overhead."""
+    if isinstance(value, str):
+        return 4 * len(value)
+    return len(value["bytes"]) if isinstance(value, dict) else 0
 
 
 def write_table(

@@ -99,11 +99,11 @@ def _loop_rows(files: list[Path]) -> Iterator[dict[str, Any]]:
     import functools
 
     import numpy as np
+
+    from annotators.canny import canny
     from pipeline.decode import DecodeLimits, decode
     from pipeline.encode import encode_image
     from pipeline.geometry import apply_geometry, plan_geometry, smallest_useful_size
-
-    from annotators.canny import canny
     from schemas.pixels import decode_stored_rgb, encode_bilevel_png
 
     limits = DecodeLimits(max_pixels=100_000_000, min_side=RESOLUTION // 2, max_aspect=4.0)

@@ -39,7 +39,8 @@ def measure(name: str, photographs: Path, output: Path) -> dict[str, float]:
 
 def spread(values: list[float], digits: int = 0) -> str:
     """`median (min-max)`."""
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
+    median, low, high = statistics.median(values), min(values), max(values)
+    return f"{median:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
 
 
 def table(results: dict[str, list[dict[str, float]]]) -> str:

@@ -233,7 +233,7 @@ def test_one_changed_byte_anywhere_is_found_and_never_a_crash(original, tmp_path
 
 
 def test_without_a_manifest_there_is_nothing_to_verify(tmp_path):
-    with pytest.raises(ConfigError, match="need a complete data set, found no manifest.json"):
+    with pytest.raises(ConfigError, match=r"need a complete data set, found no manifest\.json"):
         verify_dataset(str(tmp_path))
 
 

@@ -91,11 +91,11 @@ def test_a_manifest_adds_its_shards_up():
 def test_manifests_that_cannot_be_read_are_explained():
     text = manifest(shard()).to_json()
     with pytest.raises(
-        ConfigError, match="m.json: need schema version 1, got 7; use the controlset"
+        ConfigError, match=r"m\.json: need schema version 1, got 7; use the controlset"
     ):
         Manifest.from_json(
             text.replace('"schema_version": 1', '"schema_version": 7'), where="m.json"
         )
     for wrong in ("", "{}", "[]", text[: len(text) // 2], text.replace('"rows"', '"lines"')):
-        with pytest.raises(ConfigError, match="m.json: need a controlset manifest, got"):
+        with pytest.raises(ConfigError, match=r"m\.json: need a controlset manifest, got"):
             Manifest.from_json(wrong, where="m.json")

@@ -1,0 +1,91 @@
+"""A disk that gets full at any moment of the run."""
+
+import json
+import os
+import re
+import subprocess
+
+import pytest
+
+from pipeline.launch import generate
+from pipeline.store import OutputError
+from tests.faults.conftest import config_for, contents
+
+PAGE = 4096
+
+
+@pytest.fixture
+def disk_of(tmp_path):
+    """Mounts a tmpfs of so many bytes, or grows the one that is mounted."""
+    mounted = []
+
+    def mount(size_bytes):
+        folder = tmp_path / "disk"
+        folder.mkdir(exist_ok=True)
+        options = f"size={size_bytes}"
+        if mounted:
+            subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
+            return folder
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"mounting a tmpfs is not permitted here: {done.stderr.strip()}")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    if mounted:
+        subprocess.run(["umount", str(mounted[0])], check=True)
+
+
+def blocks_of(folder):
+    """Bytes that a tmpfs needs for a folder's files."""
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    return sum(-(-size // PAGE) * PAGE for size in sizes)
+
+
+def used(folder):
+    space = os.statvfs(folder)
+    return (space.f_blocks - space.f_bfree) * space.f_frsize
+
+
+def check_committed(output, expected):
+    """Every record tells the truth, and nothing is there that a fresh run would not make."""
+    there = contents(output) if output.exists() else {}
+    assert there.items() <= expected.items()
+    for name in there:
+        if name.startswith(".controlset/t"):
+            record = json.loads((output / name).read_text())
+            assert there[record["data"]["path"]] == record["data"]["sha256"]
+    return there
+
+
+@pytest.mark.slow
+def test_a_disk_may_get_full_at_any_moment(disk_of, photographs, undisturbed):
+    expected = contents(undisturbed)
+    whole = blocks_of(undisturbed)
+    # At once, between shards, inside of shards, in the card, in the preview, in the manifest.
+    whole_pages = whole // PAGE
+    sizes = sorted({*range(1, 6), *range(8, whole_pages, 9), *range(whole_pages - 6, whole_pages)})
+    folder = disk_of(sizes[0] * PAGE)
+    output = folder / "dataset"
+    config = config_for(photographs, output)
+    message = (
+        rf"^{re.escape(str(output))}\S*: need to write here, got no space left on device; "
+        r"free some space, then run the same command again to go on$"
+    )
+    seen = []
+    for pages in sizes:
+        disk_of(pages * PAGE)
+        with pytest.raises(OutputError, match=message):
+            generate(config)
+        there = check_committed(output, expected)
+        assert "manifest.json" not in there
+        assert used(folder) <= blocks_of(folder)  # no deleted file is still held open
+        seen.append(sum(name.startswith("data/") for name in there))
+    assert seen == sorted(seen)  # committed shards stay
+    assert seen[0] == 0
+    assert len(set(seen)) > 5
+    disk_of(4 * whole)
+    generate(config)
+    assert contents(output) == expected

@@ -1,0 +1,304 @@
+"""Which row goes where: nothing lost, nothing doubled, nothing that depends on chance."""
+
+import dataclasses
+import random
+from collections import Counter, defaultdict
+
+import apache_beam as beam
+import pytest
+from apache_beam.testing import test_pipeline, util
+
+from pipeline.job import Job, specs_of
+from pipeline.options import GenerateConfig
+from pipeline.plan import PlanShards, fingerprint, lay_out, shard_of, shard_plan, split_of
+from pipeline.sources import SourceKind, SourceSpec
+from schemas.errors import Reason
+from schemas.records import ImageRef, Place, Problem, key_of
+
+
+def refs_of(group, count):
+    """References of one container, or of a folder where `group` is empty."""
+    return [
+        ImageRef(
+            key=key_of(f"{group}/{number}"),
+            source=f"{group}/{number}",
+            place=Place(uri=f"/in/{group}/{number}", file_bytes=9, modified_s=1.5),
+            group=group,
+            ordinal=number if group else 0,
+        )
+        for number in range(count)
+    ]
+
+
+def planned(refs, *, shard_rows, validation=0.0):
+    """(split, index) -> plan, as the graph makes them, empty shards included."""
+    splits = {ref.key: split_of(ref.key, validation=validation, seed=0) for ref in refs}
+    layout = lay_out(Counter((splits[ref.key], ref.group) for ref in refs), shard_rows=shard_rows)
+    shards = {(split, n): [] for split, total in layout.totals.items() for n in range(total)}
+    for ref in refs:
+        # A KeyError here is a reference outside 0..total-1.
+        shards[splits[ref.key], shard_of(ref, splits[ref.key], layout)].append(ref)
+    return {place: shard_plan(*place, inside, layout) for place, inside in shards.items()}
+
+
+def random_source(seed):
+    """Some folder, tars and Parquet row groups of random sizes."""
+    draw = random.Random(seed)
+    refs = refs_of("", draw.choice([0, 1, 30, 170]))
+    for number in range(draw.randrange(6)):
+        refs += refs_of(f"part-{number:03d}.tar", draw.choice([1, 7, 40, 133]))
+    for number in range(draw.randrange(6)):
+        refs += refs_of(f"train.parquet#rg{number:05d}", draw.choice([1, 12, 90]))
+    return refs or refs_of("", 3)
+
+
+@pytest.mark.parametrize("validation", [0.0, 0.3])
+@pytest.mark.parametrize("seed", range(25))
+def test_every_reference_is_in_exactly_one_shard(seed, validation):
+    refs = random_source(seed)
+    plans = planned(refs, shard_rows=random.Random(seed).choice([1, 10, 50]), validation=validation)
+    everywhere = Counter(ref.key for plan in plans.values() for ref in plan.refs)
+    assert everywhere == Counter(ref.key for ref in refs)
+    for split in {split for split, _ in plans}:
+        here = sorted(index for of, index in plans if of == split)
+        assert here == list(range(plans[split, 0].total))
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_row_groups_are_never_cut_and_splits_never_mixed(seed):
+    plans = planned(random_source(seed), shard_rows=20, validation=0.3)
+    places = defaultdict(set)
+    for (split, index), plan in plans.items():
+        for ref in plan.refs:
+            assert split == split_of(ref.key, validation=0.3, seed=0)
+            places[split, ref.group].add(index)
+    cut = [group for (_, group), shards in places.items() if "#rg" in group and len(shards) > 1]
+    assert not cut
+
+
+@pytest.mark.parametrize("count", [11, 100, 101, 137, 1009])
+def test_a_large_tar_is_cut_into_runs_that_differ_by_one_row_at_most(count):
+    plans = planned(refs_of("big.tar", count), shard_rows=10)
+    sizes = [len(plan.refs) for plan in plans.values()]
+    assert len(sizes) == -(-count // 10)
+    assert max(sizes) - min(sizes) <= 1
+    ordinals = [ref.ordinal for _, plan in sorted(plans.items()) for ref in plan.refs]
+    assert ordinals == list(range(count))
+
+
+def test_a_tar_thinned_by_the_split_still_fills_its_shards():
+    plans = planned(refs_of("big.tar", 1000), shard_rows=50, validation=0.5)
+    assert {total for plan in plans.values() for total in [plan.total]} <= {10, 11}
+    assert all(25 <= len(plan.refs) <= 75 for plan in plans.values())
+
+
+def test_small_containers_share_a_shard_up_to_its_rows():
+    refs = [ref for number in range(10) for ref in refs_of(f"{number}.tar", 4)]
+    plans = planned(refs, shard_rows=12)
+    assert [len(plan.refs) for _, plan in sorted(plans.items())] == [12, 12, 12, 4]
+    first = [ref.group for ref in plans["train", 0].refs]
+    assert first == ["0.tar"] * 4 + ["1.tar"] * 4 + ["2.tar"] * 4
+
+
+def test_a_folder_is_spread_by_hash_about_evenly():
+    plans = planned(refs_of("", 4000), shard_rows=100)
+    assert len(plans) == 40
+    # Binomial: mean 100, standard deviation 9.9.
+    assert all(50 < len(plan.refs) < 150 for plan in plans.values())
+
+
+def test_rows_lie_in_the_order_of_group_ordinal_and_key():
+    refs = refs_of("b.tar", 5) + refs_of("", 20) + refs_of("a.tar", 5)
+    random.Random(0).shuffle(refs)
+    (plan,) = planned(refs, shard_rows=1000).values()
+    assert plan.refs == tuple(sorted(refs, key=lambda ref: (ref.group, ref.ordinal, ref.key)))
+
+
+def test_neither_the_order_of_counts_nor_that_of_references_matters():
+    refs = random_source(7)
+    expected = planned(refs, shard_rows=10, validation=0.3)
+    counts = Counter((split_of(r.key, validation=0.3, seed=0), r.group) for r in refs)
+    for seed in range(5):
+        shuffled = list(counts.items())
+        random.Random(seed).shuffle(shuffled)
+        layout = lay_out(dict(shuffled), shard_rows=10)
+        assert layout == lay_out(counts, shard_rows=10)
+        random.Random(seed).shuffle(refs)
+        assert planned(refs, shard_rows=10, validation=0.3) == expected
+
+
+def test_one_more_file_in_a_folder_changes_one_shard():
+    refs = refs_of("", 996)
+    before, after = (planned(refs[:count], shard_rows=100) for count in (995, 996))
+    assert before.keys() == after.keys()
+    assert sum(before[place] != after[place] for place in before) == 1
+
+
+def test_the_split_takes_its_fraction():
+    for validation in (0.01, 0.1, 0.5):
+        keys = [key_of(str(number)) for number in range(20_000)]
+        got = sum(split_of(key, validation=validation, seed=0) == "validation" for key in keys)
+        deviation = (20_000 * validation * (1 - validation)) ** 0.5
+        assert abs(got - 20_000 * validation) < 4 * deviation
+
+
+def test_the_split_of_a_key_is_pinned_and_follows_the_seed():
+    keys = [key_of(str(number)) for number in range(12)]
+    letters = "".join(split_of(key, validation=0.5, seed=0)[0] for key in keys)
+    assert letters == "vvvvtvvvvtvv"  # another result would move pictures between splits
+    assert letters != "".join(split_of(key, validation=0.5, seed=1)[0] for key in keys)
+    assert {split_of(key, validation=0.0, seed=0) for key in keys} == {"train"}
+
+
+def test_a_larger_fraction_keeps_the_pictures_that_were_in_validation():
+    keys = [key_of(str(number)) for number in range(500)]
+    small, large = (
+        {key for key in keys if split_of(key, validation=fraction, seed=3) == "validation"}
+        for fraction in (0.1, 0.2)
+    )
+    assert small < large
+
+
+# Fingerprints --------------------------------------------------------------------------------
+
+
+BASE = ImageRef(
+    key="k",
+    source="cats/01.jpg",
+    place=Place(uri="/in/cats/01.jpg", offset=0, size_bytes=None, file_bytes=9, modified_s=1.5),
+    caption_place=Place(uri="/in/cats/01.txt", file_bytes=3, modified_s=2.5),
+)
+
+
+def fingerprint_of(*refs, identity="recipe"):
+    layout = lay_out({("train", ""): len(refs)}, shard_rows=1000)
+    return fingerprint(shard_plan("train", 0, refs, layout), identity)
+
+
+PLACE_CHANGES = {"offset": 512, "size_bytes": 8, "file_bytes": 10, "modified_s": 1.6}
+REF_CHANGES = {
+    "key": "l",
+    "source": "cats/02.jpg",
+    "row_group": 0,
+    "row": 0,
+    "group": "a.tar",
+    "ordinal": 1,
+    "caption": "a cat",
+    "caption_place": None,
+    "caption_is_json": True,
+    "problem": Problem(reason=Reason.NOT_A_FILE, detail="a folder"),
+}
+
+
+def test_every_field_of_a_reference_is_thought_of():
+    assert {"uri", *PLACE_CHANGES} == {field.name for field in dataclasses.fields(Place)}
+    assert {"place", *REF_CHANGES} == {field.name for field in dataclasses.fields(ImageRef)}
+
+
+@pytest.mark.parametrize("field", REF_CHANGES)
+def test_the_fingerprint_follows_each_field_of_the_reference(field):
+    changed = dataclasses.replace(BASE, **{field: REF_CHANGES[field]})
+    layout = lay_out({("train", changed.group): 1}, shard_rows=1000)
+    plan = shard_plan("train", 0, [changed], layout)
+    assert fingerprint(plan, "recipe") != fingerprint_of(BASE)
+
+
+@pytest.mark.parametrize("place", ["place", "caption_place"])
+@pytest.mark.parametrize("field", PLACE_CHANGES)
+def test_the_fingerprint_follows_size_and_time_of_picture_and_caption(place, field):
+    there = dataclasses.replace(getattr(BASE, place), **{field: PLACE_CHANGES[field]})
+    assert fingerprint_of(dataclasses.replace(BASE, **{place: there})) != fingerprint_of(BASE)
+
+
+def test_the_fingerprint_follows_the_recipe_and_the_number_of_references():
+    assert fingerprint_of(BASE, identity="another") != fingerprint_of(BASE)
+    assert fingerprint_of(BASE, BASE) != fingerprint_of(BASE) != fingerprint_of()
+
+
+def test_a_moved_source_is_the_same_source():
+    moved = dataclasses.replace(
+        BASE,
+        place=dataclasses.replace(BASE.place, uri="/elsewhere/cats/01.jpg"),
+        caption_place=dataclasses.replace(BASE.caption_place, uri="/elsewhere/cats/01.txt"),
+    )
+    assert fingerprint_of(moved) == fingerprint_of(BASE)
+
+
+def job_of(**changes):
+    values = {"source": "/in", "output": "/out", "conditions": ("canny",)} | changes
+    config = GenerateConfig(**values)
+    spec = SourceSpec(root="/in", kind=SourceKind.IMAGES, selections=())
+    return Job(config=config, specs=specs_of(config), source=spec)
+
+
+CONFIG_CHANGES = {
+    "caption": "none",
+    "caption_text": "a photograph",
+    "caption_column": "title",
+    "image_column": "picture",
+    "source_format": "images",
+    "resolution": 256,
+    "fit": "pad",
+    "image_format": "png",
+    "quality": 90,
+    "max_pixels": 1000,
+    "min_side": 8,
+    "max_aspect": 2.0,
+    "canny_thresholds": "50,100",
+    "shard_rows": 10,
+    "validation": 0.1,
+    "limit": 5,
+    "seed": 1,
+}
+ELSEWHERE = {
+    "source": "/other",
+    "output": "/other",
+    "num_workers": 7,
+    "overwrite": True,
+    "dry_run": True,
+    "beam_args": ("--runner=DirectRunner",),
+}
+
+
+def test_every_option_either_belongs_to_the_recipe_or_cannot_change_a_byte():
+    names = {field.name for field in dataclasses.fields(GenerateConfig)}
+    assert {"conditions", *CONFIG_CHANGES, *ELSEWHERE} == names
+
+
+@pytest.mark.parametrize("option", CONFIG_CHANGES)
+def test_the_identity_follows_each_option_of_the_recipe(option):
+    changes = {option: CONFIG_CHANGES[option]}
+    if option == "caption_text":
+        changes["caption"] = "fixed"
+    base = job_of(caption="fixed", caption_text="another") if len(changes) == 2 else job_of()
+    assert job_of(**changes).identity != base.identity
+
+
+@pytest.mark.parametrize("option", ELSEWHERE)
+def test_where_a_run_happens_is_not_in_its_identity(option):
+    assert job_of(**{option: ELSEWHERE[option]}).identity == job_of().identity
+
+
+def test_a_new_revision_of_code_or_annotator_is_another_identity(monkeypatch):
+    before = job_of().identity
+    with monkeypatch.context() as patch:
+        patch.setattr("annotators.canny.CannySpec.revision", 99)
+        assert job_of().identity != before
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.job.PIPELINE_REVISION", 99)
+        assert job_of().identity != before
+    assert job_of().identity == before
+
+
+# The graph ------------------------------------------------------------------------------------
+
+
+def test_the_graph_makes_the_plans_that_the_functions_say():
+    refs = refs_of("", 60) + refs_of("a.tar", 25) + refs_of("b.parquet#rg00000", 30)
+    expected = planned(refs, shard_rows=2, validation=0.3)
+    assert any(not plan.refs for plan in expected.values())  # the hash left one empty
+    with test_pipeline.TestPipeline(runner="FnApiRunner") as pipeline:
+        plans = (
+            pipeline | beam.Create(refs[::-1]) | PlanShards(job_of(shard_rows=2, validation=0.3))
+        )
+        util.assert_that(plans, util.equal_to(list(expected.values())))
