@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import pipeline.write
+from pipeline.filecheck import _layout_problems
 from pipeline.store import OutputError
-from pipeline.verify import _layout_problems
 from pipeline.write import ParquetFileWriter, write_table
 from schemas.errors import Reason
 from schemas.records import RejectRow
@@ -98,7 +98,7 @@ def test_a_picture_larger_than_a_row_group_has_one_to_itself_and_passes_verifica
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(pipeline.write, "ROW_GROUP_BYTES", 20_000)
-    monkeypatch.setattr("pipeline.verify.ROW_GROUP_BYTES", 20_000)
+    monkeypatch.setattr("pipeline.filecheck.ROW_GROUP_BYTES", 20_000)
     rows = [row_of(number, image_bytes=50_000 if number == 2 else 50) for number in range(5)]
     _, reader = write(tmp_path, rows)
     assert group_rows(reader) == [2, 1, 2]
