@@ -14,11 +14,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.verify import verify_dataset as verify
-
     from pipeline.inspection import inspect_dataset as inspect
     from pipeline.launch import generate
     from pipeline.options import GenerateConfig
+    from pipeline.verify import verify_dataset as verify
     from schemas.dataset import open_dataset as open
     from schemas.errors import ConfigError
 

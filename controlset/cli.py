@@ -21,6 +21,8 @@ COMMANDS = {
     "demo": "make a small data set from photographs that are installed already",
 }
 
+_RESUMED = {"generate", "demo"}
+
 HELP = """usage: controlset COMMAND ...
 
 Raw images in, ControlNet training sets out.
@@ -59,9 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     name = given[0]
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        near = difflib.get_close_matches(name, [*COMMANDS, "--help", "--version"], n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
-        return _say(f"controlset: unknown command {name!r}; {hint}", 2)
+        kind = "option" if name.startswith("-") else "command"
+        return _say(f"controlset: unknown {kind} {name!r}; {hint}", 2)
     return _run(name, given[1:])
 
 
@@ -72,7 +75,8 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     except ConfigError as error:
         return _say(f"controlset {name}: {error}", 2)
     except KeyboardInterrupt:
-        return _say(f"controlset {name}: interrupted; the same command goes on from here", 130)
+        hint = "; the same command goes on from here" if name in _RESUMED else ""
+        return _say(f"controlset {name}: interrupted{hint}", 130)
     except BrokenPipeError:  # `controlset inspect … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

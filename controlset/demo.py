@@ -1,17 +1,19 @@
 """The main job on real photographs, with nothing to download."""
 
 import dataclasses
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import skimage
 from PIL import Image
-from pipeline.verify import print_verification, verify_dataset
 
 from controlset.console import cores, progress, results
 from pipeline.launch import generate
 from pipeline.options import GenerateConfig
 from pipeline.progress import TALLY
+from pipeline.verify import print_verification, verify_dataset
 
 CROPS_EACH = 40
 _SIDES_PX = (320, 900)
@@ -68,14 +70,28 @@ def demo(output: Path) -> int:
     speed = f"{TALLY.images_per_second:.0f} images/s" if TALLY.work_seconds else "nothing to do"
     console.print(
         f"\n{manifest.rows} rows, {manifest.rejected_images} rejects "
-        f"(two files are broken on purpose), {speed}\n"
-        f"look:  {dataset}/preview.html\n"
-        f"then:  controlset inspect {dataset} --html {output}/inspect.html\n"
-        f'       python -c "import controlset; print(controlset.open({str(dataset)!r})[0])"',
+        f"(two files are broken on purpose), {speed}\n{_what_next(output, dataset)}",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
     return 0 if report.ok else 1
+
+
+def _what_next(output: Path, dataset: Path) -> str:
+    """Commands that work as they stand, also where this environment is not on the PATH."""
+    here = Path(sys.executable).parent
+    if shutil.which("controlset") == str(here / "controlset"):
+        bin_ = ""
+    else:
+        bin_ = f"{here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else here}/"
+    return (
+        f"look:  {dataset}/preview.html\n"
+        f"then:  {bin_}controlset inspect {dataset} --html {output}/inspect.html\n"
+        f"       {bin_}controlset verify {dataset} --audit 0.1\n"
+        f'       {bin_}python -c "import controlset; row = controlset.open({str(dataset)!r})[0]; '
+        f'print(row.text, row.image.shape, list(row.maps))"'
+    )
 
 
 def write_photographs(folder: Path) -> None:

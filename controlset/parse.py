@@ -7,14 +7,24 @@ import io
 import itertools
 import re
 import textwrap
+import types
+import typing
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from schemas.errors import ConfigError
 
 Options = TypeVar("Options")
+
+_COLUMNS = 80
+_TEXT_COLUMN = 24
+_HEAD_ALONE = re.compile(r"  \S(?!.*  )")
+_HEAD_AND_TEXT = re.compile(r"(  \S.*?) {2,}(\S.*)")
+_NUMBERS = {int: "a whole number", float: "a number"}
+_VALUES = ConstructorRegistry()
 
 _EXAMPLE = """{description}
 
@@ -35,7 +45,7 @@ def parse(
         kind, command, arguments, description=description, example=example
     )
     if unknown:
-        raise unknown_option(unknown[0], flags_of(kind))
+        raise unknown_argument(unknown[0], flags_of(kind))
     return options
 
 
@@ -70,34 +80,129 @@ def parse_known(
                 args=list(arguments),
                 return_unknown_args=True,
                 config=(tyro.conf.FlagCreatePairsOff,),
+                registry=_VALUES,
             )
     except SystemExit as stop:
         if stop.code in {0, None}:
-            print(_wrapped(helptext.getvalue()))
+            print(_readable(helptext.getvalue()))
             raise
-        raise ConfigError(f"{_in_one_line(box.getvalue())}; see {command} --help") from None
+        raise _mistake(box.getvalue(), command, arguments, flags_of(kind)) from None
     return options, list(unknown)
+
+
+def _mistake(box: str, command: str, arguments: Sequence[str], flags: Sequence[str]) -> ConfigError:
+    """What was wrong, from tyro's words and, where they mislead, from what was typed."""
+    line = _in_one_line(box)
+    strange = [word for word in arguments if word.startswith("--") and not _is_flag(word, flags)]
+    # A misspelt flag first shows as another one missing, and a positional after it as lost.
+    for word in strange:
+        if _resembled(word, flags) is not None:
+            return unknown_argument(word, flags)
+    lost = re.match(r"Missing value for argument '(\w+)'", line)
+    if strange and lost:
+        line = f"need {lost[1].upper()} before {strange[0]}, which is no option of {command}"
+    return ConfigError(f"{line}; see {command} --help")
+
+
+@_VALUES.primitive_rule
+def _value(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Numbers that say what they need, and `int | None` typed and shown as plain `INT`."""
+    kinds = typing.get_args(info.type) if info.type_origin in {types.UnionType} else [info.type]
+    named = [kind for kind in kinds if kind is not types.NoneType]
+    if len(named) != 1 or (len(kinds) == 1 and named[0] not in _NUMBERS):
+        return None
+    kind = named[0]
+
+    def construct(words: list[str]) -> Any:
+        try:
+            return kind(words[0])
+        except ValueError:
+            raise ValueError(f"need {_NUMBERS.get(kind, 'a value')}, got {words[0]!r}") from None
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=kind.__name__.upper(),
+        instance_from_str=construct,
+        is_instance=lambda instance: instance is None or isinstance(instance, kind),
+        str_from_instance=lambda instance: [str(instance)],
+    )
+
+
+def need(satisfied: bool, where: str, rule: str, value: object) -> None:
+    """Refuse a value of an option that breaks its rule.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if not satisfied:
+        raise ConfigError(f"{where}: need {rule}, got {value!r}")
+
+
+def need_workers(number: int | None) -> None:
+    """The same for `--num-workers`, which several commands have."""
+    need(number is None or number >= 1, "--num-workers", "1 or more", number)
 
 
 def flags_of(kind: type) -> list[str]:
     """Every flag that a command has, from its options' dataclass."""
-    return [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(kind)]
+    hints = typing.get_type_hints(kind, include_extras=True)
+    no_flag = {tyro.conf.Positional, tyro.conf.Suppress}
+    return [
+        f"--{field.name.replace('_', '-')}"
+        for field in dataclasses.fields(kind)
+        if no_flag.isdisjoint(getattr(hints[field.name], "__metadata__", ()))
+    ]
 
 
-def unknown_option(given: str, flags: Sequence[str]) -> ConfigError:
-    """The error for an option that nobody knows."""
-    near = difflib.get_close_matches(given.split("=")[0], flags, n=1, cutoff=0.6)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return ConfigError(f"unknown option {given}{hint}")
+def unknown_argument(given: str, flags: Sequence[str]) -> ConfigError:
+    """The error for an option or a word that nobody knows."""
+    if not given.startswith("-"):
+        return ConfigError(f"unexpected argument {given}; names with spaces and globs need quotes")
+    near = _resembled(given, flags)
+    return ConfigError(f"unknown option {given}{f'; did you mean {near}?' if near else ''}")
 
 
-def _wrapped(helptext: str) -> str:
-    """Help with its long paragraphs wrapped; tyro wraps only what stands in boxes."""
-    lines = (
-        [line] if line.startswith(("  ", "│", "|")) else textwrap.wrap(line, 80) or [""]
-        for line in helptext.rstrip().splitlines()
+def _is_flag(word: str, flags: Sequence[str]) -> bool:
+    return word.split("=")[0].replace("_", "-") in {*flags, "--help"}
+
+
+def _resembled(word: str, flags: Sequence[str]) -> str | None:
+    near = difflib.get_close_matches(word.split("=")[0], flags, n=1, cutoff=0.75)
+    return near[0] if near else None
+
+
+def _readable(helptext: str) -> str:
+    """Help as flowing text of 80 columns.
+
+    Tyro wraps to the terminal's width, keeps the line breaks of our sources, underlines titles and
+    shows defaults that are absent; none of that helps to read.
+    """
+    blocks: list[str] = []
+    for line in helptext.rstrip().splitlines():
+        if line.startswith(" " * 4) and blocks:
+            gap = "  " if _HEAD_ALONE.match(blocks[-1]) else " "
+            blocks[-1] += f"{gap}{line.strip()}"
+        elif not line.startswith(" -"):
+            blocks += ["", f"{line.strip()}:"] if re.match(r" \w", line) else [line.rstrip()]
+    laid_out = "\n".join(itertools.chain.from_iterable(_laid_out(block) for block in blocks))
+    return re.sub(r"\n{3,}", "\n\n", laid_out)
+
+
+def _laid_out(block: str) -> list[str]:
+    entry = _HEAD_AND_TEXT.match(block)
+    if entry is None:
+        below = "       " if block.startswith("usage: ") else ""
+        wrapped = textwrap.wrap(block, _COLUMNS, subsequent_indent=below)
+        return [block] if block.startswith(" ") else wrapped or [""]
+    head, text = entry.groups()
+    text = text.replace("(default: None)", "").replace("(default: False)", "")
+    indent = " " * _TEXT_COLUMN
+    wrapped = textwrap.wrap(
+        text, _COLUMNS, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
     )
-    return "\n".join(line.rstrip() for wrapped in lines for line in wrapped)
+    if len(head) + 2 > _TEXT_COLUMN:
+        return [head, *wrapped]
+    return [head + wrapped[0][len(head) :], *wrapped[1:]]
 
 
 def _in_one_line(box: str) -> str:
@@ -113,4 +218,7 @@ def _in_one_line(box: str) -> str:
     if first and first[0].startswith("Missing from"):
         missing = (re.match(r"--[a-z-]+|[A-Z]{3,}", line) for line in first[1:])
         return f"need {', '.join(match[0] for match in missing if match)}"
-    return " ".join(first).rstrip(".")
+    line = " ".join(first).rstrip(".").removeprefix("Error parsing ")
+    if no_value := re.match(r"Missing value for argument '(-\S+)'", line):
+        return f"{no_value[1]}: need a value"
+    return line

@@ -3,15 +3,19 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from controlset.parse import parse
+from schemas.errors import ConfigError
 
 COMMAND = "controlset demo"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class _Options:
-    output: Path = Path("demo-output")
+    output: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("demo-output")
     """Folder for the photographs and the data set."""
 
 
@@ -25,6 +29,10 @@ def run(arguments: Sequence[str]) -> int:
         "set of Canny triples, verify it, and say where its preview lies.",
         example=f"{COMMAND} --output demo-output",
     )
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output: need a folder to write to, got {error}") from error
     from controlset.demo import demo
 
     return demo(options.output)

@@ -4,11 +4,11 @@ import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import tyro
 
-from controlset.parse import flags_of, parse_known, unknown_option
+from controlset.parse import flags_of, need, parse_known, unknown_argument
 from pipeline.options import GenerateConfig
 from schemas.errors import ConfigError
 
@@ -18,10 +18,18 @@ COMMAND = "controlset generate"
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class _Options(GenerateConfig):
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
+    output: Annotated[str, tyro.conf.arg(metavar="DIR")]
+    conditions: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")]
     beam_args: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
 
-    config: Path | None = None
+    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """YAML file of these options, names as here; the command line wins."""
+
+    def __post_init__(self) -> None:
+        # `--conditions canny` without SOURCE: tyro takes canny for it.
+        rule = "SOURCE and at least one NAME"
+        need(bool(self.conditions), "--conditions", rule, self.source)
+        GenerateConfig.__post_init__(self)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -42,43 +50,42 @@ def parse_config(arguments: Sequence[str]) -> GenerateConfig:
     Raises:
         ConfigError: a mistake in either, in one line.
     """
+    path = _value_of("--config", arguments)
+    from_file = {} if path is None else _read_yaml(path)
+    source_of_file = [str(from_file["source"])] if from_file.get("source") else []
     options, unknown = parse_known(
         _Options,
         COMMAND,
-        _with_file(list(arguments)),
+        [*source_of_file, *arguments, *_as_flags(from_file, but=arguments)],
         description="Turn photographs into a data set of images, captions and condition maps. "
         "Run again, it goes on where it stopped. Options that are not listed here go to Apache "
         "Beam, e.g. --runner=DataflowRunner.",
         example=f"{COMMAND} photographs/ --output canny-set --conditions canny",
     )
+    # The file's source came first, so one that was typed is left over, before Beam's options.
+    typed = source_of_file and unknown and not unknown[0].startswith("-")
+    source = unknown.pop(0) if typed else options.source
     if unknown:
         _check_beam_knows(unknown)
     values: dict[str, Any] = {
         field.name: getattr(options, field.name) for field in dataclasses.fields(GenerateConfig)
     }
-    values["beam_args"] = tuple(unknown)
-    return GenerateConfig(**values)
+    return GenerateConfig(**values | {"source": source, "beam_args": tuple(unknown)})
 
 
-def _with_file(arguments: list[str]) -> list[str]:
-    """The command line, after the options of `--config FILE` that it does not repeat."""
-    path = _value_of("--config", arguments)
-    if path is None:
-        return arguments
-    given = {argument.split("=")[0] for argument in arguments}
-    has_source = not arguments[0].startswith("-")
-    source: list[str] = []
-    added: list[str] = []
-    for name, value in _read_yaml(path).items():
+def _as_flags(values: Mapping[str, Any], *, but: Sequence[str]) -> list[str]:
+    """Options of a file as a command line would give them, without those that it does give."""
+    given = {argument.split("=")[0].replace("_", "-") for argument in but}
+    flags: list[str] = []
+    for name, value in values.items():
         flag = f"--{name.replace('_', '-')}"
-        if name == "source":
-            source = [] if has_source else [str(value)]
-        elif flag not in given and value is not None and value is not False:
-            values = value if isinstance(value, list) else [] if value is True else [value]
-            added += [flag, *map(str, values)]
-    if has_source:
-        return [arguments[0], *added, *arguments[1:]]
-    return [*source, *added, *arguments]
+        if name == "source" or flag in given or value is None or value is False:
+            continue
+        if isinstance(value, list):
+            flags += [flag, *map(str, value)]
+        else:
+            flags.append(flag if value is True else f"{flag}={value}")
+    return flags
 
 
 def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
@@ -101,26 +108,48 @@ def _read_yaml(path: str) -> Mapping[str, Any]:
         raise ConfigError(f"--config {path}: need YAML, got {error}") from error
     if not isinstance(document, dict):
         raise ConfigError(f"--config {path}: need a mapping of options, got {document!r}")
-    names = {field.name for field in dataclasses.fields(GenerateConfig)} - {"beam_args"}
-    for name in document:
-        if str(name).replace("-", "_") not in names:
-            near = difflib.get_close_matches(str(name), names, n=1)
+    values = {str(name).replace("-", "_"): value for name, value in document.items()}
+    kinds = {field.name: field.type for field in dataclasses.fields(GenerateConfig)}
+    for name, value in values.items():
+        if name not in kinds or name == "beam_args":
+            near = difflib.get_close_matches(name, kinds.keys() - {"beam_args"}, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(f"--config {path}: unknown option {name}{hint}")
-    return {str(name).replace("-", "_"): value for name, value in document.items()}
+        rule = _misfit(kinds[name], value, several=name == "conditions")
+        need(rule is None, f"--config {path}: {name}", str(rule), value)
+    return values
+
+
+def _misfit(kind: object, value: object, *, several: bool) -> str | None:
+    """What a value of a file should be, if its very form is wrong; the rest is checked as typed."""
+    if kind is bool:
+        return None if isinstance(value, bool | None) else "true or false"
+    if isinstance(value, bool | dict) or (isinstance(value, list) and not several):
+        return "names" if several else "one value"
+    return None
 
 
 def _check_beam_knows(unknown: Sequence[str]) -> None:
     """Refuse what neither we nor Beam know; Beam itself would ignore it.
 
     Raises:
-        ConfigError: names the first such option.
+        ConfigError: names the first such option, or one whose value Beam does not take.
     """
     from apache_beam.options import pipeline_options as beam_options
+    from apache_beam.runners.runner import create_runner
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"Apache Beam: {message}")
 
     parser = beam_options._BeamArgumentParser(allow_abbrev=False, add_help=False)
+    parser.error = refuse  # its own prints the usage of 200 options
     for kind in set(beam_options.PipelineOptions.__subclasses__()):
         kind._add_argparse_args(parser)  # Beam's own hook for declaring options
-    left = parser.parse_known_args(list(unknown))[1]
+    known, left = parser.parse_known_args(list(unknown))
     if left:
-        raise unknown_option(left[0], flags_of(_Options))
+        raise unknown_argument(left[0], flags_of(_Options))
+    if known.runner is not None:
+        try:
+            create_runner(known.runner)
+        except (AttributeError, ImportError, ValueError) as error:
+            raise ConfigError(f"--runner {known.runner}: {error}") from error

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from controlset.parse import parse
+from controlset.parse import need, need_workers, parse
 
 COMMAND = "controlset inspect"
 
@@ -18,10 +18,10 @@ class _Options:
     dataset: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATASET")]
     """Folder of the data set."""
 
-    html: Path | None = None
+    html: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Also write the report, with charts and pictures, to this file."""
 
-    json: Path | None = None
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Also write the numbers to this file."""
 
     sample: int | None = None
@@ -41,6 +41,11 @@ def run(arguments: Sequence[str]) -> int:
         "duplicates, rejects.",
         example=f"{COMMAND} canny-set --html report.html",
     )
+    need(options.sample is None or options.sample >= 1, "--sample", "1 or more", options.sample)
+    need_workers(options.num_workers)
+    for flag, path in (("--html", options.html), ("--json", options.json)):
+        writable = path is None or (path.parent.is_dir() and not path.is_dir())
+        need(writable, flag, "a file in a folder that exists", str(path))
     from controlset.console import cores, progress, results
     from pipeline.inspection import inspect_dataset, print_inspection, render_inspection
 

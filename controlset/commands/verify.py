@@ -7,8 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from controlset.parse import parse
-from schemas.errors import ConfigError
+from controlset.parse import need, need_workers, parse
 
 COMMAND = "controlset verify"
 
@@ -35,11 +34,10 @@ def run(arguments: Sequence[str]) -> int:
         "with --audit, maps against the images they were made from.",
         example=f"{COMMAND} canny-set --audit 0.05",
     )
-    if not 0 <= options.audit <= 1:
-        raise ConfigError(f"--audit: need a fraction from 0 to 1, got {options.audit}")
-    from pipeline.verify import print_verification, verify_dataset
-
+    need(0 <= options.audit <= 1, "--audit", "a fraction from 0 to 1", options.audit)
+    need_workers(options.num_workers)
     from controlset.console import cores, progress, results
+    from pipeline.verify import print_verification, verify_dataset
 
     with progress("verifying") as advance:
         report = verify_dataset(

@@ -80,11 +80,25 @@ def test_options_of_beam_are_handed_on():
     [
         ([], "need SOURCE, --output, --conditions; see controlset generate --help"),
         (["photos"], "need --output, --conditions; see controlset generate --help"),
-        ([*NEEDED, "--resolution", "big"], "Error parsing --resolution: invalid literal for int"),
+        ([*NEEDED, "--resolution", "big"], "--resolution: need a whole number, got 'big'; see"),
         ([*NEEDED, "--resolution", "500"], "--resolution: need a multiple of 8 from 8 to 8192"),
         ([*NEEDED, "--fit", "squash"], "invalid choice 'squash' for argument '--fit'"),
         ([*NEEDED, "--resolutoin", "8"], "unknown option --resolutoin; did you mean --resolution?"),
-        ([*NEEDED, "--seed"], "Missing value for argument '--seed'"),
+        ([*NEEDED, "--seed"], "--seed: need a value; see controlset generate --help"),
+        ([*NEEDED, "--limit", "few"], "--limit: need a whole number, got 'few'; see"),
+        ([*NEEDED, "--max-aspect", "big"], "--max-aspect: need a number, got 'big'; see"),
+        (["photos", "--ouput", "out"], "unknown option --ouput; did you mean --output?"),
+        (["a.jpg", "b.jpg", *NEEDED[1:]], "unexpected argument b.jpg; names with spaces and globs"),
+        (NEEDED[1:], "--conditions: need SOURCE and at least one NAME, got 'canny'"),
+        (NEEDED[:-1], "--conditions: need SOURCE and at least one NAME, got 'photos'"),
+        ([*NEEDED, "--beam-args", "x"], "unknown option --beam-args\n"),
+        ([*NEEDED, "--runner"], "Apache Beam: argument --runner: expected one argument"),
+        ([*NEEDED, "--runner", "Nope"], "--runner Nope: Unexpected pipeline runner: Nope."),
+        (
+            [*NEEDED, "--direct_num_workers=x"],
+            "Apache Beam: argument --direct_num_workers: invalid int value: 'x'",
+        ),
+        (["--streaming", *NEEDED], "need SOURCE before --streaming, which is no option of"),
         ([*NEEDED[:-1], "depth"], "--conditions depth: not available yet; available: canny"),
         ([*NEEDED[:-1], "cany"], "--conditions cany: no such annotator; available: canny"),
         ([*NEEDED, "--canny-thresholds", "9"], "--canny-thresholds: need LOW,HIGH or LOW-LOW,HIGH"),
@@ -118,9 +132,31 @@ def test_unknown_commands_and_flags_of_other_commands_are_one_line(capsys):
         2,
         "controlset verify: --audit: need a fraction from 0 to 1, got 2.0\n",
     )
+    assert in_process(capsys, "--verison")[::2] == (
+        2,
+        "controlset: unknown option '--verison'; did you mean --version?\n",
+    )
     status, _, err = in_process(capsys, "inspect", "/nowhere")
     assert status == 2
     assert err.startswith("controlset inspect: /nowhere: need a complete data set, found no")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["verify", "x", "--num-workers", "0"], "--num-workers: need 1 or more, got 0"),
+        (["inspect", "x", "--num-workers", "-1"], "--num-workers: need 1 or more, got -1"),
+        (["inspect", "x", "--sample", "0"], "--sample: need 1 or more, got 0"),
+        (["inspect", "x", "--html", "/no/x"], "--html: need a file in a folder that exists, got"),
+        (["inspect", "x", "--json", "/"], "--json: need a file in a folder that exists, got '/'"),
+        (["demo", "--output", "/dev/null/x"], "--output: need a folder to write to, got [Errno"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_any_work(capsys, arguments, line):
+    status, _, err = in_process(capsys, *arguments)
+    assert status == 2
+    assert err.count("\n") == 1
+    assert err.startswith(f"controlset {arguments[0]}: {line}")
 
 
 def test_without_arguments_the_help_goes_to_stderr_with_status_2(capsys):
@@ -137,6 +173,21 @@ def test_every_help_has_an_example(capsys, command):
     out = capsys.readouterr().out
     assert f"example:\n  controlset {command} " in out
     assert max(map(len, out.splitlines())) <= 80
+    assert "None" not in out
+    assert "──" not in out
+    assert "\n\n\n" not in out
+
+
+def test_the_help_of_an_option_flows_whatever_the_line_breaks_of_the_source(capsys):
+    with pytest.raises(SystemExit):
+        main(["generate", "--help"])
+    out = capsys.readouterr().out
+    assert (
+        "  --fit {crop,pad,stretch,bucket}\n"
+        "                        crop: centre crop. pad: white border. stretch: aspect\n"
+        "                        lost. bucket: nearest aspect bucket with sides that are\n"
+        "                        multiples of 64, then centre crop. (default: crop)\n"
+    ) in out
 
 
 def test_help_and_version_answer_in_half_a_second():
@@ -171,6 +222,15 @@ def test_a_file_of_options_is_read_and_the_command_line_wins(tmp_path):
     assert config.limit is None
     other = parse_config(["other", f"--config={path}", "--output", "there"])
     assert (other.source, other.output, other.resolution) == ("other", "there", 256)
+    after = parse_config(["--config", str(path), "other", "--runner=FnApiRunner"])
+    assert (after.source, after.beam_args) == ("other", ("--runner=FnApiRunner",))
+
+
+def test_values_in_a_file_may_look_like_flags(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text("conditions: canny\ncaption: fixed\ncaption_text: -- a cat\n")
+    config = parse_config(["photos", "--output", "out", "--config", str(path)])
+    assert (config.conditions, config.caption_text) == (("canny",), "-- a cat")
 
 
 @pytest.mark.parametrize(
@@ -179,6 +239,9 @@ def test_a_file_of_options_is_read_and_the_command_line_wins(tmp_path):
         ("resolutoin: 8", "unknown option resolutoin; did you mean resolution?"),
         ("- a list", "need a mapping of options, got ['a list']"),
         ("a: [", "need YAML, got"),
+        ("limit: [1, 2]", "limit: need one value, got [1, 2]"),
+        ("conditions: {a: 1}", "conditions: need names, got {'a': 1}"),
+        ("overwrite: 'yes'", "overwrite: need true or false, got 'yes'"),
     ],
 )
 def test_a_wrong_file_of_options_is_named(tmp_path, text, message):
@@ -197,6 +260,14 @@ def test_ctrl_c_is_one_line_and_status_130(capsys, monkeypatch):
         130,
         "controlset generate: interrupted; the same command goes on from here\n",
     )
+
+
+def test_ctrl_c_promises_to_go_on_only_where_it_does(capsys, monkeypatch):
+    def interrupted(_arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("controlset.commands.verify.run", interrupted)
+    assert in_process(capsys, "verify")[::2] == (130, "controlset verify: interrupted\n")
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
