@@ -1,38 +1,34 @@
 """From any bytes to an upright sRGB image, or to the reason why not."""
 
+import contextlib
 import dataclasses
 import io
+import logging
+import re
 import struct
+import threading
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import (
+    AvifImagePlugin,
+    Image,
+    ImageFile,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+)
 
-from pipeline.color import needs_profile, to_srgb
+from pipeline.color import StoredAs, needs_profile, to_srgb
+from pipeline.formats import EXTENSIONS, ends_early, formats, unidentified
 from pipeline.quiet import silence_libtiff
 from schemas.errors import Reason, Rejected
 from schemas.pixels import RgbU8
 
-_EXTENSIONS = {
-    "JPEG": "jpg",
-    "MPO": "jpg",
-    "PNG": "png",
-    "WEBP": "webp",
-    "GIF": "gif",
-    "TIFF": "tif",
-    "BMP": "bmp",
-    "DIB": "bmp",
-    "AVIF": "avif",
-    "HEIF": "heic",
-    "JPEG2000": "jp2",
-}
-Image.init()  # `formats` must name registered ones only: MPO opens as JPEG, HEIF needs a plugin
-# No PostScript, no PDF: nothing that runs code or opens files.
-_FORMATS = tuple(name for name in _EXTENSIONS if name in Image.OPEN)
-_ORIENTATION_TAG = 0x0112
 _BAND_PIXELS = 4_000_000  # converted at a time
+_ORIENTATION_TAG = 0x0112
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -65,9 +61,12 @@ _PILLOW_RAISES = (
 # The limits below replace Pillow's own, which would warn before ours could explain.
 Image.MAX_IMAGE_PIXELS = None
 silence_libtiff()
-# Pillow warns about damaged metadata of pictures that are fine; pictures that are not get rejected.
-# Set once, for Pillow's modules only: catch_warnings is not safe in threads.
-warnings.filterwarnings("ignore", module=r"PIL\.")
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # 1 MB of metadata is no bomb
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the pool's threads are the parallelism
+_OUR_FILTER = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+_FILTER_LOCK = threading.Lock()
+# Unless somebody listens: without any handler Python prints what Pillow logs about bad TIFFs.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,44 +115,42 @@ def decode(
     """
     if not raw:
         raise Rejected(Reason.EMPTY_FILE, "0 bytes")
-    try:
-        with Image.open(io.BytesIO(raw), formats=_FORMATS) as picture:
-            return _decode_opened(picture, limits, smallest_useful)
-    except UnidentifiedImageError as error:
-        raise _unidentified(raw) from error
-    except _PILLOW_RAISES as error:
-        raise Rejected(_reason_of(error), f"{type(error).__name__}: {error}"[:300]) from error
-
-
-def _decode_opened(
-    picture: ImageFile.ImageFile,
-    limits: DecodeLimits,
-    smallest_useful: Callable[[int, int], tuple[int, int]],
-) -> DecodedImage:
-    full_size = picture.size
-    _check(full_size, limits)
-    real_format = picture.format or ""
-    is_jpeg = real_format in {"JPEG", "MPO"}
-    orientation = _orientation(picture) if is_jpeg else 1
-    if is_jpeg:
-        wanted = smallest_useful(*_turned(full_size, orientation))
-        picture.draft(None, _turned(wanted, orientation))
-    picture.load()
-    if not is_jpeg:
-        orientation = _orientation(picture)  # TIFF turns itself when it is loaded
+    _quieten_pillow()
+    with _rejecting(raw):
+        picture = Image.open(io.BytesIO(raw), formats=formats())
+    with picture:
         full_size = picture.size
+        _check(full_size, limits)
+        stored_as = _stored_as(picture)
+        _check_tiles(picture, limits)
+        orientation = _orientation(picture) if stored_as.is_jpeg else 1
+        if stored_as.is_jpeg:
+            wanted = smallest_useful(*_turned(full_size, orientation))
+            picture.draft(None, _turned(wanted, orientation))
+        with _rejecting(raw):
+            picture.load()
+        if not stored_as.is_jpeg:
+            orientation = _orientation(picture)  # TIFF turns itself when it is loaded
+            full_size = picture.size
+        return _upright(picture, stored_as, orientation, full_size)
+
+
+def _upright(
+    picture: ImageFile.ImageFile, stored_as: StoredAs, orientation: int, full_size: tuple[int, int]
+) -> DecodedImage:
     upright = picture.transpose(_TRANSPOSES[orientation]) if orientation > 1 else picture
     width, height = _turned(full_size, orientation)
+    whole = orientation == 1 and picture.size == full_size
     return DecodedImage(
-        rgb=_to_srgb_in_bands(upright, is_jpeg=is_jpeg),
+        rgb=_to_srgb_in_bands(upright, stored_as),
         original_width=width,
         original_height=height,
-        extension=_EXTENSIONS[real_format],
-        pristine=orientation == 1 and picture.size == full_size and _is_plain(picture),
+        extension=EXTENSIONS[picture.format or ""],
+        pristine=whole and _is_plain(picture) and not stored_as.raw_mode.startswith("RGB;16"),
     )
 
 
-def _to_srgb_in_bands(picture: Image.Image, *, is_jpeg: bool) -> RgbU8:
+def _to_srgb_in_bands(picture: Image.Image, stored_as: StoredAs) -> RgbU8:
     """As `to_srgb`, without copies of a large picture at full size.
 
     A file of 53 kB can hold 98 million one-bit pixels: peak 1050 MB at once, 500 MB in bands.
@@ -161,22 +158,34 @@ def _to_srgb_in_bands(picture: Image.Image, *, is_jpeg: bool) -> RgbU8:
     width, height = picture.size
     band = max(1, _BAND_PIXELS // width)
     if band >= height:
-        return to_srgb(picture, is_jpeg=is_jpeg)
+        return to_srgb(picture, stored_as)
     rgb = np.empty((height, width, 3), np.uint8)
     for top in range(0, height, band):
         part = picture.crop((0, top, width, min(height, top + band)))
-        rgb[top : top + band] = to_srgb(part, is_jpeg=is_jpeg)
+        rgb[top : top + band] = to_srgb(part, stored_as)
     return rgb
 
 
-def _unidentified(raw: bytes) -> Rejected:
-    """Tell a picture with a damaged header from a file that never was a picture."""
-    magic = raw[:16].ljust(16, b"\0")
-    for name in _FORMATS:
-        _, accepts = Image.OPEN[name]
-        if accepts is not None and accepts(magic) is True:
-            return Rejected(Reason.CORRUPT, f"starts as {name}, but its header cannot be read")
-    return Rejected(Reason.NOT_AN_IMAGE, f"no known picture format, starts with {raw[:8]!r}")
+@contextlib.contextmanager
+def _rejecting(raw: bytes) -> Iterator[None]:
+    """Pillow's many errors become ours. Only Pillow runs inside: our own bugs must fly."""
+    try:
+        yield
+    except UnidentifiedImageError as error:
+        raise unidentified(raw) from error
+    except _PILLOW_RAISES as error:
+        raise Rejected(_reason_of(error, raw), f"{type(error).__name__}: {error}"[:300]) from error
+
+
+def _quieten_pillow() -> None:
+    """Ignore Pillow's warnings: a picture is fine, or it is rejected with a reason.
+
+    `catch_warnings` is not safe in threads, and a filter set at import is lost whenever somebody
+    else's `catch_warnings` ends (pytest does so around each test); so it is looked at each time.
+    """
+    if warnings.filters[:1] != [_OUR_FILTER]:
+        with _FILTER_LOCK:
+            warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _check(size: tuple[int, int], limits: DecodeLimits) -> None:
@@ -198,6 +207,37 @@ def _check(size: tuple[int, int], limits: DecodeLimits) -> None:
             f"{width}x{height} is more than {limits.max_aspect:g} times as long as wide "
             "(--max-aspect)",
         )
+
+
+def _check_tiles(picture: ImageFile.ImageFile, limits: DecodeLimits) -> None:
+    """A small TIFF may claim a huge tile, and libtiff would make room for it."""
+    if not isinstance(picture, TiffImagePlugin.TiffImageFile):
+        return
+    width = picture.tag_v2.get(TiffImagePlugin.TILEWIDTH, 1)
+    height = picture.tag_v2.get(TiffImagePlugin.TILELENGTH, 1)
+    # Tiles end in steps of 16 px, so they may be larger than a small picture.
+    if isinstance(width, int) and isinstance(height, int):
+        largest = max(limits.max_pixels, 4096 * 4096)
+        if width * height > largest:
+            raise Rejected(
+                Reason.TOO_MANY_PIXELS,
+                f"a TIFF tile of {width}x{height} is more than {largest} pixels",
+            )
+
+
+def _stored_as(picture: ImageFile.ImageFile) -> StoredAs:
+    """Asked before loading, which forgets it."""
+    raw_mode = ""
+    if picture.format in {"PNG", "TIFF"} and picture.tile:
+        args = picture.tile[0].args
+        first = args[0] if isinstance(args, tuple) and args else args
+        raw_mode = first if isinstance(first, str) else ""
+    tags = picture.tag_v2 if isinstance(picture, TiffImagePlugin.TiffImageFile) else {}
+    return StoredAs(
+        is_jpeg=picture.format in {"JPEG", "MPO"},
+        raw_mode=raw_mode,
+        min_is_white=tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0,
+    )
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -224,7 +264,7 @@ def _is_plain(picture: ImageFile.ImageFile) -> bool:
     )
 
 
-def _reason_of(error: Exception) -> Reason:
-    """Pillow says in words whether the file just ends."""
-    ends_early = isinstance(error, EOFError) or "truncated" in str(error).lower()
-    return Reason.TRUNCATED if ends_early else Reason.CORRUPT
+def _reason_of(error: Exception, raw: bytes) -> Reason:
+    """Pillow says in words whether the file just ends, or the file's own structure does."""
+    says_so = isinstance(error, EOFError) or "truncated" in str(error).lower()
+    return Reason.TRUNCATED if says_so or ends_early(raw) else Reason.CORRUPT

@@ -1,8 +1,8 @@
 """One geometry for the stored image and every map: which part of the picture, at which size."""
 
 import dataclasses
+import fractions
 import functools
-import math
 
 import cv2
 import numpy as np
@@ -123,12 +123,15 @@ def buckets(resolution: int) -> tuple[tuple[int, int], ...]:
 
 
 def nearest_bucket(width: int, height: int, resolution: int) -> tuple[int, int]:
-    """The bucket whose aspect is nearest (by ratio); of equal ones the larger, then the wider."""
-    aspect = math.log(width / height)
+    """The bucket whose aspect is nearest (by ratio); of equal ones the larger, then the wider.
 
-    def distance(bucket: tuple[int, int]) -> tuple[float, int, int]:
-        off = abs(math.log(bucket[0] / bucket[1]) - aspect)
-        return round(off, 9), -bucket[0] * bucket[1], -bucket[0]
+    Compared as fractions, which order as the distance of the logarithms does, but exactly.
+    """
+
+    def distance(bucket: tuple[int, int]) -> tuple[fractions.Fraction, int, int]:
+        across, along = width * bucket[1], height * bucket[0]
+        off = fractions.Fraction(max(across, along), min(across, along))
+        return off, -bucket[0] * bucket[1], -bucket[0]
 
     return min(buckets(resolution), key=distance)
 
@@ -138,10 +141,10 @@ def _centre_box(
 ) -> tuple[int, int, int, int]:
     """Largest centred box of the target's aspect."""
     if width * out_height >= height * out_width:
-        box_width = max(1, round(height * out_width / out_height))
+        box_width = max(1, _rounded(height * out_width, out_height))
         left = (width - box_width) // 2
         return left, 0, left + box_width, height
-    box_height = max(1, round(width * out_height / out_width))
+    box_height = max(1, _rounded(width * out_height, out_width))
     top = (height - box_height) // 2
     return 0, top, width, top + box_height
 
@@ -158,15 +161,15 @@ def _cut(
         pad_top=0,
         width=out_width,
         height=out_height,
-        crop_x=round(left * out_width / (right - left)),
-        crop_y=round(top * out_height / (bottom - top)),
+        crop_x=_rounded(left * out_width, right - left),
+        crop_y=_rounded(top * out_height, bottom - top),
     )
 
 
 def _pad(width: int, height: int, resolution: int) -> Geometry:
     longest = max(width, height)
-    inner_width = max(1, round(width * resolution / longest))
-    inner_height = max(1, round(height * resolution / longest))
+    inner_width = max(1, _rounded(width * resolution, longest))
+    inner_height = max(1, _rounded(height * resolution, longest))
     return Geometry(
         source_box=(0, 0, width, height),
         inner_width=inner_width,
@@ -178,6 +181,11 @@ def _pad(width: int, height: int, resolution: int) -> Geometry:
         crop_x=0,
         crop_y=0,
     )
+
+
+def _rounded(numerator: int, denominator: int) -> int:
+    """The quotient to the nearest integer, a half upwards; floats would round it to even."""
+    return (2 * numerator + denominator) // (2 * denominator)
 
 
 def _resize(rgb: RgbU8, width: int, height: int) -> RgbU8:

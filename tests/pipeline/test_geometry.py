@@ -53,6 +53,11 @@ def test_crop_coordinates_are_in_pixels_of_the_resized_image():
     assert (plan(768, 1024).crop_x, plan(768, 1024).crop_y) == (0, 85)
 
 
+def test_half_a_pixel_is_rounded_up():
+    # 257 px are cut on the left and scaled by a half: 128.5, which floats would round to even.
+    assert plan_geometry(1026, 512, resolution=256, fit="crop").crop_x == 129
+
+
 def test_padding_is_white_and_centred():
     geometry = plan(200, 100, resolution=64, fit="pad")
     out = apply_geometry(np.zeros((100, 200, 3), np.uint8), geometry)
