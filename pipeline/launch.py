@@ -5,6 +5,7 @@ import heapq
 import itertools
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterator
 
@@ -18,8 +19,14 @@ from pipeline.options import GenerateConfig
 from pipeline.plan import lay_out, split_of
 from pipeline.progress import TALLY
 from pipeline.run import build, order
-from pipeline.sources import Container, index_container, list_source, resolve_source
-from pipeline.store import check_place, read_text
+from pipeline.sources import (
+    Container,
+    SourceKind,
+    index_container,
+    list_source,
+    resolve_source,
+)
+from pipeline.store import check_place, is_local, read_text
 from pipeline.workshop import close_workshops
 from schemas.errors import ConfigError
 from schemas.manifest import MANIFEST_NAME, Manifest
@@ -64,7 +71,19 @@ def resolve(config: GenerateConfig) -> Job:
     """
     job = Job(config=config, specs=specs_of(config), source=resolve_source(config))
     check_place(job.output)
+    _check_apart(job)
     return job
+
+
+def _check_apart(job: Job) -> None:
+    """Refuse an output whose shards the next listing would take for its source."""
+    source, output = (os.path.abspath(place) for place in (job.config.source, job.output))
+    inside = os.path.commonpath([source, output]) == source
+    if job.source.kind is SourceKind.PARQUET and is_local(job.output) and inside:
+        raise ConfigError(
+            f"{job.output}: need an output outside the source {job.config.source}, whose Parquet "
+            "files are read; choose another --output"
+        )
 
 
 def dry_run(config: GenerateConfig) -> str:

@@ -27,11 +27,14 @@ GOLDEN = Path(__file__).with_name("tiny.json")
 
 
 def draw(folder: Path) -> None:
-    """Twenty pictures of coloured boxes and ramps, one with a caption, one broken."""
+    """Twenty pictures of coloured boxes, ramps and noise, one with a caption, one broken."""
     folder.mkdir(parents=True)
     for number in range(20):
         y, x = np.mgrid[0:64, 0 : 64 + 4 * number]
-        rgb = np.stack([x * 2, y * 3, (x + y) * number], axis=-1) % 256
+        noise = np.random.default_rng(number).integers(
+            0, 70, (*x.shape, 3)
+        )  # edges of all strengths
+        rgb = (np.stack([x * 2, y * 3, (x + y) * number], axis=-1) + noise) % 256
         top, left = 3 * number % 40, 7 * number % 50
         rgb[top : top + 20, left : left + 25] = (255, 12 * number, 40)
         Image.fromarray(rgb.astype(np.uint8)).save(folder / f"{number:02d}.png")

@@ -104,10 +104,9 @@ def test_the_number_of_workers_changes_no_byte(source, expected, tmp_path, worke
     "beam_args",
     [
         ["--direct_runner_bundle_repeat=2"],  # every bundle is done twice, as after a failure
-        ["--direct_num_workers=4", "--direct_runner_bundle_repeat=1"],
-        ["--runner=FnApiRunner", "--direct_num_workers=2", "--direct_running_mode=multi_threading"],
+        ["--runner=FnApiRunner", "--direct_num_workers=4", "--direct_running_mode=multi_threading"],
     ],
-    ids=["repeated", "four at once", "over gRPC"],
+    ids=["every bundle twice", "four threads over gRPC"],
 )
 def test_no_way_to_run_on_this_machine_changes_a_byte(source, expected, tmp_path, beam_args):
     generate(config_for(source, tmp_path / "out", *beam_args))

@@ -1,7 +1,9 @@
 """The end of a run: sums, stale files, and a manifest that is never there without being true."""
 
+import dataclasses
 import json
 import os
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,6 +15,7 @@ from pipeline.finish import finish, is_shard_file, preview_rows
 from pipeline.launch import generate, resolve
 from pipeline.options import GenerateConfig
 from pipeline.plan import split_of
+from pipeline.sources import Selection, SourceKind, SourceSpec
 from schemas.errors import ConfigError
 from schemas.manifest import Manifest
 from schemas.records import key_of
@@ -25,9 +28,9 @@ def config_for(source, output, **changes):
     return GenerateConfig(source=str(source), output=str(output), conditions=("canny",), **options)
 
 
-@pytest.fixture
-def source(tmp_path):
-    folder = tmp_path / "in"
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finish") / "in"
     folder.mkdir()
     for number in range(COUNT):
         pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), np.uint8)
@@ -36,12 +39,18 @@ def source(tmp_path):
     return folder
 
 
+@pytest.fixture(scope="module")
+def original(source):
+    output = source.with_name("out")
+    return output, generate(config_for(source, output))
+
+
 @pytest.fixture
-def made(source, tmp_path):
-    """Output folder, job and manifest of a finished run."""
-    config = config_for(source, tmp_path / "out")
-    manifest = generate(config)
-    return tmp_path / "out", resolve(config), manifest
+def made(original, source, tmp_path):
+    """Output folder, job and manifest of a finished run; the test's own copy."""
+    output, manifest = original
+    copy = shutil.copytree(output, tmp_path / "out")
+    return copy, resolve(config_for(source, copy)), manifest
 
 
 def files_of(folder):
@@ -110,10 +119,9 @@ def test_a_shard_file_is_known_by_its_whole_name():
 
 def test_the_old_manifest_goes_before_the_files_that_it_names(made, source, monkeypatch):
     # All that is left is the train split, whose shards do not change: nothing is made again.
-    output, _, manifest = made
-    for path in source.iterdir():
-        if split_of(key_of(path.name), validation=0.2, seed=0) == "validation":
-            path.unlink()
+    output, job, manifest = made
+    job = dataclasses.replace(job, source=_train_only(source))
+    monkeypatch.setattr("pipeline.launch.resolve", lambda _: job)
     real = store.remove
 
     def break_off(path):
@@ -123,13 +131,24 @@ def test_the_old_manifest_goes_before_the_files_that_it_names(made, source, monk
 
     monkeypatch.setattr(store, "remove", break_off)
     with pytest.raises(KeyboardInterrupt):
-        generate(config_for(source, output))
-    monkeypatch.undo()
+        generate(job.config)
+    monkeypatch.setattr(store, "remove", real)
     assert not (output / "manifest.json").exists()
-    after = generate(config_for(source, output))
+    after = generate(job.config)
     assert list(after.splits) == ["train"]
     assert after.shards == manifest.splits["train"]
     assert not list(output.glob("*/validation-*"))
+
+
+def _train_only(source):
+    """The source without the pictures that belong to validation."""
+    names = frozenset(
+        path.name
+        for path in source.iterdir()
+        if split_of(key_of(path.name), validation=0.2, seed=0) == "train"
+    )
+    selections = (Selection(base=str(source), names=names),)
+    return SourceSpec(root=str(source), kind=SourceKind.IMAGES, selections=selections)
 
 
 def test_the_manifest_is_written_after_everything_else(made, monkeypatch):

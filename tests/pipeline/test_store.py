@@ -70,16 +70,24 @@ def bucket():
     BUCKET.clear()
 
 
-@pytest.fixture
-def noise(tmp_path):
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory):
     """A folder of 20 pictures and one that is none."""
-    folder = tmp_path / "in"
+    folder = tmp_path_factory.mktemp("store") / "in"
     folder.mkdir()
     for number in range(20):
         pixels = np.random.default_rng(number).integers(0, 256, (70, 80, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"{number:02d}.png")
     (folder / "broken.jpg").write_text("no picture")
     return folder
+
+
+@pytest.fixture(scope="module")
+def finished(noise):
+    """The objects of a set in a bucket, and its manifest."""
+    BUCKET.clear()
+    manifest = generate(config_for(noise, "bucket://b/set/"))
+    return dict(BUCKET), manifest
 
 
 def config_for(source, output, **changes):
@@ -229,9 +237,9 @@ def test_a_damaged_text_is_read_as_damaged(tmp_path, bucket, kind):
 # Buckets --------------------------------------------------------------------------------------
 
 
-def test_a_bucket_gets_the_same_bytes_as_a_folder(noise, bucket, tmp_path):
+def test_a_bucket_gets_the_same_bytes_as_a_folder(noise, finished, tmp_path):
     generate(config_for(noise, tmp_path / "local"))
-    manifest = generate(config_for(noise, "bucket://b/set/"))
+    bucket, manifest = finished
     assert manifest.rows == 20
     local = files_of(tmp_path / "local")
     assert {name.removeprefix("bucket://b/set/"): raw for name, raw in bucket.items()} == local
@@ -240,10 +248,10 @@ def test_a_bucket_gets_the_same_bytes_as_a_folder(noise, bucket, tmp_path):
         assert hashlib.sha256(stored).hexdigest() == shard.data.sha256
 
 
-def test_in_a_bucket_too_the_same_command_goes_on_and_sweeps_up(noise, bucket, tmp_path):
+def test_in_a_bucket_too_the_same_command_goes_on_and_sweeps_up(noise, finished, bucket):
     config = config_for(noise, "bucket://b/set")
-    generate(config)
-    complete = dict(bucket)
+    complete, _ = finished
+    bucket.update(complete)
     del bucket["bucket://b/set/manifest.json"]
     first = next(name for name in bucket if "/data/" in name)
     bucket[first] = bucket[first][:-9]
@@ -252,8 +260,10 @@ def test_in_a_bucket_too_the_same_command_goes_on_and_sweeps_up(noise, bucket, t
     assert bucket == complete
 
 
-def test_in_a_bucket_too_another_recipe_is_refused_and_overwrite_replaces_it(noise, bucket):
-    generate(config_for(noise, "bucket://b/set"))
+def test_in_a_bucket_too_another_recipe_is_refused_and_overwrite_replaces_it(
+    noise, finished, bucket
+):
+    bucket.update(finished[0])
     bucket["bucket://b/set/mine.txt"] = b"mine"
     with pytest.raises(ConfigError, match=re.escape("made with quality=95 (now 80)")):
         generate(config_for(noise, "bucket://b/set", quality=80))
