@@ -56,6 +56,7 @@ class _Driver:
 
     def close(self):
         self._process.stdin.close()
+        self._process.stdout.close()
         self._process.wait()
 
 
