@@ -8,7 +8,10 @@ import importlib
 import io
 import logging
 import os
+import signal
 import sys
+import threading
+import types
 from collections.abc import Sequence
 
 from controlset import __version__
@@ -70,16 +73,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(name: str, arguments: Sequence[str]) -> int:
     logging.getLogger().addFilter(_without_apitools)
+    interrupts = _counted_interrupts()
     try:
         return importlib.import_module(f"controlset.commands.{name}").run(arguments)
     except ConfigError as error:
         return _say(f"controlset {name}: {error}", 2)
-    except KeyboardInterrupt:
-        hint = "; the same command goes on from here" if name in _RESUMED else ""
-        return _say(f"controlset {name}: interrupted{hint}", 130)
     except BrokenPipeError:  # `controlset inspect … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except BaseException as error:
+        # Beam and native code may turn the interrupt into another exception on its way out.
+        if interrupts or isinstance(error, KeyboardInterrupt):
+            hint = "; the same command goes on from here" if name in _RESUMED else ""
+            return _say(f"controlset {name}: interrupted{hint}", 130)
+        raise
+
+
+def _counted_interrupts() -> list[int]:
+    """A list that grows with every Ctrl-C; each still raises KeyboardInterrupt."""
+    received: list[int] = []
+
+    def handle(number: int, frame: types.FrameType | None) -> None:
+        received.append(number)
+        signal.default_int_handler(number, frame)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, handle)
+    return received
 
 
 def _without_apitools(record: logging.LogRecord) -> bool:
