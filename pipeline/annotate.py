@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from annotators.protocol import Annotation, Annotator, Spec
 from schemas.errors import Rejected
-from schemas.pixels import RgbU8, encode_bilevel_png
+from schemas.pixels import RgbU8, encode_bilevel_png, encode_map_png
 
 
 def annotate(
@@ -42,7 +42,7 @@ def encode_map(spec: Spec, annotation: Annotation) -> bytes:
     """PNG of a map in the form that the spec promises."""
     if spec.hint_mode == "bilevel":
         return encode_bilevel_png(annotation.pixels)
-    raise NotImplementedError(spec.hint_mode)
+    return encode_map_png(annotation.pixels)
 
 
 def _hold_to_contract(spec: Spec, key: str, rgb: RgbU8, annotation: Annotation) -> None:

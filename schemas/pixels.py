@@ -52,3 +52,10 @@ def encode_bilevel_png(binary: MapU8) -> bytes:
     bilevel = Image.fromarray(binary).convert("1", dither=Image.Dither.NONE)
     bilevel.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
+
+
+def encode_map_png(pixels: MapU8 | RgbU8) -> bytes:
+    """Lossless PNG of a grey or RGB map."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
