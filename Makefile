@@ -23,7 +23,7 @@ $(STAMP): requirements.lock pyproject.toml
 
 check: setup ## format, lint, types, import rules
 	$(BIN)/ruff format --check --quiet .
-	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff check --no-cache --quiet .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
