@@ -32,6 +32,19 @@ for line in sys.stdin:
 """
 
 
+def committed(output):
+    """How many shards have their record."""
+    return len(list(output.glob(".controlset/[tv]*.json")))
+
+
+def _is_running(child):
+    stat = Path(f"/proc/{child}/stat")
+    try:
+        return stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 class _Driver:
     def __init__(self):
         self._process = subprocess.Popen(
@@ -43,13 +56,19 @@ class _Driver:
             env=os.environ | {"PYTHONPATH": "."},
         )
 
-    def run(self, source, output, *, kill_after_s=None):
-        """Exit status of one run; negative is the signal."""
+    def run(self, source, output, *, kill_at_shards=None, and_s=0.0):
+        """Exit status of one run; negative is the signal.
+
+        With `kill_at_shards` it is killed `and_s` after so many shards were committed: a moment of
+        the run, however fast the machine is just now.
+        """
         self._process.stdin.write(f"{source} {output}\n")
         self._process.stdin.flush()
         child = int(self._process.stdout.readline())
-        if kill_after_s is not None:
-            time.sleep(kill_after_s)
+        if kill_at_shards is not None:
+            while committed(output) < kill_at_shards and _is_running(child):
+                time.sleep(0.001)
+            time.sleep(and_s)
             with contextlib.suppress(ProcessLookupError):  # it was quicker
                 os.kill(child, signal.SIGKILL)
         return int(self._process.stdout.readline())
@@ -72,32 +91,26 @@ def test_killed_at_20_moments_the_same_command_gives_the_undisturbed_set(
     driver, photographs, undisturbed, tmp_path
 ):
     expected = contents(undisturbed)
-    driver.run(photographs, tmp_path / "warm-up")
-    start = time.monotonic()
-    assert driver.run(photographs, tmp_path / "timed") == 0
-    whole_s = time.monotonic() - start
+    shards = committed(undisturbed)
+    assert shards >= 8
     rng = np.random.default_rng(2026)
     killed, half_done = 0, 0
-    for number, share in enumerate(rng.uniform(0.05, 1.0, 20)):
+    for number in range(20):
         output = tmp_path / f"run-{number}"
-        killed += driver.run(photographs, output, kill_after_s=share * whole_s) == -signal.SIGKILL
-        records = len(list(output.glob(".controlset/t*.json")))
-        half_done += 0 < records < 10
+        moment = {"kill_at_shards": number % shards, "and_s": rng.uniform(0, 0.05)}
+        killed += driver.run(photographs, output, **moment) == -signal.SIGKILL
+        half_done += 0 < committed(output) < shards
         assert driver.run(photographs, output) == 0
         assert contents(output) == expected
     assert killed >= 15
-    assert half_done >= 3  # some were killed between the first commit and the last
+    assert half_done >= 8  # between the first commit and the last
 
 
 @pytest.mark.slow
 def test_killed_again_and_again_a_run_still_ends(driver, photographs, undisturbed, tmp_path):
     output = tmp_path / "dataset"
-    start = time.monotonic()
-    driver.run(photographs, tmp_path / "timed")
-    whole_s = time.monotonic() - start
-    for _ in range(6):
-        if driver.run(photographs, output, kill_after_s=0.6 * whole_s) == 0:
-            break
+    for shards in range(1, 8):
+        driver.run(photographs, output, kill_at_shards=shards)
     assert driver.run(photographs, output) == 0
     assert contents(output) == contents(undisturbed)
 
