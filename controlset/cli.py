@@ -10,11 +10,11 @@ import logging
 import os
 import signal
 import sys
-import threading
 import types
 from collections.abc import Sequence
 
 from controlset import __version__
+from controlset.interrupt import INTERRUPTED, can_be_interrupted, interrupted, leaving_at_once
 from schemas.errors import ConfigError
 
 COMMANDS = {
@@ -23,8 +23,6 @@ COMMANDS = {
     "verify": "check a data set against its manifest; extract maps again and compare",
     "demo": "make a small data set from photographs that are installed already",
 }
-
-_RESUMED = {"generate", "demo"}
 
 HELP = """usage: controlset COMMAND ...
 
@@ -75,7 +73,9 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     logging.getLogger().addFilter(_without_apitools)
     interrupts = _counted_interrupts()
     try:
-        return importlib.import_module(f"controlset.commands.{name}").run(arguments)
+        with leaving_at_once(name):
+            command = importlib.import_module(f"controlset.commands.{name}")
+        return command.run(arguments)
     except ConfigError as error:
         return _say(f"controlset {name}: {error}", 2)
     except BrokenPipeError:  # `controlset inspect … | head`
@@ -84,8 +84,7 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     except BaseException as error:
         # Beam and native code may turn the interrupt into another exception on its way out.
         if interrupts or isinstance(error, KeyboardInterrupt):
-            hint = "; the same command goes on from here" if name in _RESUMED else ""
-            return _say(f"controlset {name}: interrupted{hint}", 130)
+            return _say(interrupted(name), INTERRUPTED)
         raise
 
 
@@ -97,7 +96,7 @@ def _counted_interrupts() -> list[int]:
         received.append(number)
         signal.default_int_handler(number, frame)
 
-    if threading.current_thread() is threading.main_thread():
+    if can_be_interrupted():
         signal.signal(signal.SIGINT, handle)
     return received
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from controlset.interrupt import leaving_at_once, load_arrow
 from controlset.parse import parse
 from schemas.errors import ConfigError
 
@@ -33,6 +34,8 @@ def run(arguments: Sequence[str]) -> int:
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--output: need a folder to write to, got {error}") from error
-    from controlset.demo import demo
+    with leaving_at_once("demo"):
+        from controlset.demo import demo
 
+        load_arrow()
     return demo(options.output)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, NoReturn
 
 import tyro
 
+from controlset.interrupt import leaving_at_once, load_arrow
 from controlset.parse import flags_of, need, parse_known, unknown_argument
 from pipeline.options import GenerateConfig
 from schemas.errors import ConfigError
@@ -34,9 +35,11 @@ class _Options(GenerateConfig):
 
 def run(arguments: Sequence[str]) -> int:
     """Generate a data set, or print the plan of it."""
-    config = parse_config(arguments)
-    from pipeline import launch
+    with leaving_at_once("generate"):
+        config = parse_config(arguments)
+        from pipeline import launch
 
+        load_arrow()
     if config.dry_run:
         print(launch.dry_run(config))
     else:

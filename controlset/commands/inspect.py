@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from controlset.interrupt import leaving_at_once, load_arrow
 from controlset.parse import need, need_workers, parse
 
 COMMAND = "controlset inspect"
@@ -46,9 +47,11 @@ def run(arguments: Sequence[str]) -> int:
     for flag, path in (("--html", options.html), ("--json", options.json)):
         writable = path is None or (path.parent.is_dir() and not path.is_dir())
         need(writable, flag, "a file in a folder that exists", str(path))
-    from controlset.console import cores, progress, results
-    from pipeline.inspection import inspect_dataset, print_inspection, render_inspection
+    with leaving_at_once("inspect"):
+        from controlset.console import cores, progress, results
+        from pipeline.inspection import inspect_dataset, print_inspection, render_inspection
 
+        load_arrow()
     with progress("inspecting") as advance:
         inspection = inspect_dataset(
             str(options.dataset),

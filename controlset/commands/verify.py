@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from controlset.interrupt import leaving_at_once
 from controlset.parse import need, need_workers, parse
 
 COMMAND = "controlset verify"
@@ -36,8 +37,9 @@ def run(arguments: Sequence[str]) -> int:
     )
     need(0 <= options.audit <= 1, "--audit", "a fraction from 0 to 1", options.audit)
     need_workers(options.num_workers)
-    from controlset.console import cores, progress, results
-    from pipeline.verify import print_verification, verify_dataset
+    with leaving_at_once("verify"):
+        from controlset.console import cores, progress, results
+        from pipeline.verify import print_verification, verify_dataset
 
     with progress("verifying") as advance:
         report = verify_dataset(

@@ -1,6 +1,7 @@
 import dataclasses
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -9,9 +10,12 @@ import pytest
 
 from controlset.cli import COMMANDS, main
 from controlset.commands.generate import parse_config
+from controlset.interrupt import leaving_at_once
 from pipeline.options import GenerateConfig
 from schemas.errors import ConfigError
 
+# What pyarrow does when it imports pandas: an exception inside is dropped.
+SWALLOWED = "import time; type('', (), {'__del__': lambda _: time.sleep(20)})()"
 NEEDED = ["photos", "--output", "out", "--conditions", "canny"]
 
 
@@ -268,6 +272,39 @@ def test_ctrl_c_promises_to_go_on_only_where_it_does(capsys, monkeypatch):
 
     monkeypatch.setattr("controlset.commands.verify.run", interrupted)
     assert in_process(capsys, "verify")[::2] == (130, "controlset verify: interrupted\n")
+
+
+@pytest.mark.parametrize("inside", ["import time; time.sleep(20)", SWALLOWED])
+def test_ctrl_c_during_imports_ends_at_once_even_where_the_exception_would_be_lost(inside):
+    code = (
+        "from controlset.interrupt import leaving_at_once\n"
+        "with leaving_at_once('inspect'):\n"
+        "    print('ready', flush=True)\n"
+        f"    {inside}\n"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert err == "controlset inspect: interrupted\n"
+
+
+def test_after_imports_ctrl_c_is_an_exception_again():
+    before = signal.getsignal(signal.SIGINT)
+    with leaving_at_once("inspect"):
+        assert signal.getsignal(signal.SIGINT) is not before
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_who_ignores_ctrl_c_goes_on_ignoring_it(monkeypatch):
+    monkeypatch.setattr(signal, "getsignal", lambda _number: signal.SIG_IGN)
+    monkeypatch.setattr(signal, "signal", lambda *_: pytest.fail("the handler was replaced"))
+    with leaving_at_once("inspect"):
+        pass
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):

@@ -1,0 +1,55 @@
+"""Ctrl-C: one line and status 130, at any moment."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+INTERRUPTED = 130
+_STDERR = 2
+_RESUMED = {"generate", "demo"}
+
+
+def interrupted(command: str) -> str:
+    """What to say."""
+    hint = "; the same command goes on from here" if command in _RESUMED else ""
+    return f"controlset {command}: interrupted{hint}"
+
+
+@contextlib.contextmanager
+def leaving_at_once(command: str) -> Iterator[None]:
+    """Ctrl-C ends the process on the spot: for imports, before there is anything to tidy up.
+
+    As an exception it can be lost there, and the import lock with it: pyarrow imports pandas inside
+    a C function that drops exceptions; `inspect` then ran on or stood still for good (measured).
+
+    Args:
+        command: e.g. "inspect".
+    """
+    if not can_be_interrupted():
+        yield
+        return
+
+    def leave(_number: int, _frame: object) -> None:
+        os.write(_STDERR, f"{interrupted(command)}\n".encode())  # sys.stderr may be captured
+        os._exit(INTERRUPTED)
+
+    before = signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def load_arrow() -> None:
+    """Let pyarrow import pandas now, if it is installed; it would at its first array."""
+    import pyarrow
+
+    pyarrow.array([0])
+
+
+def can_be_interrupted() -> bool:
+    """Whether a handler may be set; who ignores Ctrl-C (a job in the background) goes on so."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    return in_main_thread and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
