@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from annotators.protocol import Annotation, Annotator, HintMode
+from annotators.runtime import Runtime
 from schemas.errors import ConfigError, Rejected
 from schemas.pixels import MapU8, RgbU8
 from schemas.records import unit_interval
@@ -76,7 +77,7 @@ class CannySpec:
         high_from = max(self.high[0], low + 1)
         return low, _draw(high_from, self.high[1], f"canny-high:{self.seed}:{key}")
 
-    def load(self) -> Annotator:
+    def load(self, runtime: Runtime) -> Annotator:
         return functools.partial(_annotate, self)
 
 

@@ -8,40 +8,66 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
+from annotators.runtime import Runtime
+from annotators.weights import Weights
 from schemas.errors import Rejected
-from schemas.pixels import MapU8, RgbU8
+from schemas.pixels import MapU8, MapU16, RgbU8
 
-HintMode = Literal["bilevel", "grey", "rgb"]
+HintMode = Literal["bilevel", "grey", "grey16", "rgb"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Annotation:
     """One condition map and what is known about it."""
 
-    pixels: MapU8 | RgbU8  # exactly the image's height and width
-    stats: Mapping[str, float | int]  # one value for each name in `Spec.stats`
+    pixels: MapU8 | MapU16 | RgbU8  # exactly the image's height and width
+    stats: Mapping[str, Any]  # one value for each name in `Spec.stats`
 
 
 # One batch in, one result for each image out, in order. The keys let an annotator draw something
-# random for each image that is the same in every run.
+# random for each image that is the same in every run. A result must not depend on its neighbours.
 Annotator = Callable[[Sequence[RgbU8], Sequence[str]], list[Annotation | Rejected]]
+
+# The same for words: one caption for each image.
+Captioner = Callable[[Sequence[RgbU8], Sequence[str]], list[str | Rejected]]
 
 
 @runtime_checkable
 class Spec(Protocol):
-    """Frozen dataclass whose fields are the annotator's parameters."""
+    """Frozen dataclass whose fields are the annotator's parameters.
+
+    One that needs weights also has the property `weights`, see `weights_of`.
+    """
 
     name: ClassVar[str]  # the condition's column
     revision: ClassVar[int]  # bump when any output pixel may change
     hint_mode: ClassVar[HintMode]  # how the map is stored
-    stats: ClassVar[Mapping[str, str]]  # column suffix -> Arrow type name
-    licence: ClassVar[str]  # of the code and weights that draw the map
+    stats: ClassVar[Mapping[str, str]]  # column suffix -> type name, see schemas.triple
+    licence: ClassVar[str]  # of the code that draws the map; weights bring their own
 
-    def load(self) -> Annotator:
-        """Called once a process; holds the model."""
+    def load(self, runtime: Runtime) -> Annotator:
+        """Called once a process; holds the model, which all threads share."""
         ...
 
 
-def parameters(spec: Spec) -> dict[str, Any]:
+@runtime_checkable
+class CaptionSpec(Protocol):
+    """The same for a captioner; its name goes into `caption_source`."""
+
+    name: ClassVar[str]
+    revision: ClassVar[int]
+    licence: ClassVar[str]
+
+    def load(self, runtime: Runtime) -> Captioner:
+        """Called once a process; holds the model, which all threads share."""
+        ...
+
+
+def parameters(spec: Spec | CaptionSpec) -> dict[str, Any]:
     """The spec's parameters as plain values, for footer, manifest and fingerprint."""
     return dataclasses.asdict(spec)  # type: ignore[call-overload]  # specs are dataclasses
+
+
+def weights_of(spec: Spec | CaptionSpec) -> tuple[Weights, ...]:
+    """What a spec must find before it can be loaded; most third-party ones need nothing."""
+    return getattr(spec, "weights", ())

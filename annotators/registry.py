@@ -1,30 +1,116 @@
 """Which conditions exist: ours and third parties', found through one entry-point group."""
 
-from collections.abc import Mapping
+import dataclasses
+import importlib
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
 from annotators.canny import CannySpec
-from annotators.protocol import Spec, parameters
+from annotators.options import EyeOptions
+from annotators.protocol import CaptionSpec, Spec, parameters, weights_of
+from annotators.runtime import Precision, Runtime, resolve_device, resolve_precision
+from annotators.weights import WeightsRecord, fetch, is_here, missing, record_of_weights
 from schemas.errors import ConfigError
 
-# Names of the design that no release has yet; asking for one is a clear error, not a typo.
-PLANNED = frozenset({"depth", "pose", "hed"})
+GROUP = "controlset.annotators"
+
+# Ours, with the module that defines each spec. A spec that needs no network takes no precision.
+_OURS = {
+    "canny": "annotators.canny:CannySpec",
+    "hed": "annotators.hed:HedSpec",
+}
+_CAPTIONERS: dict[str, str] = {}
+_WITHOUT_NETWORK = frozenset({"canny", "grey", "tile", "shuffle"})
 
 
-def spec_of(condition: str, *, canny_thresholds: str, seed: int) -> Spec:
-    """The spec of a condition.
+def available() -> list[str]:
+    """Every condition that can be asked for: ours first, then installed ones."""
+    installed = sorted(entry.name for entry in entry_points(group=GROUP))
+    return [*_OURS, *(name for name in installed if name not in _OURS)]
+
+
+def specs_of(options: EyeOptions) -> tuple[Spec, ...]:
+    """Specs of all conditions, in the order asked for.
 
     Raises:
-        ConfigError: nobody provides this condition.
+        ConfigError: a condition that nobody provides, parameters out of range, or a device that
+            is not there.
     """
+    for condition in options.conditions:
+        if condition not in available():
+            known = ", ".join(available())
+            raise ConfigError(f"--conditions {condition}: no such annotator; available: {known}")
+    return tuple(_spec_of(condition, options) for condition in options.conditions)
+
+
+def _spec_of(condition: str, options: EyeOptions) -> Spec:
     if condition == CannySpec.name:
-        return CannySpec.parse(canny_thresholds, seed=seed)
-    for entry in entry_points(group="controlset.annotators", name=condition):
-        return entry.load()()
-    if condition in PLANNED:
-        raise ConfigError(f"--conditions {condition}: not available yet; available: canny")
-    raise ConfigError(f"--conditions {condition}: no such annotator; available: canny")
+        return CannySpec.parse(options.canny_thresholds, seed=options.seed)
+    kind = _kind_of(condition)
+    if condition not in _OURS:
+        return kind()
+    return kind.from_options(options, _precision(condition, options))
+
+
+def captioner_of(name: str, options: EyeOptions) -> CaptionSpec:
+    """The spec of a captioner, e.g. `blip`.
+
+    Raises:
+        ConfigError: parameters out of range, or a device that is not there.
+    """
+    return _imported(_CAPTIONERS[name]).from_options(options, _precision(name, options))
+
+
+def _precision(name: str, options: EyeOptions) -> Precision:
+    if name in _WITHOUT_NETWORK:
+        return "fp32"
+    return resolve_precision(options.precision, resolve_device(options.device))
+
+
+def _kind_of(condition: str) -> Any:
+    if condition in _OURS:
+        return _imported(_OURS[condition])
+    entries = list(entry_points(group=GROUP, name=condition))
+    if not entries:
+        raise ConfigError(f"{condition}: need its annotator to be installed, found none")
+    return entries[0].load()
+
+
+def _imported(place: str) -> Any:
+    module, name = place.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def weights_ready(
+    specs: Sequence[Spec | CaptionSpec], runtime: Runtime, *, download: bool
+) -> dict[str, tuple[WeightsRecord, ...]]:
+    """Make sure that every spec will find its weights, before any image is read.
+
+    Args:
+        specs: of annotators and captioner.
+        runtime: where to look; whether to stay offline.
+        download: get what is not here; False leaves such specs out of the result.
+
+    Returns:
+        Name -> what was found, with its hash; specs that need nothing are left out.
+
+    Raises:
+        ConfigError: names everything that is missing, with sizes and licences.
+    """
+    wanted = {spec.name: weights_of(spec) for spec in specs if weights_of(spec)}
+    absent = [one for several in wanted.values() for one in several if not is_here(one, runtime)]
+    if absent and download:
+        if runtime.offline:
+            raise missing(absent, runtime)
+        for one in absent:
+            fetch(one, runtime)
+        absent = []
+    return {
+        name: tuple(record_of_weights(one, runtime) for one in several)
+        for name, several in wanted.items()
+        if not any(one in absent for one in several)
+    }
 
 
 def spec_from_record(condition: str, record: Mapping[str, Any]) -> Spec:
@@ -33,13 +119,7 @@ def spec_from_record(condition: str, record: Mapping[str, Any]) -> Spec:
     Raises:
         ConfigError: nobody provides this condition, or only at another revision.
     """
-    if condition == CannySpec.name:
-        kind: Any = CannySpec
-    else:
-        entries = list(entry_points(group="controlset.annotators", name=condition))
-        if not entries:
-            raise ConfigError(f"{condition}: need its annotator to be installed, found none")
-        kind = entries[0].load()
+    kind = _kind_of(condition)
     if kind.revision != record["revision"]:
         raise ConfigError(
             f"{condition}: need revision {record['revision']} of the annotator, "
@@ -52,19 +132,32 @@ def spec_from_record(condition: str, record: Mapping[str, Any]) -> Spec:
     return kind(**values)
 
 
-def record_of(spec: Spec) -> dict[str, Any]:
+def record_of(spec: Spec, weights: Sequence[WeightsRecord] = ()) -> dict[str, Any]:
     """What footer and manifest say of an annotator; JSON-able, tuples as lists."""
-    values = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in parameters(spec).items()
-    }
     return {
         "revision": spec.revision,
-        "parameters": values,
+        "parameters": _plain(parameters(spec)),
         "hint_mode": spec.hint_mode,
         "hint_range": [0, 1],
         "color_order": "RGB" if spec.hint_mode == "rgb" else None,
         "stats": dict(spec.stats),
-        "weights": None,
+        "weights": [dataclasses.asdict(one) for one in weights] or None,
         "licence": spec.licence,
+    }
+
+
+def record_of_captioner(spec: CaptionSpec, weights: Sequence[WeightsRecord] = ()) -> dict[str, Any]:
+    """The same of a captioner."""
+    return {
+        "name": spec.name,
+        "revision": spec.revision,
+        "parameters": _plain(parameters(spec)),
+        "weights": [dataclasses.asdict(one) for one in weights] or None,
+        "licence": spec.licence,
+    }
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in values.items()
     }

@@ -1,41 +1,129 @@
-"""Condition maps of one batch of stored images."""
+"""Condition maps and captions of one batch of stored images, whatever a picture does to a model."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
-from annotators.protocol import Annotation, Annotator, Spec
-from schemas.errors import Rejected
+import numpy as np
+
+from annotators.protocol import Annotation, Annotator, Captioner, CaptionSpec, Spec
+from annotators.runtime import Runtime
+from schemas.errors import ConfigError, Reason, Rejected
 from schemas.pixels import RgbU8, encode_bilevel_png, encode_map_png
+
+Result = TypeVar("Result", Annotation, str)
+
+_ON_A_GPU_AT_ONCE = 2  # one batch computes while the next one is copied; more only cost memory
+
+
+class Eye(Generic[Result]):
+    """A loaded annotator or captioner that all threads of a process call.
+
+    A batch that fails is tried again one by one, so that only the guilty picture is rejected. One
+    that does not fit into memory is halved, and later batches are cut to what did fit.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        look: Callable[[Sequence[RgbU8], Sequence[str]], list[Result | Rejected]],
+        *,
+        on_gpu: bool = False,
+    ) -> None:
+        """Wrap what `Spec.load` returned."""
+        self.name = name
+        self._look = look
+        self._turn = threading.Semaphore(_ON_A_GPU_AT_ONCE) if on_gpu else contextlib.nullcontext()
+        self._at_once: int | None = None  # None: no batch was too large yet
+        self._has_worked = False
+
+    def __call__(self, images: Sequence[RgbU8], keys: Sequence[str]) -> list[Result | Rejected]:
+        """One result for each image, in order.
+
+        Raises:
+            RuntimeError: another number of results than images (a bug of the annotator), or it
+                fails on every picture that it gets.
+        """
+        results: list[Result | Rejected] = []
+        step = self._at_once or max(1, len(images))
+        for start in range(0, len(images), step):
+            results += self._part(images[start : start + step], keys[start : start + step])
+        return results
+
+    def _part(self, images: Sequence[RgbU8], keys: Sequence[str]) -> list[Result | Rejected]:
+        try:
+            with self._turn:
+                results = self._look(images, keys)
+        except Exception as error:  # third-party code: any failure is one picture's
+            if _is_outage(error):
+                raise
+            out_of_memory = _is_out_of_memory(error)
+            if len(images) == 1:
+                return [_failed(error, out_of_memory=out_of_memory)]
+            if out_of_memory:
+                # The exception's frames hold the tensors that did not fit: first let them go.
+                self._at_once = max(1, len(images) // 2)
+            failure = error.with_traceback(None)
+        else:
+            if len(results) != len(images):
+                raise RuntimeError(
+                    f"annotator {self.name}: need {len(images)} results for {len(images)} "
+                    f"images, got {len(results)}"
+                )
+            self._has_worked = True
+            return results
+        if out_of_memory:
+            _free_memory()
+            return self(images, keys)
+        return self._one_by_one(images, keys, failure)
+
+    def _one_by_one(
+        self, images: Sequence[RgbU8], keys: Sequence[str], failure: Exception
+    ) -> list[Result | Rejected]:
+        results: list[Result | Rejected] = []
+        for image, key in zip(images, keys, strict=True):
+            results += self._part([image], [key])
+        broken = all(isinstance(result, Rejected) for result in results)
+        if broken and not self._has_worked:
+            raise RuntimeError(
+                f"annotator {self.name}: fails on every picture: "
+                f"{type(failure).__name__}: {failure}"
+            ) from failure
+        return results
+
+
+def eye_of(spec: Spec, runtime: Runtime) -> Eye[Annotation]:
+    """An annotator, loaded."""
+    look: Annotator = spec.load(runtime)
+    return Eye(spec.name, look, on_gpu=runtime.device != "cpu")
+
+
+def captioning_eye_of(spec: CaptionSpec, runtime: Runtime) -> Eye[str]:
+    """A captioner, loaded."""
+    look: Captioner = spec.load(runtime)
+    return Eye(spec.name, look, on_gpu=runtime.device != "cpu")
 
 
 def annotate(
-    spec: Spec, annotator: Annotator, images: Sequence[RgbU8], keys: Sequence[str]
+    spec: Spec, eye: Eye[Annotation], images: Sequence[RgbU8], keys: Sequence[str]
 ) -> list[Annotation | Rejected]:
-    """Run an annotator and hold it to its contract.
+    """Run an annotator and hold each of its maps to the contract.
 
     Args:
         spec: what the annotator was loaded from.
-        annotator: the loaded function.
+        eye: the loaded annotator.
         images: each (H, W, 3) uint8, decoded from the bytes that are stored.
         keys: one for each image.
 
     Returns:
-        One result for each image, in order; each map has its image's height and width.
-
-    Raises:
-        RuntimeError: the annotator broke its contract (a bug in it, not in the picture).
+        One result for each image, in order; each map has its image's height and width and the type
+        that the spec promises, or is rejected.
     """
-    if not images:
-        return []
-    results = annotator(images, keys)
-    if len(results) != len(images):
-        raise RuntimeError(
-            f"annotator {spec.name}: need {len(images)} results for {len(images)} images, "
-            f"got {len(results)}"
-        )
-    for rgb, key, result in zip(images, keys, results, strict=True):
-        if isinstance(result, Annotation):
-            _hold_to_contract(spec, key, rgb, result)
-    return results
+    return [
+        _held_to_contract(spec, rgb, result) if isinstance(result, Annotation) else result
+        for rgb, result in zip(images, eye(images, keys), strict=True)
+    ]
 
 
 def encode_map(spec: Spec, annotation: Annotation) -> bytes:
@@ -45,22 +133,60 @@ def encode_map(spec: Spec, annotation: Annotation) -> bytes:
     return encode_map_png(annotation.pixels)
 
 
-def _hold_to_contract(spec: Spec, key: str, rgb: RgbU8, annotation: Annotation) -> None:
-    if annotation.pixels.shape[:2] != rgb.shape[:2]:
-        raise RuntimeError(
-            f"annotator {spec.name}: need a map of {rgb.shape[1]}x{rgb.shape[0]} px for {key}, "
-            f"got {annotation.pixels.shape[1]}x{annotation.pixels.shape[0]}"
-        )
-    if annotation.stats.keys() != spec.stats.keys():
-        raise RuntimeError(
-            f"annotator {spec.name}: need the statistics {sorted(spec.stats)} for {key}, "
-            f"got {sorted(annotation.stats)}"
-        )
-
-
-def stat_columns(spec: Spec, annotation: Annotation | None) -> Mapping[str, float | int | None]:
+def stat_columns(spec: Spec, annotation: Annotation | None) -> Mapping[str, Any]:
     """`<condition>_<stat>` -> value; null where there is no map."""
     return {
         f"{spec.name}_{stat}": None if annotation is None else annotation.stats[stat]
         for stat in spec.stats
     }
+
+
+def _held_to_contract(spec: Spec, rgb: RgbU8, annotation: Annotation) -> Annotation | Rejected:
+    pixels = annotation.pixels
+    if np.issubdtype(pixels.dtype, np.floating) and not np.isfinite(pixels).all():
+        return Rejected(Reason.NOT_FINITE, "need finite values, got NaN or infinity in the map")
+    expected = np.dtype(np.uint16 if spec.hint_mode == "grey16" else np.uint8)
+    channels = (3,) if spec.hint_mode == "rgb" else ()
+    if pixels.dtype != expected or pixels.shape != rgb.shape[:2] + channels:
+        return Rejected(
+            Reason.BAD_MAP,
+            f"need a {spec.hint_mode} map of {rgb.shape[1]}x{rgb.shape[0]} px and {expected}, "
+            f"got shape {pixels.shape} and {pixels.dtype}",
+        )
+    if annotation.stats.keys() != spec.stats.keys():
+        return Rejected(
+            Reason.BAD_MAP,
+            f"need the statistics {sorted(spec.stats)}, got {sorted(annotation.stats)}",
+        )
+    return annotation
+
+
+def _failed(error: Exception, *, out_of_memory: bool) -> Rejected:
+    reason = Reason.OUT_OF_MEMORY if out_of_memory else Reason.ANNOTATOR_FAILED
+    return Rejected(reason, " ".join(f"{type(error).__name__}: {error}".split())[:500])
+
+
+def _is_outage(error: Exception) -> bool:
+    """Not the picture's fault: configuration, network, or a GPU whose context is lost."""
+    if isinstance(error, (ConfigError, ConnectionError, TimeoutError)):
+        return True
+    return "CUDA error" in str(error) and not _is_out_of_memory(error)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or "can't allocate memory" in text
+    )
+
+
+def _free_memory() -> None:
+    import gc
+    import sys
+
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -8,13 +8,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from annotators.protocol import Annotation, Annotator, Spec
+from annotators.protocol import Annotation, Spec, weights_of
 from annotators.registry import spec_from_record
-from pipeline.annotate import stat_columns
+from annotators.runtime import Runtime
+from annotators.weights import record_of_weights
+from pipeline.annotate import Eye, annotate, eye_of, stat_columns
 from schemas.errors import ConfigError, Rejected
 from schemas.pixels import RgbU8, decode_stored_map, decode_stored_rgb
 
-_MODES = {"bilevel": {"1"}, "grey": {"L", "I;16"}, "rgb": {"RGB"}}
+_MODES = {"bilevel": {"1"}, "grey": {"L"}, "grey16": {"I;16"}, "rgb": {"RGB"}}
+_TOLERANCE = 2  # of 255
+_OTHER_PIXELS = 0.001
+"""A network's maps are equal on equal processors; others round sums otherwise (DECISIONS.md)."""
+
 _REQUIRED = ("key", "source", "sha256", "image", "width", "height", "original_width")
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError)  # of pictures that Pillow cannot open
 
@@ -34,17 +40,46 @@ class RowCheck:
 class Auditor:
     """The annotators that made a data set, loaded from its manifest."""
 
-    def __init__(self, records: Mapping[str, Any]) -> None:
-        """Load every annotator that can be had; the others are named in `not_audited`."""
+    def __init__(self, records: Mapping[str, Any], runtime: Runtime | None) -> None:
+        """Load every annotator that can be had; the others are named in `not_audited`.
+
+        Args:
+            records: the manifest's, condition -> record.
+            runtime: where annotators run; None loads none, for a check without an audit.
+        """
         self.records = records
         self.not_audited: list[str] = []
-        self.loaded: dict[str, tuple[Spec, Annotator]] = {}
-        for condition, record in records.items():
-            try:
-                spec = spec_from_record(condition, record)
-                self.loaded[condition] = spec, spec.load()
-            except ConfigError as error:
-                self.not_audited.append(f"not audited: {error}")
+        self.loaded: dict[str, tuple[Spec, Eye[Annotation]]] = {}
+        if runtime is not None:
+            for condition, record in records.items():
+                self._load(condition, record, runtime)
+
+    def _load(self, condition: str, record: Mapping[str, Any], runtime: Runtime) -> None:
+        try:
+            spec = spec_from_record(condition, record)
+            _check_weights(spec, record, runtime)
+            self.loaded[condition] = spec, eye_of(spec, runtime)
+        except ConfigError as error:
+            self.not_audited.append(f"not audited: {error}")
+
+    @property
+    def has_networks(self) -> bool:
+        """Whether torch computes the maps."""
+        return any(weights_of(spec) for spec, _ in self.loaded.values())
+
+
+def _check_weights(spec: Spec, record: Mapping[str, Any], runtime: Runtime) -> None:
+    """Other weights would draw other maps, and nothing would be wrong with the data set."""
+    recorded = {one["source"]: one["sha256"] for one in record["weights"] or []}
+    files = {one["file"]: one["sha256"] for one in record["weights"] or []}
+    for weights in weights_of(spec):
+        found = record_of_weights(weights, runtime)
+        wanted = recorded[weights.hub_id] if weights.file is None else files[weights.file]
+        if found.sha256 != wanted:
+            raise ConfigError(
+                f"{spec.name}: need {weights.title} with sha256 {wanted[:16]}…, found "
+                f"{found.sha256[:16]}…; say --weights DIR with the ones that made the data set"
+            )
 
 
 def check_row(row: Mapping[str, Any], audit: bool, auditor: Auditor) -> RowCheck:
@@ -101,15 +136,15 @@ def _size_and_mode(stored: bytes) -> tuple[tuple[int, int], str]:
 
 def _audit(row: Mapping[str, Any], auditor: Auditor, check: RowCheck) -> None:
     rgb = decode_stored_rgb(row["image"]["bytes"])
-    for condition, (spec, annotator) in auditor.loaded.items():
+    for condition, (spec, eye) in auditor.loaded.items():
         check.audited += 1
-        finding = _audit_map(row, rgb, spec, annotator)
+        finding = _audit_map(row, rgb, spec, eye)
         if finding is not None:
             check.audit_findings.append(f"{check.key}: {condition}: {finding}")
 
 
-def _audit_map(row: Mapping[str, Any], rgb: RgbU8, spec: Spec, annotator: Annotator) -> str | None:
-    result = annotator([rgb], [row["key"]])[0]
+def _audit_map(row: Mapping[str, Any], rgb: RgbU8, spec: Spec, eye: Eye[Annotation]) -> str | None:
+    result = annotate(spec, eye, [rgb], [row["key"]])[0]
     stored = row[spec.name]
     if isinstance(result, Rejected) or stored is None:
         agree = isinstance(result, Rejected) and stored is None
@@ -122,12 +157,17 @@ def _difference(
 ) -> str | None:
     if again.pixels.shape != pixels.shape:
         return f"need a map of shape {again.pixels.shape}, got {pixels.shape}"
-    differing = int(np.count_nonzero(again.pixels != pixels))
-    if differing:
+    learned = bool(weights_of(spec))
+    tolerance = _TOLERANCE * (257 if pixels.dtype == np.uint16 else 1) if learned else 0
+    distance = np.abs(again.pixels.astype(np.int32) - pixels.astype(np.int32))
+    differing = int(np.count_nonzero(distance > tolerance))
+    if differing > (_OTHER_PIXELS * pixels.size if learned else 0):
         return (
             f"need the map of the stored image, got {differing} other pixels; "
             "image and map do not belong together: generate again"
         )
+    if learned:
+        return None  # its statistics follow from floats that another processor rounds otherwise
     for column, value in stat_columns(spec, again).items():
         if value is not None and not np.isclose(row[column], value, rtol=1e-6):
             return f"need {column} = {value}, got {row[column]}"

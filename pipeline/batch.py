@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from annotators.protocol import Annotation, Annotator
-from pipeline.annotate import annotate, encode_map, stat_columns
+from annotators.protocol import Annotation, Spec
+from pipeline.annotate import Eye, annotate, encode_map, stat_columns
+from pipeline.caption import add_captions
 from pipeline.decode import DecodedImage, DecodeLimits, decode
 from pipeline.encode import encode_image, is_lossless
 from pipeline.geometry import Geometry, apply_geometry, plan_geometry, smallest_useful_size
@@ -22,7 +23,7 @@ from pipeline.progress import Stopwatch
 from pipeline.sources import RawImage
 from schemas.errors import Rejected
 from schemas.pixels import RgbU8, decode_stored_rgb
-from schemas.records import ImageRef, RejectRow
+from schemas.records import ImageRef, RejectRow, reject_of
 
 Read = tuple[ImageRef, Callable[[], RawImage]]
 Row = dict[str, Any]
@@ -63,13 +64,19 @@ class _Stored:
     original_height: int
 
 
-def make_batch(reads: Sequence[Read], job: Job, annotators: Mapping[str, Annotator]) -> BatchResult:
+def make_batch(
+    reads: Sequence[Read],
+    job: Job,
+    annotators: Mapping[str, Eye[Annotation]],
+    captioner: Eye[str] | None = None,
+) -> BatchResult:
     """Turn references into rows and rejects.
 
     Args:
         reads: references of one shard, each with the call that reads its bytes.
         job: the resolved job.
         annotators: condition -> loaded annotator.
+        captioner: describes images whose source has no caption; None leaves them without.
 
     Returns:
         For each reference exactly one row or one whole-image reject.
@@ -84,27 +91,49 @@ def make_batch(reads: Sequence[Read], job: Job, annotators: Mapping[str, Annotat
         else:
             rejects.append(outcome)
     rows = [_base_row(one) for one in stored]
+    images = [one.rgb for one in stored]
     for one in stored:
         rejects.extend(_caption_reject(one))
+    if captioner is not None:
+        rejects.extend(add_captions(rows, images, captioner, watch))
     for spec in job.specs:
-        with watch.stage(spec.name):
-            results = annotate(
-                spec,
-                annotators[spec.name],
-                [one.rgb for one in stored],
-                [one.ref.key for one in stored],
-            )
-        for one, row, result in zip(stored, rows, results, strict=True):
-            if isinstance(result, Rejected):
-                rejects.append(_reject(one.ref, spec.name, result, kind=spec.name))
-            annotation = result if isinstance(result, Annotation) else None
-            row[spec.name] = None
-            if annotation is not None:
-                with watch.stage("encode"):
-                    png = encode_map(spec, annotation)
-                row[spec.name] = {"bytes": png, "path": f"{one.ref.key}.png"}
-            row.update(stat_columns(spec, annotation))
+        rejects.extend(add_maps(rows, images, spec, annotators[spec.name], watch))
     return BatchResult(rows=rows, rejects=rejects, images=len(reads), seconds=watch.seconds)
+
+
+def add_maps(
+    rows: Sequence[Row],
+    images: Sequence[RgbU8],
+    spec: Spec,
+    eye: Eye[Annotation],
+    watch: Stopwatch,
+) -> list[RejectRow]:
+    """Add one condition's columns to the rows.
+
+    Args:
+        rows: with at least `key` and `source`.
+        images: what the `image` of each row decodes to.
+        spec: of the condition.
+        eye: its loaded annotator.
+        watch: gets the seconds.
+
+    Returns:
+        One reject for each row whose map is null.
+    """
+    rejects: list[RejectRow] = []
+    with watch.stage(spec.name):
+        results = annotate(spec, eye, images, [row["key"] for row in rows])
+    for row, result in zip(rows, results, strict=True):
+        if isinstance(result, Rejected):
+            rejects.append(reject_of(row, spec.name, result, kind=spec.name))
+        annotation = result if isinstance(result, Annotation) else None
+        row[spec.name] = None
+        if annotation is not None:
+            with watch.stage("encode"):
+                png = encode_map(spec, annotation)
+            row[spec.name] = {"bytes": png, "path": f"{row['key']}.png"}
+        row.update(stat_columns(spec, annotation))
+    return rejects
 
 
 def _store(
@@ -198,11 +227,4 @@ def _caption_reject(one: _Stored) -> list[RejectRow]:
 
 
 def _reject(ref: ImageRef, stage: str, rejected: Rejected, kind: str | None = None) -> RejectRow:
-    return RejectRow(
-        key=ref.key,
-        source=ref.source,
-        stage=stage,
-        reason=rejected.reason,
-        detail=rejected.detail,
-        kind=kind,
-    )
+    return reject_of({"key": ref.key, "source": ref.source}, stage, rejected, kind=kind)

@@ -43,6 +43,7 @@ _STATS: Mapping[str, tuple[str, str]] = {
 _HINTS: Mapping[str, str] = {
     "bilevel": "1-bit PNG, 0 or 255",
     "grey": "8-bit grey PNG, 0 to 255",
+    "grey16": "16-bit grey PNG, 0 to 65535",
     "rgb": "RGB PNG, 0 to 255",
 }
 

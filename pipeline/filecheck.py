@@ -166,7 +166,12 @@ def check_layout(whole: Sequence[ShardRecord], place: Place) -> Check:
         except _DAMAGE as error:
             check.find(f"{shard.data.path}: need a shard's footer, got {error!r}; generate again")
             continue
-        ours = {"recipe": place.manifest.recipe, "annotators": place.manifest.annotators}
+        manifest = place.manifest
+        ours = {
+            "recipe": manifest.recipe,
+            "annotators": manifest.annotators,
+            "captioner": manifest.captioner,
+        }
         if {name: footer.get(name) for name in ours} != ours:
             check.find(f"{shard.data.path}: need the manifest's recipe in the footer, got another")
         if not reader.schema_arrow.equals(triple_schema(conditions, footer), check_metadata=True):

@@ -21,6 +21,7 @@ RUN_NAME = "run.json"
 
 _SHARD_FILE = re.compile(r"(train|validation)-\d{5,}-of-\d{5,}\.(parquet|json)")
 _BYTES_DEPEND_ON = ("numpy", "opencv-python-headless", "pillow", "pyarrow")
+_NETWORKS_DEPEND_ON = ("controlnet-aux", "torch", "transformers")
 
 
 def finish(records: Iterable[ShardRecord], planned: int, job: Job) -> Manifest:
@@ -44,11 +45,13 @@ def finish(records: Iterable[ShardRecord], planned: int, job: Job) -> Manifest:
     )
     if not shards:
         raise ConfigError(f"{job.config.source}: need at least one image, found none")
+    packages = _BYTES_DEPEND_ON + (_NETWORKS_DEPEND_ON if job.needs_networks else ())
     manifest = Manifest(
         recipe=job.config.recipe(),
         source=job.config.source,
         annotators=job.annotators,
-        software={package: version(package) for package in _BYTES_DEPEND_ON},
+        captioner=job.captioner_record,
+        software={package: version(package) for package in packages},
         shards=shards,
     )
     if manifest.planned != planned:

@@ -3,12 +3,15 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 
-from annotators.protocol import Spec
-from annotators.registry import record_of, spec_of
+from annotators.protocol import CaptionSpec, Spec, weights_of
+from annotators.registry import record_of, record_of_captioner
+from annotators.runtime import Runtime, resolve_device
+from annotators.weights import WeightsRecord
 from pipeline.options import GenerateConfig
 from pipeline.sources import SourceSpec
 from schemas.triple import SCHEMA_VERSION, Condition, triple_schema
@@ -28,6 +31,8 @@ class Job:
     config: GenerateConfig
     source: SourceSpec
     specs: tuple[Spec, ...]
+    captioner: CaptionSpec | None = None
+    weights: Mapping[str, tuple[WeightsRecord, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def output(self) -> str:
@@ -35,9 +40,42 @@ class Job:
         return self.config.output.removeprefix("file://").rstrip("/") or "/"
 
     @property
+    def models(self) -> tuple[Spec | CaptionSpec, ...]:
+        """Annotators and the captioner, if there is one."""
+        return (*self.specs, self.captioner) if self.captioner else self.specs
+
+    @property
+    def needs_networks(self) -> bool:
+        """Whether torch has to be imported at all."""
+        return any(weights_of(spec) for spec in self.models)
+
+    @property
+    def runtime(self) -> Runtime:
+        """Where annotators run in this process.
+
+        Raises:
+            ConfigError: the device that was asked for is not here.
+        """
+        config = self.config
+        matters = self.needs_networks or config.device not in {"auto", "cpu"}
+        return Runtime(
+            device=resolve_device(config.device) if matters else "cpu",
+            weights=config.weights,
+            offline=config.offline,
+            compile=config.compile,
+        )
+
+    @property
     def annotators(self) -> dict[str, Any]:
         """Condition -> everything that is known about its annotator."""
-        return {spec.name: record_of(spec) for spec in self.specs}
+        return {spec.name: record_of(spec, self.weights.get(spec.name, ())) for spec in self.specs}
+
+    @property
+    def captioner_record(self) -> dict[str, Any] | None:
+        """The same of the captioner, if a model writes captions."""
+        if self.captioner is None:
+            return None
+        return record_of_captioner(self.captioner, self.weights.get(self.captioner.name, ()))
 
     @property
     def footer(self) -> dict[str, Any]:
@@ -47,6 +85,7 @@ class Job:
             "pipeline_revision": PIPELINE_REVISION,
             "recipe": self.config.recipe(),
             "annotators": self.annotators,
+            "captioner": self.captioner_record,
         }
 
     @property
@@ -59,15 +98,3 @@ class Job:
         """Arrow schema of the shards."""
         conditions = [Condition(name=spec.name, stats=spec.stats) for spec in self.specs]
         return triple_schema(conditions, self.footer)
-
-
-def specs_of(config: GenerateConfig) -> tuple[Spec, ...]:
-    """Annotator specs that the configuration asks for, in its order.
-
-    Raises:
-        ConfigError: a condition that nobody provides, or parameters out of range.
-    """
-    return tuple(
-        spec_of(condition, canny_thresholds=config.canny_thresholds, seed=config.seed)
-        for condition in config.conditions
-    )

@@ -1,6 +1,7 @@
 """Start a run: check everything that can be checked, claim the output, run the graph, show it."""
 
 import contextlib
+import dataclasses
 import heapq
 import itertools
 import json
@@ -12,9 +13,12 @@ from collections.abc import Iterator
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from annotators.protocol import weights_of
+from annotators.registry import captioner_of, specs_of, weights_ready
+from annotators.runtime import Runtime
 from pipeline.claim import check_identity, claimed
 from pipeline.display import show_result, watched
-from pipeline.job import Job, specs_of
+from pipeline.job import Job
 from pipeline.options import GenerateConfig
 from pipeline.plan import lay_out, split_of
 from pipeline.progress import TALLY
@@ -63,16 +67,31 @@ def generate(config: GenerateConfig, *, show: bool = False) -> Manifest:
     return manifest
 
 
-def resolve(config: GenerateConfig) -> Job:
-    """Check source, annotators and the kind of output place.
+def resolve(config: GenerateConfig, *, download: bool = True) -> Job:
+    """Check source, annotators, weights and the kind of output place.
+
+    Args:
+        config: what was asked for.
+        download: get weights that are not here; False leaves them out of the job's records.
 
     Raises:
-        ConfigError: nothing to read, a condition that nobody provides, or an unknown file system.
+        ConfigError: nothing to read, a condition that nobody provides, weights or a device that
+            are not there, or an unknown file system.
     """
-    job = Job(config=config, specs=specs_of(config), source=resolve_source(config))
+    job = Job(
+        config=config,
+        source=resolve_source(config),
+        specs=specs_of(config),
+        captioner=captioner_of(config.captioner, config) if config.captioner else None,
+    )
     check_place(job.output)
     _check_apart(job)
-    return job
+    if not _names_runner(config):
+        _ = job.runtime  # a device that is asked for and absent is refused here, not by a worker
+    found = weights_ready(
+        job.models, Runtime(weights=config.weights, offline=config.offline), download=download
+    )
+    return dataclasses.replace(job, weights=found)
 
 
 def _check_apart(job: Job) -> None:
@@ -92,8 +111,15 @@ def dry_run(config: GenerateConfig) -> str:
     Raises:
         ConfigError: as `generate` would.
     """
-    job = resolve(config)
-    check_identity(job)
+    job = resolve(config, download=False)
+    to_fetch = [
+        weights.title
+        for spec in job.models
+        if spec.name not in job.weights
+        for weights in weights_of(spec)
+    ]
+    if not to_fetch:
+        check_identity(job)
     counts: Counter[tuple[str, str]] = Counter()
     problems: Counter[str] = Counter()
     for ref in _list_here(job):
@@ -105,6 +131,10 @@ def dry_run(config: GenerateConfig) -> str:
     lines = [f"source: {config.source} ({job.source.kind})", f"output: {config.output}"]
     lines += [f"{name}: {_plain(value)}" for name, value in config.recipe().items()]
     lines += [f"annotator {name}: {_plain(record)}" for name, record in job.annotators.items()]
+    if job.captioner_record is not None:
+        lines.append(f"captioner: {_plain(job.captioner_record)}")
+    if to_fetch:
+        lines.append(f"weights that are not here yet: {', '.join(to_fetch)}")
     lines.append(f"images: {sum(counts.values()):,}")
     lines += [f"rejected at listing: {count:,} {reason}" for reason, count in problems.items()]
     for split, shards in layout.totals.items():
@@ -153,6 +183,10 @@ def _beam_is_quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def _names_runner(config: GenerateConfig) -> bool:
+    return any(argument.split("=")[0] == "--runner" for argument in config.beam_args)
+
+
 def beam_options(job: Job) -> tuple[str | None, PipelineOptions]:
     """Runner and options: ours for a run on this machine, the user's for any other.
 
@@ -160,7 +194,7 @@ def beam_options(job: Job) -> tuple[str | None, PipelineOptions]:
     pool, not Beam, has a thread for each core.
     """
     arguments = list(job.config.beam_args)
-    if any(argument.split("=")[0] == "--runner" for argument in arguments):
+    if _names_runner(job.config):
         return None, PipelineOptions(arguments)
     at_once = min(2, job.config.workers)
     local = [f"--direct_num_workers={at_once}", "--direct_running_mode=in_memory"]

@@ -2,21 +2,32 @@
 
 import dataclasses
 import os
-from typing import Literal
+from typing import Any, Literal
 
-from schemas.errors import ConfigError
+from annotators.options import EyeOptions, need
 
 Fit = Literal["crop", "pad", "stretch", "bucket"]
-CaptionMode = Literal["auto", "none", "sidecar", "metadata", "column", "fixed"]
+SourceCaption = Literal["auto", "none", "sidecar", "metadata", "column", "fixed"]
+CaptionMode = Literal[
+    "auto", "none", "sidecar", "metadata", "column", "fixed", "blip", "sidecar-else-blip"
+]
 SourceFormat = Literal["auto", "images", "tar", "parquet"]
 ImageFormat = Literal["jpeg", "png", "webp"]
 
 # Where the run happens and how it is watched; none of it may change a stored byte.
 _NOT_IN_RECIPE = frozenset({"source", "output", "overwrite", "dry_run", "num_workers", "beam_args"})
 
+# What annotators and captioner are made from stands in their own records.
+_IN_OTHER_RECORDS = frozenset(
+    field.name for field in dataclasses.fields(EyeOptions) if field.name != "seed"
+)
+
+# With a model, what the source itself may say.
+_OF_THE_SOURCE: dict[str, SourceCaption] = {"blip": "none", "sidecar-else-blip": "auto"}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class GenerateConfig:
+class GenerateConfig(EyeOptions):
     """Everything that `controlset generate` needs to know."""
 
     source: str
@@ -26,12 +37,10 @@ class GenerateConfig:
     output: str
     """Folder of the data set to write."""
 
-    conditions: tuple[str, ...]
-    """Condition maps to extract, e.g. `canny`."""
-
     caption: CaptionMode = "auto"
     """Where captions come from. auto: sidecar, tar member, metadata.jsonl or the column text,
-    caption or prompt, whichever is there. The named ones report every image without a caption."""
+    caption or prompt, whichever is there. The named ones report every image without a caption.
+    blip: `--caption-model` describes every image. sidecar-else-blip: those without a caption."""
 
     caption_text: str | None = None
     """The caption of every image, with `--caption fixed`."""
@@ -67,10 +76,6 @@ class GenerateConfig:
     max_aspect: float = 4.0
     """Pictures more elongated than this (long side / short side) are rejected."""
 
-    canny_thresholds: str = "100,200"
-    """Hysteresis LOW,HIGH in grey levels, or a range for each, e.g. `50-150,150-250`: then every
-    image draws its own pair, which is stored beside its map."""
-
     shard_rows: int = 1000
     """Rows a shard should have, about."""
 
@@ -79,9 +84,6 @@ class GenerateConfig:
 
     limit: int | None = None
     """Take this many images only: a fixed sample of a folder, the first of tars and Parquet."""
-
-    seed: int = 0
-    """Seed of everything random (threshold draws, split)."""
 
     num_workers: int | None = None
     """Threads that decode, annotate and encode. Default: one per core."""
@@ -97,43 +99,40 @@ class GenerateConfig:
     goes here."""
 
     def __post_init__(self) -> None:
-        _need(bool(self.conditions), "--conditions", "at least one", self.conditions)
-        _need(
-            len(set(self.conditions)) == len(self.conditions),
-            "--conditions",
-            "each one once",
-            self.conditions,
-        )
-        _need(
+        EyeOptions.__post_init__(self)
+        need(bool(self.output), "--output", "a folder", self.output)
+        need(bool(self.source), "SOURCE", "a folder, glob, tar or Parquet file", self.source)
+        need(bool(self.conditions), "--conditions", "at least one", self.conditions)
+        need(
             8 <= self.resolution <= 8192 and self.resolution % 8 == 0,
             "--resolution",
             "a multiple of 8 from 8 to 8192",
             self.resolution,
         )
         if self.fit == "bucket":
-            _need(
+            need(
                 self.resolution % 64 == 0,
                 "--resolution",
                 "a multiple of 64 with --fit bucket",
                 self.resolution,
             )
-        _need(1 <= self.quality <= 100, "--quality", "1 to 100", self.quality)
-        _need(self.max_pixels > 0, "--max-pixels", "a positive number", self.max_pixels)
-        _need(self.min_side is None or self.min_side >= 1, "--min-side", "1 or more", self.min_side)
-        _need(self.max_aspect >= 1, "--max-aspect", "1 or more", self.max_aspect)
-        _need(self.shard_rows >= 1, "--shard-rows", "1 or more", self.shard_rows)
-        _need(0 <= self.validation < 1, "--validation", "0 <= fraction < 1", self.validation)
-        _need(self.limit is None or self.limit >= 1, "--limit", "1 or more", self.limit)
-        _need(
+        need(1 <= self.quality <= 100, "--quality", "1 to 100", self.quality)
+        need(self.max_pixels > 0, "--max-pixels", "a positive number", self.max_pixels)
+        need(self.min_side is None or self.min_side >= 1, "--min-side", "1 or more", self.min_side)
+        need(self.max_aspect >= 1, "--max-aspect", "1 or more", self.max_aspect)
+        need(self.shard_rows >= 1, "--shard-rows", "1 or more", self.shard_rows)
+        need(0 <= self.validation < 1, "--validation", "0 <= fraction < 1", self.validation)
+        need(self.limit is None or self.limit >= 1, "--limit", "1 or more", self.limit)
+        need(
             self.num_workers is None or self.num_workers >= 1,
             "--num-workers",
             "1 or more",
             self.num_workers,
         )
         if self.caption == "fixed":
-            _need(bool(self.caption_text), "--caption fixed", "--caption-text TEXT", None)
+            need(bool(self.caption_text), "--caption fixed", "--caption-text TEXT", None)
         else:
-            _need(self.caption_text is None, "--caption-text", "--caption fixed", self.caption)
+            need(self.caption_text is None, "--caption-text", "--caption fixed", self.caption)
 
     @property
     def smallest_side(self) -> int:
@@ -141,20 +140,25 @@ class GenerateConfig:
         return self.min_side if self.min_side is not None else max(1, self.resolution // 2)
 
     @property
+    def source_caption(self) -> SourceCaption:
+        """What captions the source is asked for."""
+        return _OF_THE_SOURCE.get(self.caption) or self.caption  # type: ignore[return-value]  # the others are the source's own
+
+    @property
+    def captioner(self) -> str | None:
+        """Name of the model that describes images without a caption."""
+        return "blip" if self.caption in _OF_THE_SOURCE else None
+
+    @property
     def workers(self) -> int:
         """Threads to use on this machine."""
         return self.num_workers or len(os.sched_getaffinity(0))
 
-    def recipe(self) -> dict[str, object]:
+    def recipe(self) -> dict[str, Any]:
         """Every option that can change a stored byte, resolved; JSON-able."""
-        recipe = {
+        recipe: dict[str, Any] = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.name not in _NOT_IN_RECIPE
+            if field.name not in _NOT_IN_RECIPE | _IN_OTHER_RECORDS
         }
-        return recipe | {"conditions": list(self.conditions), "min_side": self.smallest_side}
-
-
-def _need(satisfied: bool, where: str, rule: str, value: object) -> None:
-    if not satisfied:
-        raise ConfigError(f"{where}: need {rule}, got {value!r}")
+        return recipe | {"min_side": self.smallest_side}

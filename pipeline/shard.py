@@ -88,7 +88,11 @@ def _batches(plan: ShardPlan, job: Job, workshop: Workshop) -> Iterator[BatchRes
     pending: deque[Future[BatchResult]] = deque()
     try:
         for reads in _cut(_reads(plan.refs, job), BATCH_IMAGES):
-            pending.append(workshop.pool.submit(make_batch, reads, job, workshop.annotators))
+            pending.append(
+                workshop.pool.submit(
+                    make_batch, reads, job, workshop.annotators, workshop.captioner
+                )
+            )
             if len(pending) > 2 * workshop.workers:
                 yield pending.popleft().result()
         while pending:
@@ -135,7 +139,8 @@ def _commit_record(
     """Commit the rejects, then the record: its presence means that the shard is whole."""
     file = None
     if rejects:
-        rows = [dataclasses.asdict(row) for row in rejects]
+        ordered = sorted(rejects, key=lambda row: (row.key, row.kind or ""))
+        rows = [dataclasses.asdict(row) for row in ordered]
         path = f"rejects/{plan.name}.parquet"
         file = write_table(job.output, path, rejects_schema(), rows)
     record = ShardRecord(

@@ -8,8 +8,10 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 
 import cv2
 
-from annotators.protocol import Annotator
+from annotators.protocol import Annotation
+from annotators.runtime import use_one_thread_each
 from pipeline.allocator import keep_buffers
+from pipeline.annotate import Eye, captioning_eye_of, eye_of
 from pipeline.job import Job
 
 
@@ -19,7 +21,8 @@ class Workshop:
 
     pool: Executor
     workers: int
-    annotators: Mapping[str, Annotator]
+    annotators: Mapping[str, Eye[Annotation]]
+    captioner: Eye[str] | None
 
 
 _OPEN: dict[tuple[str, int], Workshop] = {}
@@ -35,10 +38,16 @@ def workshop_of(job: Job) -> Workshop:
         if place not in _OPEN:
             keep_buffers()
             cv2.setNumThreads(1)  # the pool's threads are the parallelism
+            runtime = job.runtime
             _OPEN[place] = Workshop(
-                pool=ThreadPoolExecutor(workers, thread_name_prefix="controlset"),
+                pool=ThreadPoolExecutor(
+                    workers,
+                    thread_name_prefix="controlset",
+                    initializer=use_one_thread_each if job.needs_networks else None,
+                ),
                 workers=workers,
-                annotators={spec.name: spec.load() for spec in job.specs},
+                annotators={spec.name: eye_of(spec, runtime) for spec in job.specs},
+                captioner=captioning_eye_of(job.captioner, runtime) if job.captioner else None,
             )
         return _OPEN[place]
 

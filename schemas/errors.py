@@ -38,7 +38,15 @@ class Reason(enum.StrEnum):
     TOO_ELONGATED = "too_elongated"
     # the caption (the image stays, `text` is null)
     NO_CAPTION = "no_caption"
-    BAD_CAPTION = "bad_caption"  # not UTF-8, not JSON, not a string
+    BAD_CAPTION = (
+        "bad_caption"  # not UTF-8, not JSON, not a string; or a model's that repeats itself
+    )
+    # one map or caption of a model (the image stays, the column is null)
+    NO_PERSON = "no_person"  # nobody in the picture: there is no pose to draw
+    NOT_FINITE = "not_finite"  # the map holds NaN or infinite values
+    BAD_MAP = "bad_map"  # the annotator broke its contract: size, type or range
+    ANNOTATOR_FAILED = "annotator_failed"  # it raised for this picture alone
+    OUT_OF_MEMORY = "out_of_memory"  # for this picture alone
 
 
 class Rejected(Exception):

@@ -70,6 +70,7 @@ class Manifest:
     annotators: Mapping[str, Any]  # condition -> revision, parameters, weights, licence, hint range
     software: Mapping[str, str]  # package -> version
     shards: Sequence[ShardRecord]  # ordered by split, then index
+    captioner: Mapping[str, Any] | None = None  # the model that wrote captions, likewise
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -116,6 +117,7 @@ class Manifest:
             "source": self.source,
             "recipe": dict(self.recipe),
             "annotators": dict(self.annotators),
+            "captioner": None if self.captioner is None else dict(self.captioner),
             "software": dict(self.software),
             "shards": [shard.to_json() for shard in self.shards],
         }
@@ -144,6 +146,7 @@ class Manifest:
                 recipe=document["recipe"],
                 source=document["source"],
                 annotators=document["annotators"],
+                captioner=document["captioner"],
                 software=document["software"],
                 shards=[ShardRecord.from_json(shard) for shard in document["shards"]],
             )

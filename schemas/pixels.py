@@ -6,11 +6,12 @@
 import io
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt16
 from PIL import Image
 
 RgbU8 = UInt8[np.ndarray, "_ _ 3"]
 MapU8 = UInt8[np.ndarray, "_ _"]
+MapU16 = UInt16[np.ndarray, "_ _"]
 
 
 def decode_stored_rgb(stored: bytes) -> RgbU8:
@@ -29,16 +30,19 @@ def decode_stored_rgb(stored: bytes) -> RgbU8:
         return np.asarray(picture.convert("RGB"))
 
 
-def decode_stored_map(stored: bytes) -> MapU8 | RgbU8:
+def decode_stored_map(stored: bytes) -> MapU8 | MapU16 | RgbU8:
     """Pixels of a stored condition map.
 
     Args:
-        stored: PNG bytes of a condition column: 1-bit, 8-bit grey or RGB.
+        stored: PNG bytes of a condition column: 1-bit, 8-bit grey, 16-bit grey or RGB.
 
     Returns:
-        (H, W) uint8 for 1-bit (values 0 and 255) and grey maps, (H, W, 3) uint8 for RGB.
+        (H, W) uint8 for 1-bit (values 0 and 255) and grey maps, (H, W) uint16 for 16-bit ones,
+        (H, W, 3) uint8 for RGB.
     """
     with Image.open(io.BytesIO(stored)) as picture:
+        if picture.mode == "I;16":
+            return np.asarray(picture).astype(np.uint16)
         return np.asarray(picture if picture.mode == "RGB" else picture.convert("L"))
 
 
@@ -54,8 +58,8 @@ def encode_bilevel_png(binary: MapU8) -> bytes:
     return buffer.getvalue()
 
 
-def encode_map_png(pixels: MapU8 | RgbU8) -> bytes:
-    """Lossless PNG of a grey or RGB map."""
+def encode_map_png(pixels: MapU8 | MapU16 | RgbU8) -> bytes:
+    """Lossless PNG of a grey (8 or 16 bits) or RGB map."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

@@ -3,8 +3,10 @@
 import dataclasses
 import hashlib
 import os
+from collections.abc import Mapping
+from typing import Any
 
-from schemas.errors import Reason
+from schemas.errors import Reason, Rejected
 
 
 def key_of(relative_name: str) -> str:
@@ -95,3 +97,24 @@ class RejectRow:
     reason: Reason
     detail: str
     kind: str | None = None  # `text` or a condition's name where only that is missing
+
+
+def reject_of(
+    row: Mapping[str, Any], stage: str, rejected: Rejected, *, kind: str | None
+) -> RejectRow:
+    """The reject of something that belongs to a row of the data set, or would have.
+
+    Args:
+        row: with at least `key` and `source`.
+        stage: where it failed.
+        rejected: why.
+        kind: `text` or a condition's name; None is the whole image.
+    """
+    return RejectRow(
+        key=row["key"],
+        source=row["source"],
+        stage=stage,
+        reason=rejected.reason,
+        detail=rejected.detail,
+        kind=kind,
+    )

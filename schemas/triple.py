@@ -17,6 +17,20 @@ FOOTER_KEY = b"controlset"
 
 _IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
+_KEYPOINT = pa.struct(
+    {"name": pa.string(), "x": pa.float32(), "y": pa.float32(), "score": pa.float32()}
+)
+
+_NESTED: Mapping[str, pa.DataType] = {
+    # One struct a person; x and y in px of the stored image, joints that were not seen are absent.
+    "people": pa.list_(
+        pa.struct(
+            {part: pa.list_(_KEYPOINT) for part in ("body", "left_hand", "right_hand", "face")}
+        )
+    ),
+}
+"""Types of statistics that Arrow has no short name for."""
+
 _BEFORE_CONDITIONS: tuple[tuple[str, pa.DataType], ...] = (
     ("key", pa.string()),
     ("source", pa.string()),
@@ -47,7 +61,7 @@ class Condition:
     """A condition's columns: `<name>` holds the map, `<name>_<stat>` what is known about it."""
 
     name: str
-    stats: Mapping[str, str]  # suffix -> Arrow type name, e.g. {"edge_density": "float32"}
+    stats: Mapping[str, str]  # suffix -> type name: Arrow's, e.g. float32, or one of _NESTED
 
     @property
     def stat_columns(self) -> dict[str, str]:
@@ -69,8 +83,12 @@ def triple_schema(conditions: Sequence[Condition], footer: Mapping[str, object])
     for condition in conditions:
         fields.append(pa.field(condition.name, _IMAGE))
         for column, kind in condition.stat_columns.items():
-            fields.append(pa.field(column, pa.type_for_alias(kind)))
+            fields.append(pa.field(column, _stat_type(kind)))
     return pa.schema(fields, metadata=_metadata(fields, footer))
+
+
+def _stat_type(name: str) -> pa.DataType:
+    return _NESTED.get(name) or pa.type_for_alias(name)
 
 
 def rejects_schema() -> pa.Schema:
@@ -87,18 +105,22 @@ def image_columns(schema: pa.Schema) -> list[str]:
 def _metadata(
     fields: Sequence[pa.Field], footer: Mapping[str, object] | None
 ) -> dict[bytes, bytes]:
-    features = {
-        field.name: (
-            {"_type": "Image"}
-            if field.type == _IMAGE
-            else {"dtype": _hugging_face_name(field.type), "_type": "Value"}
-        )
-        for field in fields
-    }
+    features = {field.name: _feature(field.type) for field in fields}
     metadata = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
     if footer is not None:
         metadata[FOOTER_KEY] = json.dumps(footer, sort_keys=True).encode()
     return metadata
+
+
+def _feature(kind: pa.DataType) -> dict[str, object]:
+    """A column's feature as `datasets` writes it into the footer."""
+    if kind == _IMAGE:
+        return {"_type": "Image"}
+    if pa.types.is_list(kind):
+        return {"feature": _feature(kind.value_type), "_type": "List"}
+    if pa.types.is_struct(kind):
+        return {field.name: _feature(field.type) for field in kind}
+    return {"dtype": _hugging_face_name(kind), "_type": "Value"}
 
 
 def _hugging_face_name(kind: pa.DataType) -> str:

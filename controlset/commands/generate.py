@@ -118,7 +118,7 @@ def _read_yaml(path: str) -> Mapping[str, Any]:
             near = difflib.get_close_matches(name, kinds.keys() - {"beam_args"}, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(f"--config {path}: unknown option {name}{hint}")
-        rule = _misfit(kinds[name], value, several=name == "conditions")
+        rule = _misfit(kinds[name], value, several=name in {"conditions", "pose"})
         need(rule is None, f"--config {path}: {name}", str(rule), value)
     return values
 

@@ -42,7 +42,7 @@ def resolve_source(config: GenerateConfig) -> SourceSpec:
         root=_common_root([selection.base for selection in selections]),
         kind=_kind(config, selections),
         selections=selections,
-        caption=config.caption,
+        caption=config.source_caption,
         caption_text=config.caption_text,
         caption_column=config.caption_column,
         image_column=config.image_column,

@@ -5,7 +5,7 @@ import enum
 import functools
 import re
 
-from pipeline.options import CaptionMode
+from pipeline.options import SourceCaption
 from pipeline.sources import names
 from schemas.records import Problem
 
@@ -51,7 +51,7 @@ class SourceSpec:
     root: str  # names of images are relative to it
     kind: SourceKind
     selections: tuple[Selection, ...]
-    caption: CaptionMode = "auto"
+    caption: SourceCaption = "auto"
     caption_text: str | None = None
     caption_column: str | None = None
     image_column: str | None = None

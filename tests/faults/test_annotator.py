@@ -27,7 +27,7 @@ class FakeSpec:
     behaviour: str = "good"
     until: str = "4"  # a quarter of the keys: they are hexadecimal
 
-    def load(self):
+    def load(self, runtime):
         return self._annotate
 
     def _annotate(self, images, keys):

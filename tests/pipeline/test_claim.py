@@ -9,8 +9,9 @@ import sys
 
 import pytest
 
+from annotators.registry import specs_of
 from pipeline.claim import check_identity, claimed, delete_dataset
-from pipeline.job import Job, specs_of
+from pipeline.job import Job
 from pipeline.options import GenerateConfig
 from pipeline.sources import SourceKind, SourceSpec
 from pipeline.store import TEMP_PREFIX, OutputError

@@ -168,7 +168,7 @@ class NoWeights:
     stats: ClassVar[Mapping[str, str]] = {}
     licence: ClassVar[str] = "none"
 
-    def load(self):
+    def load(self, runtime):
         raise ConfigError("fake: need weights in /nowhere")
 
 

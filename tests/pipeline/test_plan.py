@@ -8,7 +8,8 @@ import apache_beam as beam
 import pytest
 from apache_beam.testing import test_pipeline, util
 
-from pipeline.job import Job, specs_of
+from annotators.registry import specs_of
+from pipeline.job import Job
 from pipeline.options import GenerateConfig
 from pipeline.plan import PlanShards, fingerprint, lay_out, shard_of, shard_plan, split_of
 from pipeline.sources import SourceKind, SourceSpec

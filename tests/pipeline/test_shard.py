@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 import pipeline.shard
+from annotators.registry import specs_of
 from pipeline.batch import BatchResult
-from pipeline.job import BATCH_IMAGES, Job, specs_of
+from pipeline.job import BATCH_IMAGES, Job
 from pipeline.options import GenerateConfig
 from pipeline.plan import lay_out, shard_plan
 from pipeline.shard import committed_record, make_shard, record_path

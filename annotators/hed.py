@@ -1,0 +1,88 @@
+"""HED soft edges: the network and weights of the ControlNet 1.1 annotator."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from annotators.networks import as_batch, as_maps_u8, in_equal_sizes, placed, reference
+from annotators.options import EyeOptions, SoftMode
+from annotators.protocol import Annotation, Annotator, HintMode
+from annotators.runtime import Precision, Runtime
+from annotators.soft_edges import SOFT_STATS, finished, safe_steps
+from annotators.weights import HED, Weights, load_state, locate
+from schemas.errors import Rejected
+from schemas.pixels import RgbU8
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class HedSpec:
+    """Which form the edges take."""
+
+    name: ClassVar[str] = "hed"
+    revision: ClassVar[int] = 1
+    hint_mode: ClassVar[HintMode] = "grey"
+    stats: ClassVar[Mapping[str, str]] = SOFT_STATS
+    licence: ClassVar[str] = "Apache-2.0 (controlnet-aux)"
+
+    mode: SoftMode = "soft"
+    precision: Precision = "fp32"
+
+    @classmethod
+    def from_options(cls, options: EyeOptions, precision: Precision) -> Self:
+        return cls(mode=options.hed_mode, precision=precision)
+
+    @property
+    def weights(self) -> tuple[Weights, ...]:
+        return (HED,)
+
+    def load(self, runtime: Runtime) -> Annotator:
+        network = reference("hed").ControlNetHED_Apache2()
+        network.load_state_dict(load_state(locate(HED, runtime)))
+        return _Hed(spec=self, runtime=runtime, network=placed(network, runtime, self.precision))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Hed:
+    spec: HedSpec
+    runtime: Runtime
+    network: Any
+
+    def __call__(self, images: Sequence[RgbU8], keys: Sequence[str]) -> list[Annotation | Rejected]:
+        return in_equal_sizes(images, keys, self._look, at_once=self.runtime.images_at_once)
+
+    def _look(
+        self, images: Sequence[RgbU8], keys: Sequence[str]
+    ) -> Sequence[Annotation | Rejected]:
+        import torch
+
+        with torch.inference_mode():
+            projections = self.network(as_batch(images, self.runtime, self.spec.precision))
+            edges = fused(projections)
+            if self.spec.mode == "safe":
+                edges = safe_steps(edges)
+            return finished(as_maps_u8(edges), self.spec.mode)
+
+
+def fused(projections: "Sequence[torch.Tensor]") -> "torch.Tensor":
+    """Mean of the five side outputs at the image's size, through a sigmoid.
+
+    Args:
+        projections: each (B, 1, h, w) logits; the first has the image's size.
+
+    Returns:
+        (B, H, W) float32 in 0..1; 1 = edge.
+
+    Source: controlnet-aux 0.0.10, which resizes with OpenCV one image at a time; torch's
+    half-pixel bilinear interpolation is the same.
+    """
+    import torch
+    from torch.nn.functional import interpolate
+
+    size = projections[0].shape[-2:]
+    total = projections[0].float()
+    for projection in projections[1:]:
+        total = total + interpolate(projection.float(), size, mode="bilinear")
+    return torch.sigmoid(total[:, 0] / len(projections))

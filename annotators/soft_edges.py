@@ -1,0 +1,83 @@
+"""What HED and PiDiNet share: the forms that soft edges are stored in."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from annotators.options import SoftMode
+from annotators.protocol import Annotation
+from schemas.errors import Rejected
+from schemas.pixels import MapU8, RgbU8
+
+if TYPE_CHECKING:
+    import torch
+
+SOFT_STATS: Mapping[str, str] = {"edge_density": "float32", "mean": "float32"}
+
+_EDGE_LEVEL = 128  # grey level from which a soft edge counts as one
+
+
+def finished(
+    maps: Sequence[MapU8 | RgbU8 | Rejected], mode: SoftMode
+) -> list[Annotation | Rejected]:
+    """Maps with their statistics; as scribbles if the mode says so.
+
+    Args:
+        maps: each (H, W) uint8, 255 = edge, or its reject.
+        mode: `scribble` thins the edges and draws them again as thick binary lines.
+    """
+    results: list[Annotation | Rejected] = []
+    for soft in maps:
+        if isinstance(soft, Rejected):
+            results.append(soft)
+            continue
+        pixels = scribble(soft) if mode == "scribble" else soft
+        density = float(np.count_nonzero(pixels >= _EDGE_LEVEL)) / pixels.size
+        stats = {"edge_density": density, "mean": float(pixels.mean()) / 255}
+        results.append(Annotation(pixels=pixels, stats=stats))
+    return results
+
+
+def safe_steps(edges: "torch.Tensor", steps: int = 2) -> "torch.Tensor":
+    """Edges quantised to 0, 1/steps, ..., 1 (and above for exactly 1; cut off later).
+
+    A model cannot read the picture's shading out of such a map.
+
+    Source: `safe_step` of controlnet-aux 0.0.10.
+    """
+    return (edges.float() * float(steps + 1)).int().float() / float(steps)
+
+
+def scribble(soft: MapU8) -> MapU8:
+    """Thick binary lines along the ridges of soft edges.
+
+    Args:
+        soft: (H, W) uint8, 255 = edge.
+
+    Returns:
+        (H, W) uint8; every value is 0 or 255.
+
+    Source: `nms` and the scribble mode of controlnet-aux 0.0.10.
+    """
+    blurred = cv2.GaussianBlur(soft.astype(np.float32), (0, 0), 3.0)
+    ridges = np.zeros_like(blurred)
+    for kernel in _LINES:
+        on_ridge = cv2.dilate(blurred, kernel) == blurred
+        ridges[on_ridge] = blurred[on_ridge]
+    thin = np.where(ridges > 127, np.uint8(255), np.uint8(0))
+    thick = cv2.GaussianBlur(thin, (0, 0), 3.0)
+    return np.where(thick > 4, np.uint8(255), np.uint8(0))
+
+
+# Four directions across which a ridge must be highest.
+_LINES = tuple(
+    np.array(kernel, np.uint8)
+    for kernel in (
+        [[0, 0, 0], [1, 1, 1], [0, 0, 0]],
+        [[0, 1, 0], [0, 1, 0], [0, 1, 0]],
+        [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+        [[0, 0, 1], [0, 1, 0], [1, 0, 0]],
+    )
+)
