@@ -18,9 +18,20 @@ GROUP = "controlset.annotators"
 # Ours, with the module that defines each spec. A spec that needs no network takes no precision.
 _OURS = {
     "canny": "annotators.canny:CannySpec",
+    "depth": "annotators.depth:DepthSpec",
+    "pose": "annotators.pose:PoseSpec",
     "hed": "annotators.hed:HedSpec",
+    "softedge": "annotators.softedge:SoftedgeSpec",
+    "lineart": "annotators.lineart:LineartSpec",
+    "lineart_anime": "annotators.lineart_anime:LineartAnimeSpec",
+    "mlsd": "annotators.mlsd:MlsdSpec",
+    "normal": "annotators.normal:NormalSpec",
+    "segmentation": "annotators.segmentation:SegmentationSpec",
+    "shuffle": "annotators.plain:ShuffleSpec",
+    "grey": "annotators.plain:GreySpec",
+    "tile": "annotators.plain:TileSpec",
 }
-_CAPTIONERS: dict[str, str] = {}
+_CAPTIONERS = {"blip": "annotators.blip:BlipSpec"}
 _WITHOUT_NETWORK = frozenset({"canny", "grey", "tile", "shuffle"})
 
 

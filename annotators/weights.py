@@ -198,7 +198,7 @@ def fetch(weights: Weights, runtime: Runtime) -> Path:
 
 def _download(weights: Weights, runtime: Runtime) -> Path:
     from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError, HTTPError
 
     into = None
     if runtime.weights is not None:
@@ -208,8 +208,7 @@ def _download(weights: Weights, runtime: Runtime) -> Path:
             return Path(str(hf_hub_download(weights.hub_id, weights.file, local_dir=into)))
         patterns: list[str] = list(MODEL_FILES)
         return Path(snapshot_download(weights.hub_id, allow_patterns=patterns, local_dir=into))
-    # The hub's own errors are OSErrors; its client's have no name that stays from release to release.
-    except (OSError, HFValidationError, *HfHubHTTPError.__bases__) as error:
+    except (OSError, HFValidationError, HTTPError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{missing([weights], runtime)} (the hub: {reason})") from error
 

@@ -1,0 +1,67 @@
+"""PiDiNet soft edges: the network and weights of the ControlNet 1.1 annotator."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+from annotators.networks import as_batch, as_maps_u8, in_equal_sizes, placed, reference
+from annotators.options import EyeOptions, SoftMode
+from annotators.protocol import Annotation, Annotator, HintMode
+from annotators.runtime import Precision, Runtime
+from annotators.soft_edges import SOFT_STATS, finished, safe_steps
+from annotators.weights import PIDINET, Weights, load_state, locate
+from schemas.errors import Rejected
+from schemas.pixels import RgbU8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class SoftedgeSpec:
+    """Which form the edges take."""
+
+    name: ClassVar[str] = "softedge"
+    revision: ClassVar[int] = 1
+    hint_mode: ClassVar[HintMode] = "grey"
+    stats: ClassVar[Mapping[str, str]] = SOFT_STATS
+    licence: ClassVar[str] = "Apache-2.0 (controlnet-aux)"
+
+    mode: SoftMode = "soft"
+    precision: Precision = "fp32"
+
+    @classmethod
+    def from_options(cls, options: EyeOptions, precision: Precision) -> Self:
+        return cls(mode=options.softedge_mode, precision=precision)
+
+    @property
+    def weights(self) -> tuple[Weights, ...]:
+        return (PIDINET,)
+
+    def load(self, runtime: Runtime) -> Annotator:
+        network = reference("pidi.model").pidinet()
+        state = load_state(locate(PIDINET, runtime))["state_dict"]
+        network.load_state_dict({name.replace("module.", ""): one for name, one in state.items()})
+        return _Softedge(
+            spec=self, runtime=runtime, network=placed(network, runtime, self.precision)
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Softedge:
+    spec: SoftedgeSpec
+    runtime: Runtime
+    network: Any
+
+    def __call__(self, images: Sequence[RgbU8], keys: Sequence[str]) -> list[Annotation | Rejected]:
+        return in_equal_sizes(images, keys, self._look, at_once=self.runtime.images_at_once)
+
+    def _look(
+        self, images: Sequence[RgbU8], keys: Sequence[str]
+    ) -> Sequence[Annotation | Rejected]:
+        import torch
+
+        with torch.inference_mode():
+            batch = as_batch(images, self.runtime, self.spec.precision)
+            # The authors' network was trained on BGR, as controlnet-aux feeds it.
+            edges = self.network(batch.flip(1) / 255)[-1][:, 0]
+            if self.spec.mode == "safe":
+                edges = safe_steps(edges)
+            return finished(as_maps_u8(edges), self.spec.mode)
