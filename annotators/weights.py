@@ -198,7 +198,10 @@ def fetch(weights: Weights, runtime: Runtime) -> Path:
 
 def _download(weights: Weights, runtime: Runtime) -> Path:
     from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import HFValidationError, HTTPError
+    from huggingface_hub.errors import (
+        HFValidationError,
+        HTTPError,  # type: ignore[reportPrivateImportUsage]  # its client's name changed twice
+    )
 
     into = None
     if runtime.weights is not None:
