@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from annotators.networks import as_batch, as_maps_u8, in_equal_sizes, placed, reference
 from annotators.options import EyeOptions, SoftMode
@@ -31,7 +31,7 @@ class HedSpec:
     precision: Precision = "fp32"
 
     @classmethod
-    def from_options(cls, options: EyeOptions, precision: Precision) -> Self:
+    def from_options(cls, options: EyeOptions, precision: Precision) -> "HedSpec":
         return cls(mode=options.hed_mode, precision=precision)
 
     @property

@@ -8,10 +8,12 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
+import numpy as np
+
 from annotators.runtime import Runtime
 from annotators.weights import Weights
 from schemas.errors import Rejected
-from schemas.pixels import MapU8, MapU16, RgbU8
+from schemas.pixels import RgbU8
 
 HintMode = Literal["bilevel", "grey", "grey16", "rgb"]
 
@@ -20,7 +22,9 @@ HintMode = Literal["bilevel", "grey", "grey16", "rgb"]
 class Annotation:
     """One condition map and what is known about it."""
 
-    pixels: MapU8 | MapU16 | RgbU8  # exactly the image's height and width
+    # (H, W) uint8, for grey16 uint16, for rgb (H, W, 3) uint8; exactly the image's size. Whoever
+    # breaks that gets a reject, so the type is as wide as what third parties may hand over.
+    pixels: np.ndarray
     stats: Mapping[str, Any]  # one value for each name in `Spec.stats`
 
 

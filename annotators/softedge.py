@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from annotators.networks import as_batch, as_maps_u8, in_equal_sizes, placed, reference
 from annotators.options import EyeOptions, SoftMode
@@ -28,7 +28,7 @@ class SoftedgeSpec:
     precision: Precision = "fp32"
 
     @classmethod
-    def from_options(cls, options: EyeOptions, precision: Precision) -> Self:
+    def from_options(cls, options: EyeOptions, precision: Precision) -> "SoftedgeSpec":
         return cls(mode=options.softedge_mode, precision=precision)
 
     @property

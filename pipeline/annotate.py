@@ -46,9 +46,9 @@ class Eye(Generic[Result]):
                 fails on every picture that it gets.
         """
         results: list[Result | Rejected] = []
-        step = self._at_once or max(1, len(images))
-        for start in range(0, len(images), step):
-            results += self._part(images[start : start + step], keys[start : start + step])
+        while len(results) < len(images):
+            part = slice(len(results), len(results) + (self._at_once or len(images)))
+            results += self._part(images[part], keys[part])
         return results
 
     def _part(self, images: Sequence[RgbU8], keys: Sequence[str]) -> list[Result | Rejected]:

@@ -108,8 +108,19 @@ def _identity_text(job: Job) -> str:
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     """Options that differ; the rest of the identity only if no option does."""
-    options = _changed(theirs.get("recipe", {}), ours["recipe"])
+    options = _changed(_options(theirs), _options(ours))
     return options or _changed(theirs, ours)
+
+
+def _options(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked for: the recipe, and each annotator's and the captioner's parameters."""
+    annotators = identity.get("annotators") or {}
+    options = {**identity.get("recipe", {}), "conditions": " ".join(annotators)}
+    models = {**annotators, "captioner": identity.get("captioner") or {}}
+    for name, record in models.items():
+        for parameter, value in record.get("parameters", {}).items():
+            options[f"{name} {parameter}"] = value
+    return options
 
 
 def _changed(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:

@@ -23,7 +23,12 @@ ADVICE: Mapping[str, str] = {
     Reason.TOO_SMALL: "The shorter side is under --min-side; it would have to be enlarged a lot.",
     Reason.TOO_ELONGATED: "Longer and thinner than --max-aspect allows; a crop would lose most.",
     Reason.NO_CAPTION: "The image was kept without text. Add a caption file, or caption the image.",
-    Reason.BAD_CAPTION: "The image was kept without text. The caption is not UTF-8 text or JSON.",
+    Reason.BAD_CAPTION: "Kept without text: the caption is not UTF-8 or JSON, or repeats itself.",
+    Reason.NO_PERSON: "Nobody was found; the pose is null. --keep-empty-pose stores a black map.",
+    Reason.NOT_FINITE: "The network gave NaN for this image. Try --precision fp32.",
+    Reason.BAD_MAP: "The annotator gave a map of another size or type: a bug in it.",
+    Reason.ANNOTATOR_FAILED: "The annotator fails on this image alone; its error is in the detail.",
+    Reason.OUT_OF_MEMORY: "Not enough memory even for this image alone. Use a larger machine.",
 }
 
 

@@ -6,8 +6,10 @@ import pytest
 import skimage
 
 from annotators.canny import CannySpec, canny
+from annotators.options import EyeOptions
 from annotators.protocol import Annotation
-from annotators.registry import record_of, spec_from_record, spec_of
+from annotators.registry import record_of, spec_from_record, specs_of
+from annotators.runtime import Runtime
 from schemas.errors import ConfigError
 
 
@@ -51,7 +53,7 @@ def test_higher_thresholds_give_fewer_edges():
 
 def test_one_annotation_for_each_image_with_its_statistics():
     images = [skimage.data.chelsea(), np.zeros((8, 8, 3), np.uint8)]
-    some, none = CannySpec().load()(images, ["a", "b"])
+    some, none = CannySpec().load(Runtime())(images, ["a", "b"])
     assert isinstance(some, Annotation)
     assert isinstance(none, Annotation)
     assert some.stats["low"] == 100
@@ -115,10 +117,9 @@ def test_a_record_of_another_revision_or_annotator_is_refused():
 
 
 def test_conditions_that_are_not_there_are_named():
-    with pytest.raises(ConfigError, match="--conditions hed: not available yet; available: canny"):
-        spec_of("hed", canny_thresholds="1,2", seed=0)
-    with pytest.raises(ConfigError, match="--conditions edges: no such annotator"):
-        spec_of("edges", canny_thresholds="1,2", seed=0)
+    options = EyeOptions(conditions=("canny", "edges"))
+    with pytest.raises(ConfigError, match="--conditions edges: no such annotator; available"):
+        specs_of(options)
 
 
 @pytest.mark.slow

@@ -31,28 +31,42 @@ class FakeSpec:
         return self._annotate
 
     def _annotate(self, images, keys):
+        if self.behaviour == "out of memory" and len(images) > 2:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
         results = [self._one(*pair) for pair in zip(images, keys, strict=True)]
         return results[1:] if self.behaviour == "one too few" else results
 
     def _one(self, rgb, key):
         pixels = np.zeros(rgb.shape[:2], np.uint8)
+        stats = {"mean": 0.0}
         if key < self.until:
-            if self.behaviour == "bug":
-                raise ZeroDivisionError("a bug of the annotator")
-            if self.behaviour == "rejects":
-                return Rejected(Reason.UNSUPPORTED_PIXELS, "nothing to see")
-            if self.behaviour == "wrong size":
-                pixels = pixels[1:]
-            if self.behaviour == "no statistics":
-                return Annotation(pixels=pixels, stats={})
-        return Annotation(pixels=pixels, stats={"mean": 0.0})
+            match self.behaviour:
+                case "raises":
+                    raise ZeroDivisionError("a bug of the annotator")
+                case "no memory":
+                    raise MemoryError("for this one")
+                case "GPU is lost":
+                    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+                case "rejects":
+                    return Rejected(Reason.UNSUPPORTED_PIXELS, "nothing to see")
+                case "wrong size":
+                    pixels = pixels[1:]
+                case "wrong type":
+                    pixels = pixels.astype(np.float32)
+                case "NaN":
+                    pixels = np.full(pixels.shape, np.nan, np.float32)
+                case "three channels":
+                    pixels = rgb
+                case "no statistics":
+                    stats = {}
+        return Annotation(pixels=pixels, stats=stats)
 
 
 @pytest.fixture
 def run(monkeypatch, photographs, tmp_path):
-    def run(behaviour):
+    def run(behaviour, until="4"):
         monkeypatch.setattr(
-            pipeline.launch, "specs_of", lambda _config: (FakeSpec(behaviour=behaviour),)
+            pipeline.launch, "specs_of", lambda _: (FakeSpec(behaviour=behaviour, until=until),)
         )
         output = tmp_path / "dataset"
         generate(config_for(photographs, output, conditions=("fake",)))
@@ -61,45 +75,77 @@ def run(monkeypatch, photographs, tmp_path):
     return run
 
 
-def test_a_rejected_map_is_null_with_a_reason_and_the_image_stays(run):
-    data = open_dataset(str(run("rejects")))
+@pytest.mark.parametrize(
+    ("behaviour", "reason", "detail"),
+    [
+        ("rejects", "unsupported_pixels", "nothing to see"),
+        ("raises", "annotator_failed", "ZeroDivisionError: a bug of the annotator"),
+        ("no memory", "out_of_memory", "MemoryError: for this one"),
+        ("NaN", "not_finite", "need finite values, got NaN or infinity in the map"),
+        (
+            "wrong size",
+            "bad_map",
+            "need a bilevel map of 64x64 px and uint8, got shape (63, 64) and uint8",
+        ),
+        (
+            "wrong type",
+            "bad_map",
+            "need a bilevel map of 64x64 px and uint8, got shape (64, 64) and float32",
+        ),
+        (
+            "three channels",
+            "bad_map",
+            "need a bilevel map of 64x64 px and uint8, got shape (64, 64, 3) and uint8",
+        ),
+        ("no statistics", "bad_map", "need the statistics ['mean'], got []"),
+    ],
+)
+def test_only_the_guilty_images_lose_their_map_and_say_why(run, behaviour, reason, detail):
+    data = open_dataset(str(run(behaviour)))
     without = {one.key for one in data if one.maps["fake"] is None}
     assert without == {one.key for one in data if one.key < "4"}
     assert 5 < len(without) < len(data)
     rows = [row for row in data.rejects() if row["kind"] == "fake"]
     assert {row["key"] for row in rows} == without
-    assert {(row["stage"], row["reason"]) for row in rows} == {("fake", "unsupported_pixels")}
+    assert {(row["stage"], row["reason"], row["detail"]) for row in rows} == {
+        ("fake", reason, detail)
+    }
     assert data.manifest.planned == data.manifest.rows + data.manifest.rejected_images
     missing = next(one for one in data if one.maps["fake"] is None)
     assert missing.fields["fake_mean"] is None
 
 
+def test_a_batch_that_is_too_large_is_halved_and_nobody_is_lost(run):
+    data = open_dataset(str(run("out of memory")))
+    assert all(one.maps["fake"] is not None for one in data)
+    assert not [row for row in data.rejects() if row["kind"] == "fake"]
+
+
 @pytest.mark.parametrize(
-    ("behaviour", "kind", "message"),
+    ("behaviour", "until", "message"),
     [
-        ("bug", ZeroDivisionError, "a bug of the annotator"),
-        ("one too few", RuntimeError, "annotator fake: need 8 results for 8 images, got 7"),
-        ("wrong size", RuntimeError, "annotator fake: need a map of 64x64 px for .*, got 64x63"),
-        ("no statistics", RuntimeError, r"annotator fake: need the statistics \['mean'\] for"),
+        ("one too few", "4", "annotator fake: need . results for . images, got ."),
+        ("raises", "g", "annotator fake: fails on every picture: ZeroDivisionError: a bug of the"),
+        ("GPU is lost", "4", "CUDA error: an illegal memory access"),
     ],
 )
-def test_a_bug_flies_and_leaves_no_manifest(run, tmp_path, behaviour, kind, message):
-    with pytest.raises(kind, match=message if behaviour != "one too few" else "need . results"):
-        run(behaviour)
+def test_what_no_picture_is_to_blame_for_ends_the_run_without_a_manifest(
+    run, tmp_path, behaviour, until, message
+):
+    with pytest.raises(RuntimeError, match=message):
+        run(behaviour, until)
     assert not (tmp_path / "dataset" / "manifest.json").exists()
 
 
-def test_after_the_bug_is_mended_the_same_command_goes_on(run, tmp_path):
-    with pytest.raises(ZeroDivisionError):
-        run("bug")
+def test_after_the_bug_is_mended_the_same_command_goes_on(run, tmp_path, monkeypatch):
+    with pytest.raises(RuntimeError, match="fails on every picture"):
+        run("raises", "g")
     # Another behaviour is another parameter, so another recipe: here the bug was in the code.
-    FakeSpec._one, broken = (
+    monkeypatch.setattr(
+        FakeSpec,
+        "_one",
         lambda self, rgb, key: Annotation(
             pixels=np.zeros(rgb.shape[:2], np.uint8), stats={"mean": 0.0}
         ),
-        FakeSpec._one,
     )
-    try:
-        assert len(open_dataset(str(run("bug")))) == 84
-    finally:
-        FakeSpec._one = broken
+    assert len(open_dataset(str(run("raises", "g")))) == 84

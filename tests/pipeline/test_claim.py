@@ -195,8 +195,8 @@ def test_another_recipe_is_refused_and_every_option_named(owned):
     with pytest.raises(ConfigError) as caught:
         claim(job_of(owned, resolution=64, canny_thresholds="50,150"))
     assert str(caught.value) == (
-        f"{owned}: holds a data set made with canny_thresholds=100,200 (now 50,150); "
-        "min_side=256 (now 32); resolution=512 (now 64); "
+        f"{owned}: holds a data set made with canny high=[200, 200] (now [150, 150]); "
+        "canny low=[100, 100] (now [50, 50]); min_side=256 (now 32); resolution=512 (now 64); "
         "choose another --output, or delete it with --overwrite"
     )
     assert files_of(owned) == before

@@ -8,7 +8,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.testing import test_pipeline, util
 
-from annotators.registry import specs_of
+from annotators.registry import captioner_of, specs_of
 from pipeline.job import Job
 from pipeline.options import GenerateConfig
 from pipeline.plan import PlanShards, fingerprint, lay_out, shard_of, shard_plan, split_of
@@ -229,7 +229,8 @@ def job_of(**changes):
     values = {"source": "/in", "output": "/out", "conditions": ("canny",)} | changes
     config = GenerateConfig(**values)
     spec = SourceSpec(root="/in", kind=SourceKind.IMAGES, selections=())
-    return Job(config=config, specs=specs_of(config), source=spec)
+    captioner = captioner_of(config.captioner, config) if config.captioner else None
+    return Job(config=config, specs=specs_of(config), source=spec, captioner=captioner)
 
 
 CONFIG_CHANGES = {
@@ -245,7 +246,6 @@ CONFIG_CHANGES = {
     "max_pixels": 1000,
     "min_side": 8,
     "max_aspect": 2.0,
-    "canny_thresholds": "50,100",
     "shard_rows": 10,
     "validation": 0.1,
     "limit": 5,
@@ -258,12 +258,56 @@ ELSEWHERE = {
     "overwrite": True,
     "dry_run": True,
     "beam_args": ("--runner=DirectRunner",),
+    "device": "cpu",
+    "weights": "/other",
+    "offline": True,
+    "compile": True,
+}
+OF_A_MODEL = {
+    # option -> (condition or captioner whose record it goes into, another value)
+    "canny_thresholds": ("canny", "50,100"),
+    "depth_model": ("depth", "midas"),
+    "depth_bits": ("depth", 16),
+    "pose": ("pose", ("hands",)),
+    "pose_model": ("pose", "usyd-community/vitpose-base-simple"),
+    "keep_empty_pose": ("pose", True),
+    "hed_mode": ("hed", "safe"),
+    "softedge_mode": ("softedge", "scribble"),
+    "lineart_coarse": ("lineart", True),
+    "mlsd_thresholds": ("mlsd", "0.2,0.1"),
+    "segmentation_model": ("segmentation", "another/model"),
+    "tile_factor": ("tile", 8),
+    "precision": ("hed", "fp32"),
+    "caption_model": ("blip", "another/model"),
+    "caption_prompt": ("blip", "a photo of"),
+    "caption_beams": ("blip", 1),
+    "caption_top_p": ("blip", 0.9),
+    "caption_max_tokens": ("blip", 10),
 }
 
 
-def test_every_option_either_belongs_to_the_recipe_or_cannot_change_a_byte():
+def test_every_option_either_belongs_to_a_record_or_cannot_change_a_byte():
     names = {field.name for field in dataclasses.fields(GenerateConfig)}
-    assert {"conditions", *CONFIG_CHANGES, *ELSEWHERE} == names
+    once_more = {"conditions", "pose_detector"}  # the latter: see the next test but one
+    assert {*once_more, *CONFIG_CHANGES, *OF_A_MODEL, *ELSEWHERE} == names
+
+
+@pytest.mark.parametrize("option", OF_A_MODEL)
+def test_the_identity_follows_each_option_of_a_model_that_is_used(option):
+    model, value = OF_A_MODEL[option]
+    used = {"caption": "blip"} if model == "blip" else {"conditions": (model,)}
+    used |= (
+        {} if option == "precision" else {"precision": "bf16" if option != "depth_bits" else "auto"}
+    )
+    base = job_of(**used | ({"precision": "bf16"} if option == "precision" else {}))
+    assert job_of(**used | {option: value}).identity != base.identity
+    assert job_of(**{option: value}).identity == job_of().identity or model == "canny"
+
+
+def test_the_detector_of_persons_matters_to_vitpose_alone():
+    vitpose = {"conditions": ("pose",), "pose_model": "usyd-community/vitpose-base-simple"}
+    other = {"pose_detector": "another/detector"}
+    assert job_of(**vitpose, **other).identity != job_of(**vitpose).identity
 
 
 @pytest.mark.parametrize("option", CONFIG_CHANGES)

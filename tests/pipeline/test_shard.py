@@ -11,6 +11,8 @@ from PIL import Image
 
 import pipeline.shard
 from annotators.registry import specs_of
+from annotators.runtime import Runtime
+from pipeline.annotate import eye_of
 from pipeline.batch import BatchResult
 from pipeline.job import BATCH_IMAGES, Job
 from pipeline.options import GenerateConfig
@@ -59,9 +61,9 @@ def make(source, tmp_path):
 
     def run(count=None, workers=2, output=tmp_path):
         job = job_of(source, output)
-        annotators = {spec.name: spec.load() for spec in job.specs}
+        annotators = {spec.name: eye_of(spec, Runtime()) for spec in job.specs}
         with ThreadPoolExecutor(workers) as pool:
-            workshop = Workshop(pool=pool, workers=workers, annotators=annotators)
+            workshop = Workshop(pool=pool, workers=workers, annotators=annotators, captioner=None)
             return make_shard(plan_of(job, count), job, workshop)
 
     return run

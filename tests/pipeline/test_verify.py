@@ -93,7 +93,7 @@ def test_a_fresh_set_passes_every_check(dataset):
     assert report.ok
     assert findings(report) == []
     audited = report.checks[-1]
-    assert (audited.name, audited.looked_at) == ("maps extracted again are identical", 20)
+    assert (audited.name, audited.looked_at) == ("maps extracted again are the same", 20)
 
 
 def test_the_audit_takes_the_asked_share_the_same_each_time_and_at_least_one_row(dataset):
