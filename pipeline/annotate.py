@@ -2,7 +2,9 @@
 
 import contextlib
 import threading
+import traceback
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -42,8 +44,8 @@ class Eye(Generic[Result]):
         """One result for each image, in order.
 
         Raises:
-            RuntimeError: another number of results than images (a bug of the annotator), or it
-                fails on every picture that it gets.
+            RuntimeError: another number of results than images (a bug of the annotator).
+            ConfigError: it fails on every picture that it gets.
         """
         results: list[Result | Rejected] = []
         while len(results) < len(images):
@@ -64,7 +66,7 @@ class Eye(Generic[Result]):
             if out_of_memory:
                 # The exception's frames hold the tensors that did not fit: first let them go.
                 self._at_once = max(1, len(images) // 2)
-            failure = error.with_traceback(None)
+            where, failure = _last_line(error), error.with_traceback(None)
         else:
             if len(results) != len(images):
                 raise RuntimeError(
@@ -76,19 +78,19 @@ class Eye(Generic[Result]):
         if out_of_memory:
             _free_memory()
             return self(images, keys)
-        return self._one_by_one(images, keys, failure)
+        return self._one_by_one(images, keys, failure, where)
 
     def _one_by_one(
-        self, images: Sequence[RgbU8], keys: Sequence[str], failure: Exception
+        self, images: Sequence[RgbU8], keys: Sequence[str], failure: Exception, where: str
     ) -> list[Result | Rejected]:
         results: list[Result | Rejected] = []
         for image, key in zip(images, keys, strict=True):
             results += self._part([image], [key])
         broken = all(isinstance(result, Rejected) for result in results)
         if broken and not self._has_worked:
-            raise RuntimeError(
-                f"annotator {self.name}: fails on every picture: "
-                f"{type(failure).__name__}: {failure}"
+            raise ConfigError(
+                f"annotator {self.name}: need maps, got {type(failure).__name__} for every picture "
+                f"({where}): {failure}"
             ) from failure
         return results
 
@@ -164,6 +166,12 @@ def _held_to_contract(spec: Spec, rgb: RgbU8, annotation: Annotation) -> Annotat
 def _failed(error: Exception, *, out_of_memory: bool) -> Rejected:
     reason = Reason.OUT_OF_MEMORY if out_of_memory else Reason.ANNOTATOR_FAILED
     return Rejected(reason, " ".join(f"{type(error).__name__}: {error}".split())[:500])
+
+
+def _last_line(error: Exception) -> str:
+    """Where it was raised: `file.py:12`."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "unknown"
 
 
 def _is_outage(error: Exception) -> bool:

@@ -11,7 +11,7 @@ import pipeline.launch
 from annotators.protocol import Annotation
 from pipeline.launch import generate
 from schemas.dataset import open_dataset
-from schemas.errors import Reason, Rejected
+from schemas.errors import ConfigError, Reason, Rejected
 from tests.faults.conftest import config_for
 
 
@@ -122,23 +122,29 @@ def test_a_batch_that_is_too_large_is_halved_and_nobody_is_lost(run):
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "until", "message"),
+    ("behaviour", "until", "kind", "message"),
     [
-        ("one too few", "4", "annotator fake: need . results for . images, got ."),
-        ("raises", "g", "annotator fake: fails on every picture: ZeroDivisionError: a bug of the"),
-        ("GPU is lost", "4", "CUDA error: an illegal memory access"),
+        ("one too few", "4", RuntimeError, "annotator fake: need . results for . images, got ."),
+        (
+            "raises",
+            "g",
+            ConfigError,
+            r"annotator fake: need maps, got ZeroDivisionError for every picture "
+            r"\(test_annotator.py:\d+\): a bug of the annotator",
+        ),
+        ("GPU is lost", "4", RuntimeError, "CUDA error: an illegal memory access"),
     ],
 )
 def test_what_no_picture_is_to_blame_for_ends_the_run_without_a_manifest(
-    run, tmp_path, behaviour, until, message
+    run, tmp_path, behaviour, until, kind, message
 ):
-    with pytest.raises(RuntimeError, match=message):
+    with pytest.raises(kind, match=message):
         run(behaviour, until)
     assert not (tmp_path / "dataset" / "manifest.json").exists()
 
 
 def test_after_the_bug_is_mended_the_same_command_goes_on(run, tmp_path, monkeypatch):
-    with pytest.raises(RuntimeError, match="fails on every picture"):
+    with pytest.raises(ConfigError, match="for every picture"):
         run("raises", "g")
     # Another behaviour is another parameter, so another recipe: here the bug was in the code.
     monkeypatch.setattr(
