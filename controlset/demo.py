@@ -10,6 +10,7 @@ import skimage
 from PIL import Image
 
 from controlset.console import cores, progress, results
+from pipeline.display import speed_text
 from pipeline.launch import generate
 from pipeline.options import GenerateConfig
 from pipeline.progress import TALLY
@@ -67,7 +68,7 @@ def demo(output: Path) -> int:
     with progress("verifying") as advance:
         report = verify_dataset(str(dataset), audit=1.0, workers=cores(), on_progress=advance)
     print_verification(report, console)
-    speed = f"{TALLY.images_per_second:.0f} images/s" if TALLY.work_seconds else "nothing to do"
+    speed = speed_text(TALLY.images_per_second) if TALLY.work_seconds else "nothing to do"
     console.print(
         f"\n{manifest.rows} rows, {manifest.rejected_images} rejects "
         f"(two files are broken on purpose), {speed}\n{_what_next(output, dataset)}",

@@ -50,7 +50,7 @@ def _bar(tally: Tally, console: Console, stop: threading.Event) -> None:
                 description="generating" if tally.planned is not None else "listing",
                 total=tally.planned,
                 completed=tally.done,
-                speed=f"{tally.images_per_second:.0f} images/s",
+                speed=speed_text(tally.images_per_second),
                 rejects=f"{tally.rejected:,} rejected",
             )
             if last:
@@ -66,7 +66,7 @@ def _lines(tally: Tally, console: Console, stop: threading.Event) -> None:
         left = f"{(tally.planned - tally.done) / speed:.0f} s left" if speed else "starting"
         console.print(
             f"{time.strftime('%H:%M:%S')} {tally.done:,} of {tally.planned:,} images, "
-            f"{speed:.0f} images/s, {tally.rejected:,} rejected, {left}",
+            f"{speed_text(speed)}, {tally.rejected:,} rejected, {left}",
             highlight=False,
             soft_wrap=True,
         )
@@ -87,9 +87,15 @@ def show_result(manifest: Manifest, tally: Tally, output: str) -> None:
     if tally.resumed:
         table.add_row("done by an earlier run", f"{tally.resumed:,} images")
     if tally.work_seconds:
-        table.add_row("speed after start-up", f"{tally.images_per_second:,.0f} images/s")
+        table.add_row("speed after start-up", speed_text(tally.images_per_second))
         table.add_section()
         for stage, seconds in sorted(tally.stage_seconds.items(), key=lambda item: -item[1]):
             table.add_row(f"{stage}, summed over threads", f"{seconds:,.1f} s")
     console.print(table)
     console.print(f"preview: {output}/{PREVIEW_NAME}", highlight=False, soft_wrap=True)
+
+
+def speed_text(images_per_second: float) -> str:
+    """`171 images/s`; with a decimal where networks make it slow."""
+    decimals = 0 if images_per_second >= 10 or images_per_second == 0 else 1
+    return f"{images_per_second:,.{decimals}f} images/s"
