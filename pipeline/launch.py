@@ -78,12 +78,9 @@ def resolve(config: GenerateConfig, *, download: bool = True) -> Job:
         ConfigError: nothing to read, a condition that nobody provides, weights or a device that
             are not there, or an unknown file system.
     """
-    job = Job(
-        config=config,
-        source=resolve_source(config),
-        specs=specs_of(config),
-        captioner=captioner_of(config.captioner, config) if config.captioner else None,
-    )
+    specs = specs_of(config)
+    captioner = captioner_of(config.captioner, config) if config.captioner else None
+    job = Job(config=config, specs=specs, captioner=captioner, source=resolve_source(config))
     check_place(job.output)
     _check_apart(job)
     if not _names_runner(config):

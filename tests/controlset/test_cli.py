@@ -40,6 +40,12 @@ def test_the_command_line_becomes_the_configuration():
     )
 
 
+def words(value):
+    if isinstance(value, tuple):
+        return value
+    return [] if value is True else [str(value)]
+
+
 def test_every_option_has_a_flag():
     values = {
         "caption": "fixed",
@@ -55,6 +61,28 @@ def test_every_option_has_a_flag():
         "min_side": 9,
         "max_aspect": 2.5,
         "canny_thresholds": "1-2,3-4",
+        "device": "cuda:1",
+        "precision": "fp32",
+        "weights": "weights",
+        "offline": True,
+        "compile": True,
+        "depth_model": "midas",
+        "depth_bits": 16,
+        "pose": ("hands", "face"),
+        "pose_model": "vit",
+        "pose_detector": "detr",
+        "keep_empty_pose": True,
+        "hed_mode": "safe",
+        "softedge_mode": "scribble",
+        "lineart_coarse": True,
+        "mlsd_thresholds": "0.2,0.3",
+        "segmentation_model": "segformer",
+        "tile_factor": 8,
+        "caption_model": "blip2",
+        "caption_prompt": "a photo of",
+        "caption_beams": 5,
+        "caption_top_p": 0.9,
+        "caption_max_tokens": 12,
         "shard_rows": 5,
         "validation": 0.25,
         "limit": 3,
@@ -68,7 +96,7 @@ def test_every_option_has_a_flag():
     flags = [
         part
         for name, value in values.items()
-        for part in [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+        for part in [f"--{name.replace('_', '-')}", *words(value)]
     ]
     config = parse_config([*NEEDED, *flags])
     assert {name: getattr(config, name) for name in values} == values
@@ -82,8 +110,8 @@ def test_options_of_beam_are_handed_on():
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([], "need SOURCE, --output, --conditions; see controlset generate --help"),
-        (["photos"], "need --output, --conditions; see controlset generate --help"),
+        ([], "need SOURCE, --conditions, --output; see controlset generate --help"),
+        (["photos"], "need --conditions, --output; see controlset generate --help"),
         ([*NEEDED, "--resolution", "big"], "--resolution: need a whole number, got 'big'; see"),
         ([*NEEDED, "--resolution", "500"], "--resolution: need a multiple of 8 from 8 to 8192"),
         ([*NEEDED, "--fit", "squash"], "invalid choice 'squash' for argument '--fit'"),
@@ -103,7 +131,7 @@ def test_options_of_beam_are_handed_on():
             "Apache Beam: argument --direct_num_workers: invalid int value: 'x'",
         ),
         (["--streaming", *NEEDED], "need SOURCE before --streaming, which is no option of"),
-        ([*NEEDED[:-1], "depth"], "--conditions depth: not available yet; available: canny"),
+        ([*NEEDED[:-1], "detph"], "--conditions detph: no such annotator; available: canny, depth"),
         ([*NEEDED[:-1], "cany"], "--conditions cany: no such annotator; available: canny"),
         ([*NEEDED, "--canny-thresholds", "9"], "--canny-thresholds: need LOW,HIGH or LOW-LOW,HIGH"),
         ([*NEEDED, "--canny-thresholds", "9,9"], "canny: need low < high, got low=(9, 9)"),
