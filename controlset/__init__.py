@@ -4,6 +4,7 @@
 
     config = controlset.GenerateConfig(source="photos", output="set", conditions=("canny",))
     controlset.generate(config)
+    controlset.add(controlset.AddConfig(output="set", conditions=("grey",)))
     data = controlset.open("set", split="train")
     data[0].image, data[0].maps["canny"], data[0].text
 
@@ -14,6 +15,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipeline.adding.launch import add
+    from pipeline.adding.options import AddConfig
     from pipeline.inspection import inspect_dataset as inspect
     from pipeline.launch import generate
     from pipeline.options import GenerateConfig
@@ -23,11 +26,23 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["ConfigError", "GenerateConfig", "__version__", "generate", "inspect", "open", "verify"]
+__all__ = [
+    "AddConfig",
+    "ConfigError",
+    "GenerateConfig",
+    "__version__",
+    "add",
+    "generate",
+    "inspect",
+    "open",
+    "verify",
+]
 
 _PLACES = {
+    "AddConfig": ("pipeline.adding.options", "AddConfig"),
     "ConfigError": ("schemas.errors", "ConfigError"),
     "GenerateConfig": ("pipeline.options", "GenerateConfig"),
+    "add": ("pipeline.adding.launch", "add"),
     "generate": ("pipeline.launch", "generate"),
     "inspect": ("pipeline.inspection", "inspect_dataset"),
     "open": ("schemas.dataset", "open_dataset"),

@@ -19,6 +19,7 @@ from schemas.errors import ConfigError
 
 COMMANDS = {
     "generate": "photographs -> a data set of images, captions and condition maps",
+    "add": "another condition, or captions, for a data set; nothing else is made again",
     "inspect": "counts, histograms and quality flags of a data set",
     "verify": "check a data set against its manifest; extract maps again and compare",
     "demo": "make a small data set from photographs that are installed already",

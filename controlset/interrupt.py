@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 INTERRUPTED = 130
 _STDERR = 2
-_RESUMED = {"generate", "demo"}
+_RESUMED = {"add", "demo", "generate"}
 
 
 def interrupted(command: str) -> str:

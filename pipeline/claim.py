@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline import store
+from pipeline.adding.swap import clear_staging, finish_adding
 from pipeline.finish import CARD_NAME, PREVIEW_NAME, RUN_NAME, is_shard_file
 from pipeline.job import Job
 from schemas.errors import ConfigError
@@ -34,12 +35,13 @@ def claimed(job: Job) -> Iterator[None]:
         if store.is_local(output):
             with store.writing(output):
                 os.makedirs(output, exist_ok=True)
-            stack.enter_context(_locked(output))
+            stack.enter_context(locked(output))
+            finish_adding(output)
         if job.config.overwrite and _identity_of(output) is not None:
             delete_dataset(output)  # other files that lie there stay
         else:
             check_identity(job)
-        _remove_temporary(output)
+        remove_temporary(output)
         store.commit_text(_identity_text(job), f"{output}/{RECORDS_DIR}/{RUN_NAME}")
         yield
 
@@ -86,6 +88,7 @@ def delete_dataset(output: str) -> None:
     """
     with store.writing(output):
         store.remove(f"{output}/{MANIFEST_NAME}")  # first: from here on it is not complete
+        clear_staging(output)
         for folder in _FOLDERS:
             for name in filter(is_shard_file, store.names_in(f"{output}/{folder}")):
                 store.remove(f"{output}/{folder}/{name}")
@@ -132,7 +135,12 @@ def _changed(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _locked(folder: str) -> Iterator[None]:
+def locked(folder: str) -> Iterator[None]:
+    """Be the only run that writes to a local folder; the lock goes with the process.
+
+    Raises:
+        ConfigError: another run holds it.
+    """
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -147,7 +155,8 @@ def _locked(folder: str) -> Iterator[None]:
         os.close(handle)
 
 
-def _remove_temporary(output: str) -> None:
+def remove_temporary(output: str) -> None:
+    """Delete what a killed run left half written; the caller holds the lock."""
     for folder in (output, *(f"{output}/{name}" for name in _FOLDERS)):
         for name in store.names_in(folder):
             if name.startswith(store.TEMP_PREFIX):

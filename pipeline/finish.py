@@ -45,13 +45,12 @@ def finish(records: Iterable[ShardRecord], planned: int, job: Job) -> Manifest:
     )
     if not shards:
         raise ConfigError(f"{job.config.source}: need at least one image, found none")
-    packages = _BYTES_DEPEND_ON + (_NETWORKS_DEPEND_ON if job.needs_networks else ())
     manifest = Manifest(
         recipe=job.config.recipe(),
         source=job.config.source,
         annotators=job.annotators,
         captioner=job.captioner_record,
-        software={package: version(package) for package in packages},
+        software={package: version(package) for package in packages_of(job)},
         shards=shards,
     )
     if manifest.planned != planned:
@@ -69,6 +68,11 @@ def finish(records: Iterable[ShardRecord], planned: int, job: Job) -> Manifest:
     store.commit_text(render_preview(manifest, rows), f"{job.output}/{PREVIEW_NAME}")
     store.commit_text(text, f"{job.output}/{MANIFEST_NAME}")
     return manifest
+
+
+def packages_of(job: Job) -> tuple[str, ...]:
+    """Packages whose version may change a stored byte."""
+    return _BYTES_DEPEND_ON + (_NETWORKS_DEPEND_ON if job.needs_networks else ())
 
 
 def preview_rows(manifest: Manifest, output: str) -> list[Mapping[str, Any]]:

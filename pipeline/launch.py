@@ -8,7 +8,8 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -36,6 +37,8 @@ from schemas.errors import ConfigError
 from schemas.manifest import MANIFEST_NAME, Manifest
 from schemas.records import ImageRef
 
+AnyJob = TypeVar("AnyJob", bound=Job)
+
 LOCAL_RUNNER = "FnApiRunner"
 """Named, because Beam's default runner first tries to download a binary."""
 
@@ -57,7 +60,7 @@ def generate(config: GenerateConfig, *, show: bool = False) -> Manifest:
     TALLY.reset()
     with claimed(job), watched(TALLY) if show else contextlib.nullcontext():
         try:
-            _run(job)
+            run_graph(job, build)
         finally:
             close_workshops()
     where = f"{job.output}/{MANIFEST_NAME}"
@@ -154,11 +157,17 @@ def _plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _run(job: Job) -> None:
+def run_graph(job: AnyJob, wire: Callable[[beam.Pipeline, AnyJob], object]) -> None:
+    """Run a graph to its end.
+
+    Args:
+        job: says where and on how many threads.
+        wire: adds the graph to the pipeline.
+    """
     runner, options = beam_options(job)
     with _beam_is_quiet() if runner == LOCAL_RUNNER else contextlib.nullcontext():
         pipeline = beam.Pipeline(runner=runner, options=options)
-        build(pipeline, job)
+        wire(pipeline, job)
         try:
             pipeline.run().wait_until_finish()
         except BaseException:

@@ -95,14 +95,22 @@ def shard_plan(split: str, index: int, refs: Iterable[ImageRef], layout: Layout)
     )
 
 
-def fingerprint(plan: ShardPlan, identity: str) -> str:
+def fingerprint(references: str, identity: str) -> str:
     """Hash of everything that a shard's bytes depend on.
 
     Args:
-        plan: its references, with the sizes and times that the listing saw.
+        references: from `hash_of_references`.
         identity: `Job.identity`, the recipe's hash.
     """
-    digest = hashlib.sha256(identity.encode())
+    return hashlib.sha256(f"{identity} {references}".encode()).hexdigest()
+
+
+def hash_of_references(plan: ShardPlan) -> str:
+    """Hash of a shard's references in order, with the sizes and times that the listing saw.
+
+    It stands in the shard's record, so that `add` can renew the fingerprint without the source.
+    """
+    digest = hashlib.sha256()
     for ref in plan.refs:
         digest.update(json.dumps(dataclasses.asdict(_unrooted(ref)), sort_keys=True).encode())
     return digest.hexdigest()

@@ -6,15 +6,17 @@ results are taken in order, and only a few batches are in memory at any time.
 """
 
 import dataclasses
+import functools
 import json
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from typing import TypeVar
 
 from pipeline import store
 from pipeline.batch import BatchResult, Read, make_batch
 from pipeline.job import BATCH_IMAGES, Job
-from pipeline.plan import fingerprint
+from pipeline.plan import fingerprint, hash_of_references
 from pipeline.progress import TALLY, Stopwatch
 from pipeline.sources import RawImage, iter_reads
 from pipeline.workshop import Workshop
@@ -22,6 +24,18 @@ from pipeline.write import ParquetFileWriter, write_table
 from schemas.manifest import MANIFEST_NAME, RECORDS_DIR, FileRecord, ShardRecord
 from schemas.records import ImageRef, RejectRow, ShardPlan
 from schemas.triple import rejects_schema
+
+Item = TypeVar("Item")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ShardHead:
+    """What is known of a shard before it is made; see `ShardRecord`."""
+
+    name: str
+    split: str
+    planned: int
+    references: str
 
 
 def make_shard(plan: ShardPlan, job: Job, workshop: Workshop) -> ShardRecord:
@@ -38,9 +52,14 @@ def make_shard(plan: ShardPlan, job: Job, workshop: Workshop) -> ShardRecord:
     Raises:
         OutputError: the output place refuses; everything committed before is intact.
     """
-    identity = fingerprint(plan, job.identity)
+    head = ShardHead(
+        name=plan.name,
+        split=plan.split,
+        planned=len(plan.refs),
+        references=hash_of_references(plan),
+    )
     record = committed_record(job.output, plan.name)
-    if record is not None and record.fingerprint == identity:
+    if record is not None and record.fingerprint == fingerprint(head.references, job.identity):
         TALLY.shard_resumed(record.planned)
         return record
     # From here on the data set is incomplete, whatever it was before.
@@ -59,7 +78,7 @@ def make_shard(plan: ShardPlan, job: Job, workshop: Workshop) -> ShardRecord:
             _count(result)
         with watch.stage("commit"):
             data = writer.commit()
-            record = _commit_record(plan, identity, job, data, rejects)
+            record = commit_record(head, job.identity, data, rejects, job.output)
     TALLY.shard_done(reasons=Counter(record.reasons), seconds=watch.seconds)
     return record
 
@@ -84,15 +103,25 @@ def record_path(output: str, name: str) -> str:
 
 
 def _batches(plan: ShardPlan, job: Job, workshop: Workshop) -> Iterator[BatchResult]:
-    """Results in plan order, with a bounded number of batches under way."""
+    """Results in plan order."""
+    eyes = (workshop.annotators, workshop.captioner)
+    return in_order(
+        (
+            functools.partial(make_batch, reads, job, *eyes)
+            for reads in cut(_reads(plan.refs, job), BATCH_IMAGES)
+        ),
+        workshop,
+    )
+
+
+def in_order(
+    calls: Iterable[Callable[[], BatchResult]], workshop: Workshop
+) -> Iterator[BatchResult]:
+    """Results of calls on the pool, in their order, with a bounded number of them under way."""
     pending: deque[Future[BatchResult]] = deque()
     try:
-        for reads in _cut(_reads(plan.refs, job), BATCH_IMAGES):
-            pending.append(
-                workshop.pool.submit(
-                    make_batch, reads, job, workshop.annotators, workshop.captioner
-                )
-            )
+        for call in calls:
+            pending.append(workshop.pool.submit(call))
             if len(pending) > 2 * workshop.workers:
                 yield pending.popleft().result()
         while pending:
@@ -113,10 +142,11 @@ def _never_read() -> RawImage:
     raise AssertionError("a reference with a problem is not read")
 
 
-def _cut(reads: Iterable[Read], size: int) -> Iterator[list[Read]]:
-    batch: list[Read] = []
-    for read in reads:
-        batch.append(read)
+def cut(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items; the last one may be shorter."""
+    batch: list[Item] = []
+    for item in items:
+        batch.append(item)
         if len(batch) == size:
             yield batch
             batch = []
@@ -133,27 +163,38 @@ def _count(result: BatchResult) -> None:
     )
 
 
-def _commit_record(
-    plan: ShardPlan, identity: str, job: Job, data: FileRecord, rejects: Sequence[RejectRow]
+def commit_record(
+    head: ShardHead, identity: str, data: FileRecord, rejects: Sequence[RejectRow], place: str
 ) -> ShardRecord:
-    """Commit the rejects, then the record: its presence means that the shard is whole."""
+    """Commit the rejects, then the record: its presence means that the shard is whole.
+
+    Args:
+        head: what the shard was to be.
+        identity: `Job.identity` of what it was made for.
+        data: its rows, committed.
+        rejects: in the order in which they came up.
+        place: the folder that its files' paths are relative to.
+    """
     file = None
     if rejects:
         ordered = sorted(rejects, key=lambda row: (row.key, row.kind or ""))
         rows = [dataclasses.asdict(row) for row in ordered]
-        path = f"rejects/{plan.name}.parquet"
-        file = write_table(job.output, path, rejects_schema(), rows)
+        file = write_table(place, f"rejects/{head.name}.parquet", rejects_schema(), rows)
     record = ShardRecord(
-        name=plan.name,
-        split=plan.split,
-        fingerprint=identity,
-        planned=len(plan.refs),
+        name=head.name,
+        split=head.split,
+        references=head.references,
+        fingerprint=fingerprint(head.references, identity),
+        planned=head.planned,
         data=data,
         rejects=file,
         rejected_images=sum(row.kind is None for row in rejects),
         reasons=dict(sorted(Counter(str(row.reason) for row in rejects).items())),
     )
-    store.commit_text(
-        json.dumps(record.to_json(), indent=1) + "\n", record_path(job.output, plan.name)
-    )
+    store.commit_text(record_text(record), record_path(place, head.name))
     return record
+
+
+def record_text(record: ShardRecord) -> str:
+    """A shard's record as it lies on disk."""
+    return json.dumps(record.to_json(), indent=1) + "\n"

@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from annotators.runtime import Runtime, use_one_thread_each
+from pipeline.adding.recover import recover
 from pipeline.audit import Auditor, RowCheck, check_row
 from pipeline.filecheck import (
     Check,
@@ -69,6 +70,7 @@ def verify_dataset(
     Raises:
         ConfigError: there is no complete data set to verify.
     """
+    recover(path)
     files, root = filesystem_of(path)
     manifest = read_manifest(files, root, path)
     place = Place(files=files, root=root, manifest=manifest)

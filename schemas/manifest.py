@@ -32,6 +32,7 @@ class ShardRecord:
 
     name: str  # train-00000-of-00042
     split: str
+    references: str  # hash of what the listing saw of its pictures
     fingerprint: str  # of references and recipe: equal -> nothing to do
     planned: int
     data: FileRecord

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from pipeline.adding.recover import recover
 from pipeline.inspection.duplicates import find_duplicates
 from pipeline.inspection.flags import drafts
 from pipeline.inspection.members import as_groups, group_wishes, name_members, show_members
@@ -39,6 +40,7 @@ def inspect_dataset(
     Cost: 690 rows a second on two cores, 512x512 JPEG with a Canny map, 1,213 rows; memory holds
     hashes and numbers of every row and a few batches of pictures (measured 2026-11-23, AMD EPYC).
     """
+    recover(path)
     dataset = open_dataset(path)
     scalars = read_scalars(dataset)
     pixels = read_pixels(dataset, sample=sample, workers=workers, on_progress=on_progress)

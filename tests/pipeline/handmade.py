@@ -102,6 +102,7 @@ def manifest_of(rows_by_split, rejects=(), **changes):
             ShardRecord(
                 name=name,
                 split=split,
+                references="r",
                 fingerprint="f",
                 planned=len(rows) + whole,
                 data=FileRecord(

@@ -11,7 +11,15 @@ from apache_beam.testing import test_pipeline, util
 from annotators.registry import captioner_of, specs_of
 from pipeline.job import Job
 from pipeline.options import GenerateConfig
-from pipeline.plan import PlanShards, fingerprint, lay_out, shard_of, shard_plan, split_of
+from pipeline.plan import (
+    PlanShards,
+    fingerprint,
+    hash_of_references,
+    lay_out,
+    shard_of,
+    shard_plan,
+    split_of,
+)
 from pipeline.sources import SourceKind, SourceSpec
 from schemas.errors import Reason
 from schemas.records import ImageRef, Place, Problem, key_of
@@ -173,7 +181,7 @@ BASE = ImageRef(
 
 def fingerprint_of(*refs, identity="recipe"):
     layout = lay_out({("train", ""): len(refs)}, shard_rows=1000)
-    return fingerprint(shard_plan("train", 0, refs, layout), identity)
+    return fingerprint(hash_of_references(shard_plan("train", 0, refs, layout)), identity)
 
 
 PLACE_CHANGES = {"offset": 512, "size_bytes": 8, "file_bytes": 10, "modified_s": 1.6}
@@ -201,7 +209,7 @@ def test_the_fingerprint_follows_each_field_of_the_reference(field):
     changed = dataclasses.replace(BASE, **{field: REF_CHANGES[field]})
     layout = lay_out({("train", changed.group): 1}, shard_rows=1000)
     plan = shard_plan("train", 0, [changed], layout)
-    assert fingerprint(plan, "recipe") != fingerprint_of(BASE)
+    assert fingerprint(hash_of_references(plan), "recipe") != fingerprint_of(BASE)
 
 
 @pytest.mark.parametrize("place", ["place", "caption_place"])

@@ -13,6 +13,7 @@ def shard(name="train-00000-of-00001", rows=3, planned=4, rejected=1, **changes)
     values = {
         "name": name,
         "split": name.split("-")[0],
+        "references": "r",
         "fingerprint": "f",
         "planned": planned,
         "data": data,

@@ -1,0 +1,43 @@
+"""`controlset add`."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from controlset.interrupt import leaving_at_once, load_arrow
+from controlset.parse import parse
+from pipeline.adding.options import AddConfig
+
+COMMAND = "controlset add"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Options(AddConfig):
+    output: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
+    """Folder of a complete data set."""
+
+    conditions: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")] = ()
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Add conditions or captions to a data set, or print what would be added."""
+    with leaving_at_once("add"):
+        config = parse(
+            _Options,
+            COMMAND,
+            arguments,
+            description="Add condition maps, or captions where there are none, to a complete data "
+            "set; nothing else is made again. Run again, it goes on where it stopped; until all "
+            "is there, the data set stays as it was.",
+            example=f"{COMMAND} canny-set --conditions grey",
+        )
+        from pipeline.adding import launch
+
+        load_arrow()
+    if config.dry_run:
+        print(launch.dry_run(config))
+    else:
+        launch.add(config, show=True)
+    return 0

@@ -1,0 +1,193 @@
+"""The resolved addition: which columns are new, and what the data set will say of itself then."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from annotators.protocol import Spec
+from annotators.registry import (
+    captioner_of,
+    record_of,
+    record_of_captioner,
+    specs_of,
+    weights_ready,
+)
+from annotators.runtime import Runtime
+from pipeline.adding.options import AddConfig
+from pipeline.finish import packages_of
+from pipeline.job import Job
+from pipeline.options import GenerateConfig
+from pipeline.sources import SourceKind, SourceSpec
+from schemas.errors import ConfigError
+from schemas.manifest import Manifest, ShardRecord
+from schemas.triple import FOOTER_KEY, Condition, triple_schema
+
+_WITH_MODEL = {"none": "blip", "auto": "sidecar-else-blip"}
+"""What `generate --caption` is told to do the same at once; the other modes have no such twin."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Addition(Job):
+    """What workers need to know. `specs` and `captioner` are the new ones only.
+
+    Of `config` only the device and the threads matter: the recipe is that of the data set, and
+    nothing is listed. So footer, identity and schema are those of the run that would have made the
+    old and the new columns at once.
+    """
+
+    old: Manifest
+    old_footer: Mapping[str, Any]
+
+    @property
+    def is_empty(self) -> bool:
+        """Everything that was asked for is there."""
+        return not self.models
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The data set's options; with a captioner, where captions then come from."""
+        caption = self.old.recipe["caption"]
+        if self.captioner is not None:
+            caption = _WITH_MODEL.get(caption, caption)
+        return {**self.old.recipe, "caption": caption}
+
+    @property
+    def annotators(self) -> dict[str, Any]:
+        """Condition -> everything that is known about its annotator; old ones first."""
+        new = {spec.name: record_of(spec, self.weights.get(spec.name, ())) for spec in self.specs}
+        return {**self.old.annotators, **new}
+
+    @property
+    def captioner_record(self) -> dict[str, Any] | None:
+        """The same of the captioner, if a model writes captions."""
+        if self.captioner is None:
+            return None if self.old.captioner is None else dict(self.old.captioner)
+        return record_of_captioner(self.captioner, self.weights.get(self.captioner.name, ()))
+
+    @property
+    def footer(self) -> dict[str, Any]:
+        """What every shard carries."""
+        return {
+            **self.old_footer,
+            "recipe": self.recipe,
+            "annotators": self.annotators,
+            "captioner": self.captioner_record,
+        }
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Arrow schema of the shards, from records: an old annotator need not be installed."""
+        conditions = [
+            Condition(name=name, stats=record["stats"]) for name, record in self.annotators.items()
+        ]
+        return triple_schema(conditions, self.footer)
+
+    def manifest(self, shards: list[ShardRecord]) -> Manifest:
+        """The manifest of the data set with the new columns."""
+        software = {package: version(package) for package in packages_of(self)}
+        return dataclasses.replace(
+            self.old,
+            recipe=self.recipe,
+            annotators=self.annotators,
+            captioner=self.captioner_record,
+            software={**self.old.software, **software},
+            shards=shards,
+        )
+
+
+def resolve(config: AddConfig, old: Manifest, *, download: bool = True) -> Addition:
+    """Check annotators, device and weights, and set aside what the data set has already.
+
+    Args:
+        config: what was asked for.
+        old: the data set's manifest.
+        download: get weights that are not here; False leaves them out of the job's records.
+
+    Raises:
+        ConfigError: a condition that nobody provides or that is there with other parameters,
+            weights or a device that are not there, or a shard that cannot be read.
+    """
+    eyes = config.eyes(seed=old.recipe["seed"])
+    looking = Runtime(weights=config.weights, offline=config.offline)
+    new: list[Spec] = []
+    for spec in specs_of(eyes):
+        if spec.name not in old.annotators:
+            new.append(spec)
+            continue
+        found = weights_ready([spec], looking, download=False).get(spec.name)
+        _check_same(
+            config.folder, spec.name, old.annotators[spec.name], record_of(spec, found or ())
+        )
+    captioner = None if config.caption == "none" else captioner_of(config.caption, eyes)
+    if captioner is not None and old.captioner is not None:
+        found = weights_ready([captioner], looking, download=False).get(captioner.name)
+        ours = record_of_captioner(captioner, found or ())
+        _check_same(config.folder, f"captions of {captioner.name}", old.captioner, ours)
+        captioner = None
+    job = Addition(
+        config=_running_config(config, old),
+        source=SourceSpec(root=old.source, kind=SourceKind.IMAGES, selections=()),
+        specs=tuple(new),
+        captioner=captioner,
+        old=old,
+        old_footer=_footer_of(f"{config.folder}/{old.shards[0].data.path}"),
+    )
+    _ = job.runtime  # a device that is asked for and absent is refused here
+    return dataclasses.replace(job, weights=weights_ready(job.models, looking, download=download))
+
+
+def _running_config(config: AddConfig, old: Manifest) -> GenerateConfig:
+    return GenerateConfig(
+        source=old.source,
+        output=config.folder,
+        conditions=tuple(dict.fromkeys((*old.annotators, *config.conditions))),
+        device=config.device,
+        weights=config.weights,
+        offline=config.offline,
+        compile=config.compile,
+        num_workers=config.num_workers,
+    )
+
+
+def _footer_of(path: str) -> Mapping[str, Any]:
+    """What a shard carries.
+
+    Raises:
+        ConfigError: it is not there or cannot be read.
+    """
+    try:
+        return json.loads((pq.read_schema(path).metadata or {})[FOOTER_KEY])
+    except (OSError, pa.ArrowException, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"{path}: need a shard that can be read, got {error}; run `controlset verify`"
+        ) from error
+
+
+def _check_same(folder: str, what: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Refuse to add what is there already, made otherwise."""
+    ours = json.loads(json.dumps(ours))
+    if not ours["weights"]:  # not here, and not needed if all else is equal
+        theirs, ours = ({**record, "weights": None} for record in (theirs, ours))
+    before, now = _flat(theirs), _flat(ours)
+    differences = [
+        f"{name}={before.get(name)} (now {now.get(name)})"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    if differences:
+        raise ConfigError(
+            f"{folder}: holds {what} made with {'; '.join(differences)}; "
+            "ask for it with the same options, or generate another data set"
+        )
+
+
+def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters by their own names; of weights only the hashes."""
+    rest = {name: value for name, value in record.items() if name != "parameters"}
+    weights = [one["sha256"] for one in record["weights"] or []]
+    return {**rest, "weights": weights, **record["parameters"]}

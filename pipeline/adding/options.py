@@ -1,0 +1,69 @@
+"""What a user can ask of `add`. Light to import."""
+
+import dataclasses
+import os
+from typing import Any, Literal
+
+from annotators.options import EyeOptions, need
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class AddConfig(EyeOptions):
+    """Everything that `controlset add` needs to know."""
+
+    output: str
+    """Folder of a complete data set."""
+
+    conditions: tuple[str, ...] = ()
+    """Condition maps to add, e.g. `lineart normal`; `controlset doctor` lists them."""
+
+    caption: Literal["none", "blip"] = "none"
+    """blip: `--caption-model` describes the images that have no caption."""
+
+    seed: int | None = None  # type: ignore[assignment]  # None is the set's own
+    """Seed of everything random (threshold draws, shuffling, sampled captions). Default: the
+    one that the data set was generated with."""
+
+    num_workers: int | None = None
+    """Threads that decode, annotate and encode. Default: one per core."""
+
+    dry_run: bool = False
+    """Print what would be added, write nothing."""
+
+    def __post_init__(self) -> None:
+        EyeOptions.__post_init__(self)
+        need(bool(self.output), "DATASET", "the folder of a data set", self.output)
+        need(
+            bool(self.conditions) or self.caption != "none",
+            "--conditions",
+            "at least one, or --caption blip",
+            self.conditions,
+        )
+        need(
+            self.num_workers is None or self.num_workers >= 1,
+            "--num-workers",
+            "1 or more",
+            self.num_workers,
+        )
+
+    @property
+    def folder(self) -> str:
+        """The data set's folder without a trailing slash."""
+        return self.output.removeprefix("file://").rstrip("/") or "/"
+
+    @property
+    def workers(self) -> int:
+        """Threads to use on this machine."""
+        return self.num_workers or len(os.sched_getaffinity(0))
+
+    def eyes(self, *, seed: int) -> EyeOptions:
+        """What annotators and captioner are made from.
+
+        Args:
+            seed: of the data set; used if no other one is asked for.
+        """
+        values: dict[str, Any] = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(EyeOptions)
+        }
+        values["seed"] = seed if self.seed is None else self.seed
+        return EyeOptions(**values)
