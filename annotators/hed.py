@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from annotators.networks import as_batch, as_maps_u8, in_equal_sizes, placed, reference
 from annotators.options import EyeOptions, SoftMode
@@ -12,9 +12,6 @@ from annotators.soft_edges import SOFT_STATS, finished, safe_steps
 from annotators.weights import HED, Weights, load_state, locate
 from schemas.errors import Rejected
 from schemas.pixels import RgbU8
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,9 +36,12 @@ class HedSpec:
         return (HED,)
 
     def load(self, runtime: Runtime) -> Annotator:
+        from annotators.soft_edge_networks import HedNetwork
+
         network = reference("hed").ControlNetHED_Apache2()
         network.load_state_dict(load_state(locate(HED, runtime)))
-        return _Hed(spec=self, runtime=runtime, network=placed(network, runtime, self.precision))
+        network = placed(HedNetwork(network), runtime, self.precision)
+        return _Hed(spec=self, runtime=runtime, network=network)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,30 +59,8 @@ class _Hed:
         import torch
 
         with torch.inference_mode():
-            projections = self.network(as_batch(images, self.runtime, self.spec.precision))
-            edges = fused(projections)
+            batch = as_batch(images, self.runtime, self.spec.precision)
+            edges = torch.sigmoid(self.network(batch))
             if self.spec.mode == "safe":
                 edges = safe_steps(edges)
             return finished(as_maps_u8(edges), self.spec.mode)
-
-
-def fused(projections: "Sequence[torch.Tensor]") -> "torch.Tensor":
-    """Mean of the five side outputs at the image's size, through a sigmoid.
-
-    Args:
-        projections: each (B, 1, h, w) logits; the first has the image's size.
-
-    Returns:
-        (B, H, W) float32 in 0..1; 1 = edge.
-
-    Source: controlnet-aux 0.0.10, which resizes with OpenCV one image at a time; torch's
-    half-pixel bilinear interpolation is the same.
-    """
-    import torch
-    from torch.nn.functional import interpolate
-
-    size = projections[0].shape[-2:]
-    total = projections[0].float()
-    for projection in projections[1:]:
-        total = total + interpolate(projection.float(), size, mode="bilinear")
-    return torch.sigmoid(total[:, 0] / len(projections))

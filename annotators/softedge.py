@@ -36,12 +36,13 @@ class SoftedgeSpec:
         return (PIDINET,)
 
     def load(self, runtime: Runtime) -> Annotator:
+        from annotators.soft_edge_networks import PidiNetwork
+
         network = reference("pidi.model").pidinet()
         state = load_state(locate(PIDINET, runtime))["state_dict"]
         network.load_state_dict({name.replace("module.", ""): one for name, one in state.items()})
-        return _Softedge(
-            spec=self, runtime=runtime, network=placed(network, runtime, self.precision)
-        )
+        network = placed(PidiNetwork(network), runtime, self.precision)
+        return _Softedge(spec=self, runtime=runtime, network=network)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +62,7 @@ class _Softedge:
         with torch.inference_mode():
             batch = as_batch(images, self.runtime, self.spec.precision)
             # The authors' network was trained on BGR, as controlnet-aux feeds it.
-            edges = self.network(batch.flip(1) / 255)[-1][:, 0]
+            edges = torch.sigmoid(self.network(batch.flip(1) / 255))
             if self.spec.mode == "safe":
                 edges = safe_steps(edges)
             return finished(as_maps_u8(edges), self.spec.mode)

@@ -1,0 +1,273 @@
+"""Captions by BLIP, BLIP-2 or Florence-2, whichever the model's folder holds."""
+
+import dataclasses
+import logging
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from annotators.caption_guard import guarded
+from annotators.caption_search import Nucleus, quicken, shared_cache
+from annotators.options import EyeOptions
+from annotators.protocol import Captioner
+from annotators.runtime import Precision, Runtime, torch_dtype
+from annotators.weights import Weights, locate, model
+from schemas.errors import ConfigError, Reason, Rejected
+from schemas.pixels import RgbU8
+
+if TYPE_CHECKING:
+    import torch
+
+_SUPPORTED = {"blip": "BLIP", "blip-2": "BLIP-2", "florence2": "Florence-2"}
+_FLORENCE_TASKS = ("<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
+_ON_A_CPU_AT_ONCE = 8  # reading the decoder's weights is what a step costs; a batch reads them once
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class BlipSpec:
+    """Which model, and how it looks for words."""
+
+    name: ClassVar[str] = "blip"
+    revision: ClassVar[int] = 1
+    licence: ClassVar[str] = "Apache-2.0 (transformers)"
+
+    model: str = "Salesforce/blip-image-captioning-base"  # on the hub, or a folder
+    prompt: str | None = None  # beginning (BLIP), question (BLIP-2) or task (Florence-2)
+    beams: int = 3  # 1 is greedy
+    top_p: float | None = None  # sample out of this probability mass instead of searching
+    max_tokens: int = 40
+    seed: int = 0  # of samples; searches draw nothing
+    precision: Precision = "fp32"
+
+    @classmethod
+    def from_options(cls, options: EyeOptions, precision: Precision) -> "BlipSpec":
+        return cls(
+            model=options.caption_model,
+            prompt=options.caption_prompt,
+            beams=options.caption_beams,
+            top_p=options.caption_top_p,
+            max_tokens=options.caption_max_tokens,
+            seed=options.seed,
+            precision=precision,
+        )
+
+    @property
+    def weights(self) -> tuple[Weights, ...]:
+        return (model(self.model),)
+
+    def load(self, runtime: Runtime) -> Captioner:
+        """Read model and processor from their folder; nothing is asked of the network.
+
+        Raises:
+            ConfigError: not there, damaged, incomplete, of a family that is not supported, or a
+                prompt that is no task of Florence-2.
+        """
+        folder = locate(model(self.model), runtime)
+        with _QUIET:
+            network, processor = _read(folder, self.precision)
+        network = network.eval().requires_grad_(False).to(runtime.device)
+        family = network.config.model_type
+        if family == "blip":
+            quicken(network)
+        prompt = self.prompt
+        if family == "florence2":
+            prompt = prompt or _FLORENCE_TASKS[0]
+            if prompt not in _FLORENCE_TASKS:
+                raise ConfigError(
+                    f"--caption-prompt: need one of {', '.join(_FLORENCE_TASKS)} for Florence-2, "
+                    f"got {prompt!r}"
+                )
+        return _Captioner(
+            spec=self,
+            runtime=runtime,
+            family=family,
+            network=network,
+            processor=processor,
+            prompt=prompt,
+            prompt_ids=_prompt_ids(family, network, processor, prompt),
+        )
+
+
+def _read(folder: Path, precision: Precision) -> tuple[Any, Any]:
+    """The model on the CPU in its number format, and its processor."""
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        known = AutoConfig.from_pretrained(folder, **local).model_type in _SUPPORTED
+    except (ValueError, KeyError):  # a family that transformers does not know, or no JSON
+        known = False
+    except OSError as error:
+        raise _damaged(folder, error) from error
+    if not known:
+        raise ConfigError(
+            f"--caption-model {folder}: need {', '.join(_SUPPORTED.values())} "
+            f"(model_type {', '.join(_SUPPORTED)} in its config.json), got another kind of model"
+        )
+    try:
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            folder,
+            dtype=torch_dtype(precision),
+            use_safetensors=True,
+            output_loading_info=True,
+            **local,
+        )
+        processor = AutoProcessor.from_pretrained(folder, backend="torchvision", **local)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise _damaged(folder, error) from error
+    network, report = loaded
+    # transformers would fill them with random numbers and say so in a warning.
+    if report["missing_keys"]:
+        absent = sorted(report["missing_keys"])
+        raise _damaged(folder, f"{len(absent)} tensors missing, e.g. {absent[0]}")
+    return network, processor
+
+
+def _damaged(folder: Path, error: object) -> ConfigError:
+    reason = " ".join(str(error).split())[:200]
+    return ConfigError(
+        f"{folder}: need a whole transformers model with processor and safetensors, got: {reason}; "
+        "fetch the weights again"
+    )
+
+
+def _prompt_ids(
+    family: str, network: Any, processor: Any, prompt: str | None
+) -> "torch.Tensor | None":
+    """(1, L) tokens that each image's generation starts with; None: what the model starts with."""
+    import torch
+
+    if family == "blip":
+        if prompt is None:
+            return None
+        return processor.tokenizer(prompt, return_tensors="pt")["input_ids"]
+    if family == "blip-2":
+        config = network.config
+        images = torch.full((1, config.num_query_tokens), config.image_token_id)
+        if prompt is None:
+            words = torch.tensor([[config.text_config.bos_token_id]])
+        else:
+            words = processor.tokenizer(prompt, return_tensors="pt")["input_ids"]
+        return torch.cat([images, words], dim=1)
+    black = torch.zeros((3, 64, 64), dtype=torch.uint8)
+    return processor(images=[black], text=[prompt], return_tensors="pt")["input_ids"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Captioner:
+    """A loaded model. Nothing in it changes, so threads can share it.
+
+    A caption does not depend on its batch: rows never mix, and on a CPU batches of 1 and 8 gave
+    equal captions in fp32 and bf16 (tests/annotators/test_blip.py). Their logits can differ in
+    the last bit where a matrix product sums in another order; on a GPU that may turn a near tie.
+    """
+
+    spec: BlipSpec
+    runtime: Runtime
+    family: str
+    network: Any
+    processor: Any
+    prompt: str | None
+    prompt_ids: "torch.Tensor | None"
+
+    def __call__(self, images: Sequence[RgbU8], keys: Sequence[str]) -> list[str | Rejected]:
+        import torch
+
+        at_once = max(_ON_A_CPU_AT_ONCE, self.runtime.images_at_once)
+        results: list[str | Rejected] = []
+        with _QUIET, torch.inference_mode():
+            for start in range(0, len(images), at_once):
+                together = slice(start, start + at_once)
+                words = self._generate(self._pixels(images[together]), keys[together])
+                # Florence-2's own post-processing of captions does no more than this.
+                texts = self.processor.tokenizer.batch_decode(words, skip_special_tokens=True)
+                results += [self._checked(text) for text in texts]
+        return results
+
+    def _pixels(self, images: Sequence[RgbU8]) -> "torch.Tensor":
+        """(B, 3, S, S) as the model wants them, whatever the images' sizes."""
+        import numpy as np
+        import torch
+
+        # Copied: decoded pictures are read-only, which torch does not know.
+        channels_first = [torch.from_numpy(np.array(one)).permute(2, 0, 1) for one in images]
+        pixels = self.processor.image_processor(
+            images=channels_first,
+            input_data_format="channels_first",
+            device=self.runtime.device,
+            return_tensors="pt",
+        )["pixel_values"]
+        return pixels.to(torch_dtype(self.spec.precision))
+
+    def _generate(self, pixels: "torch.Tensor", keys: Sequence[str]) -> "torch.Tensor":
+        """(B, L) new tokens; BLIP's with those of the prompt."""
+        spec = self.spec
+        beams = spec.beams if spec.top_p is None else 1
+        extra: dict[str, Any] = {"no_repeat_ngram_size": 3}
+        if spec.top_p is not None:
+            draws = Nucleus(keys, seed=spec.seed, top_p=spec.top_p)
+            # The penalty of BLIP's authors for samples, which repeat words more than searches do.
+            extra |= {"logits_processor": [draws], "repetition_penalty": 1.1}
+        if self.family == "blip":
+            extra |= {"past_key_values": shared_cache(beams)}
+        if self.prompt_ids is not None:
+            ids = self.prompt_ids.repeat(len(pixels), 1).to(pixels.device)  # BLIP writes into them
+            extra |= {"input_ids": ids, "attention_mask": ids.new_ones(ids.shape)}
+        words = self.network.generate(
+            pixel_values=pixels,
+            max_new_tokens=spec.max_tokens,
+            num_beams=beams,
+            do_sample=False,
+            **extra,
+        )
+        if self.family == "blip-2" and self.prompt_ids is not None:
+            length = self.prompt_ids.shape[1]
+            # A language model that is a decoder alone (OPT) repeats the question first.
+            if words.shape[1] >= length and bool((words[:, :length] == extra["input_ids"]).all()):
+                return words[:, length:]
+        return words
+
+    def _checked(self, text: str) -> str | Rejected:
+        if self.family == "blip" and self.prompt is not None:
+            if text.casefold().split() == self.prompt.casefold().split():
+                return Rejected(Reason.NO_CAPTION, f"need more than the prompt, got {text!r}")
+        return guarded(text)
+
+
+class _Quiet:
+    """No advice and no progress bars of transformers on the terminal, while any thread is inside.
+
+    Both are settings of the process: the first one in changes them, the last one out restores them.
+    """
+
+    def __init__(self) -> None:
+        self._change = threading.Lock()
+        self._inside = 0
+        self._level = logging.NOTSET
+        self._bars = False
+
+    def __enter__(self) -> None:
+        from transformers.utils import logging as library
+
+        with self._change:
+            if self._inside == 0:
+                self._level, self._bars = library.get_verbosity(), library.is_progress_bar_enabled()
+                library.set_verbosity(logging.CRITICAL)
+                if self._bars:
+                    library.disable_progress_bar()
+            self._inside += 1
+
+    def __exit__(self, *_error: object) -> None:
+        from transformers.utils import logging as library
+
+        with self._change:
+            self._inside -= 1
+            if self._inside == 0:
+                library.set_verbosity(self._level)
+                if self._bars:
+                    library.enable_progress_bar()
+
+
+_QUIET = _Quiet()

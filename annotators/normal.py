@@ -1,0 +1,81 @@
+"""Surface normals: the network and weights of the ControlNet 1.1 annotator NormalBae."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from annotators.networks import as_batch, as_maps_u8, in_equal_sizes, placed
+from annotators.options import EyeOptions
+from annotators.padding import padded
+from annotators.protocol import Annotation, Annotator, HintMode
+from annotators.runtime import Precision, Runtime
+from annotators.weights import NORMAL, Weights, load_state, locate
+from schemas.errors import Rejected
+from schemas.pixels import MapU8, RgbU8
+
+_MULTIPLE = 32  # px: five halvings
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class NormalSpec:
+    """Nothing to choose but the precision."""
+
+    name: ClassVar[str] = "normal"
+    revision: ClassVar[int] = 1
+    hint_mode: ClassVar[HintMode] = "rgb"
+    # Of the normals' third component, -1..1; a map that did not work is far off the others.
+    stats: ClassVar[Mapping[str, str]] = {"mean_z": "float32"}
+    licence: ClassVar[str] = "Apache-2.0 (controlnet-aux); MIT (NormalBae); Apache-2.0 (timm)"
+
+    precision: Precision = "fp32"
+
+    @classmethod
+    def from_options(cls, options: EyeOptions, precision: Precision) -> "NormalSpec":
+        return cls(precision=precision)
+
+    @property
+    def weights(self) -> tuple[Weights, ...]:
+        return (NORMAL,)
+
+    def load(self, runtime: Runtime) -> Annotator:
+        from annotators.normal_network import load_normal_bae
+
+        network = load_normal_bae(load_state(locate(NORMAL, runtime)))
+        return _Normal(spec=self, runtime=runtime, network=placed(network, runtime, self.precision))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Normal:
+    """Normals as colours, (normal + 1) / 2, of the image's size.
+
+    The network halves an image five times: other sizes than multiples of 32 are continued to the
+    right and below by their mirror image, and the map is cut back. So no normal is blended with its
+    neighbours and none is tilted, as it is when an image is resized to another shape, which the
+    reference does.
+    """
+
+    spec: NormalSpec
+    runtime: Runtime
+    network: Any
+
+    def __call__(self, images: Sequence[RgbU8], keys: Sequence[str]) -> list[Annotation | Rejected]:
+        return in_equal_sizes(images, keys, self._look, at_once=self.runtime.images_at_once)
+
+    def _look(
+        self, images: Sequence[RgbU8], keys: Sequence[str]
+    ) -> Sequence[Annotation | Rejected]:
+        import torch
+
+        height, width = images[0].shape[:2]
+        wide = padded(images, multiple=_MULTIPLE, smallest=_MULTIPLE)
+        with torch.inference_mode():
+            normals = self.network(as_batch(wide, self.runtime, self.spec.precision))
+            colours = (normals.permute(0, 2, 3, 1)[:, :height, :width] + 1) * 0.5
+            return [_with_statistics(one) for one in as_maps_u8(colours)]
+
+
+def _with_statistics(colours: MapU8 | RgbU8 | Rejected) -> Annotation | Rejected:
+    if isinstance(colours, Rejected):
+        return colours
+    mean_z = float(colours[..., 2].mean()) / 255 * 2 - 1
+    return Annotation(pixels=colours, stats={"mean_z": mean_z})
