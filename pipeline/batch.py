@@ -92,9 +92,10 @@ def make_batch(
             rejects.append(outcome)
     rows = [_base_row(one) for one in stored]
     images = [one.rgb for one in stored]
-    for one in stored:
-        rejects.extend(_caption_reject(one))
-    if captioner is not None:
+    if captioner is None:
+        for one in stored:
+            rejects.extend(_caption_reject(one))
+    else:  # it also speaks for images whose own caption cannot be read
         rejects.extend(add_captions(rows, images, captioner, watch))
     for spec in job.specs:
         rejects.extend(add_maps(rows, images, spec, annotators[spec.name], watch))

@@ -141,4 +141,4 @@ def _kept_rejects(shard: ShardRecord, job: Addition) -> list[RejectRow]:
     rejects = [RejectRow(**row | {"reason": Reason(row["reason"])}) for row in rows]
     if job.captioner is None:
         return rejects
-    return [row for row in rejects if row.reason is not Reason.NO_CAPTION]
+    return [row for row in rejects if row.kind != "text"]

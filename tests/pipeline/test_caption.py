@@ -117,10 +117,10 @@ def run_fake(photographs, monkeypatch):
     plain = run(photographs, "plain", caption="none")
     guilty = sorted(one.key for one in plain)[3]
 
-    def run_fake(behaviour):
+    def run_fake(behaviour, caption="blip"):
         spec = FakeSpec(behaviour=behaviour, guilty=guilty)
         monkeypatch.setattr(pipeline.launch, "captioner_of", lambda _name, _config: spec)
-        return guilty, run(photographs, caption="blip", shard_rows=8)
+        return guilty, run(photographs, caption=caption, shard_rows=8)
 
     return run_fake
 
@@ -149,3 +149,18 @@ def test_a_batch_that_is_too_large_loses_nothing(run_fake):
     _, data = run_fake("too large")
     assert all(one.text == f"picture {one.key}" for one in data)
     assert not list(data.rejects())
+
+
+def test_where_a_sidecar_cannot_be_read_the_model_speaks_and_there_is_one_reject_at_most(
+    photographs, run_fake
+):
+    for number in range(4):
+        (photographs / f"{number}.txt").write_bytes(b"\xff\xfe not UTF-8")
+    guilty, data = run_fake("rejects", caption="sidecar-else-blip")
+    assert {one.text for one in data if one.key != guilty} == {
+        f"picture {one.key}" for one in data if one.key != guilty
+    }
+    rows = [row for row in data.rejects() if row["kind"] == "text"]
+    assert [(row["key"], row["detail"]) for row in rows] == [
+        (guilty, "need sense, got 'cat cat cat'")
+    ]
