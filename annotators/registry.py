@@ -31,7 +31,7 @@ _OURS = {
     "grey": "annotators.plain:GreySpec",
     "tile": "annotators.plain:TileSpec",
 }
-_CAPTIONERS = {"blip": "annotators.blip:BlipSpec"}
+CAPTIONERS = {"blip": "annotators.blip:BlipSpec"}
 _WITHOUT_NETWORK = frozenset({"canny", "grey", "tile", "shuffle"})
 
 
@@ -70,7 +70,7 @@ def captioner_of(name: str, options: EyeOptions) -> CaptionSpec:
     Raises:
         ConfigError: parameters out of range, or a device that is not there.
     """
-    return _imported(_CAPTIONERS[name]).from_options(options, _precision(name, options))
+    return _imported(CAPTIONERS[name]).from_options(options, _precision(name, options))
 
 
 def _precision(name: str, options: EyeOptions) -> Precision:

@@ -1,6 +1,7 @@
 """`controlset verify`."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,14 @@ class _Options:
     num_workers: int | None = None
     """Threads that audit. Default: one per core."""
 
+    device: str = "auto"
+    """Where the audit's networks run: auto (a GPU if there is one), cpu, cuda, cuda:N or mps."""
+
+    weights: str | None = dataclasses.field(
+        default_factory=lambda: os.environ.get("CONTROLSET_WEIGHTS") or None
+    )
+    """Folder with weights, searched before the hub's cache. Default: $CONTROLSET_WEIGHTS."""
+
 
 def run(arguments: Sequence[str]) -> int:
     """Check a data set; status 1 if a check failed."""
@@ -38,14 +47,18 @@ def run(arguments: Sequence[str]) -> int:
     need(0 <= options.audit <= 1, "--audit", "a fraction from 0 to 1", options.audit)
     need_workers(options.num_workers)
     with leaving_at_once("verify"):
+        from annotators.runtime import Runtime, resolve_device
         from controlset.console import cores, progress, results
         from pipeline.verify import print_verification, verify_dataset
 
+    # A check without an audit needs no network, and not to import torch for the device.
+    device = resolve_device(options.device) if options.audit else "cpu"
     with progress("verifying") as advance:
         report = verify_dataset(
             str(options.dataset),
             audit=options.audit,
             workers=options.num_workers or cores(),
+            runtime=Runtime(device=device, weights=options.weights, offline=True),
             on_progress=advance,
         )
     print_verification(report, results())
