@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from annotators.runtime import Runtime, use_one_thread_each
+from annotators.runtime import Runtime, resolve_device, use_one_thread_each
 from pipeline.adding.recover import recover
 from pipeline.audit import Auditor, RowCheck, check_row
 from pipeline.filecheck import (
@@ -28,7 +28,7 @@ from pipeline.filecheck import (
     check_sums,
 )
 from schemas.dataset import filesystem_of, read_manifest
-from schemas.manifest import ShardRecord
+from schemas.manifest import Manifest, ShardRecord
 from schemas.records import unit_interval
 
 Progress = Callable[[int, int], None]
@@ -61,7 +61,8 @@ def verify_dataset(
         path: its folder or URI.
         audit: fraction of the rows whose maps are extracted again; chosen by hash of the key.
         workers: threads for the row checks.
-        runtime: where the audit's annotators run and find their weights; None is the CPU.
+        runtime: where the audit's annotators run and find their weights; None is the CPU. Its
+            device may still be `auto`.
         on_progress: called with (rows done, rows in all).
 
     Returns:
@@ -84,13 +85,21 @@ def verify_dataset(
         *_check_rows(
             whole,
             place,
-            Auditor(manifest.annotators, (runtime or Runtime()) if audit else None),
+            Auditor(manifest.annotators, _resolved(runtime, manifest) if audit else None),
             audit=audit,
             workers=workers,
             on_progress=on_progress,
         ),
     ]
     return VerifyReport(path=path, checks=checks)
+
+
+def _resolved(runtime: Runtime | None, manifest: Manifest) -> Runtime:
+    """With a device; without networks that is the CPU, and torch need not be imported."""
+    runtime = runtime or Runtime()
+    networks = any(record["weights"] for record in manifest.annotators.values())
+    device = resolve_device(runtime.device) if networks else "cpu"
+    return dataclasses.replace(runtime, device=device)
 
 
 def _check_rows(

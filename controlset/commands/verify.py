@@ -47,18 +47,16 @@ def run(arguments: Sequence[str]) -> int:
     need(0 <= options.audit <= 1, "--audit", "a fraction from 0 to 1", options.audit)
     need_workers(options.num_workers)
     with leaving_at_once("verify"):
-        from annotators.runtime import Runtime, resolve_device
+        from annotators.runtime import Runtime
         from controlset.console import cores, progress, results
         from pipeline.verify import print_verification, verify_dataset
 
-    # A check without an audit needs no network, and not to import torch for the device.
-    device = resolve_device(options.device) if options.audit else "cpu"
     with progress("verifying") as advance:
         report = verify_dataset(
             str(options.dataset),
             audit=options.audit,
             workers=options.num_workers or cores(),
-            runtime=Runtime(device=device, weights=options.weights, offline=True),
+            runtime=Runtime(device=options.device, weights=options.weights, offline=True),
             on_progress=advance,
         )
     print_verification(report, results())
