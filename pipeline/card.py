@@ -3,19 +3,17 @@
 Nothing in it depends on when or where it was written, so a re-run gives the same bytes.
 """
 
-import dataclasses
 import json
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import yaml
 
-from pipeline.options import GenerateConfig
 from pipeline.pages import templates, visible
 from pipeline.preview import reject_lines, stored_size
+from pipeline.repeat import commands_of
 from schemas.manifest import Manifest, ShardRecord
 
 _MEANINGS: Mapping[str, tuple[str, str]] = {
@@ -35,10 +33,30 @@ _MEANINGS: Mapping[str, tuple[str, str]] = {
 }
 
 _STATS: Mapping[str, tuple[str, str]] = {
+    # statistic, or condition_statistic where that says more -> unit or range, meaning
     "low": ("grey levels of gradient", "Lower hysteresis threshold of this row's map"),
     "high": ("grey levels of gradient", "Upper hysteresis threshold of this row's map"),
-    "edge_density": ("0 to 1", "Share of the map's pixels that are edges"),
+    "edge_density": ("0 to 1", "Share of the map's pixels that are edges (at or above half)"),
+    "mean": ("0 to 1", "Mean brightness of the map"),
+    "mean_z": ("-1 to 1", "Mean of the normals' third component"),
+    "lines": ("", "Straight lines that were found"),
+    "classes": ("1 to 150", "Classes of ADE20K in the map"),
+    "people": ("", "People that were found"),
+    "visible_joints": ("", "Body joints that were found, of all people together"),
+    "depth_min": (
+        "the network's own",
+        "Inverse distance that the map's darkest value stands for, up to an unknown scale and "
+        "shift; 1 / metres if the network is metric",
+    ),
+    "depth_max": ("the network's own", "The same of its brightest value"),
+    "depth_flat": ("", "No depth was found: the map is black"),
+    "pose_keypoints": (
+        "x, y: px of the stored image; score: 0 to 1",
+        "One entry a person; joints that were not seen are absent",
+    ),
 }
+
+_RESTRICTED = re.compile(r"non-?commercial|research|\bnc\b|see the model's card", re.IGNORECASE)
 
 _HINTS: Mapping[str, str] = {
     "bilevel": "1-bit PNG, 0 or 255",
@@ -72,33 +90,15 @@ def render_card(manifest: Manifest, schema: pa.Schema, *, licence: str = "unknow
                 for split, shards in manifest.splits.items()
             },
             stored_size=stored_size(manifest.recipe),
-            command=_fenced(generate_command(manifest), "sh"),
+            command=_fenced("\n".join(commands_of(manifest)), "sh"),
             columns=list(_columns(manifest, schema)),
-            annotators=list(_annotators(manifest)),
+            makers=list(_makers(manifest)),
+            has_networks=any(record.get("weights") for record in _records(manifest).values()),
+            restricted=list(_restricted(manifest)),
             rejects=reject_lines(manifest),
             first_split=next(iter(_splits_with_rows(manifest)), "train"),
         )
     )
-
-
-def generate_command(manifest: Manifest) -> str:
-    """The command that makes this data set again; options at their defaults are left out."""
-    recipe = dict(manifest.recipe)
-    if "resolution" in recipe and recipe.get("min_side") == max(1, recipe["resolution"] // 2):
-        del recipe["min_side"]
-    defaults = {field.name: field.default for field in dataclasses.fields(GenerateConfig)}
-    words = ["controlset", "generate", shlex.quote(manifest.source), "--output", "DIR"]
-    for name, value in recipe.items():
-        if value is None or value == defaults.get(name, dataclasses.MISSING):
-            continue
-        flag = "--" + name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(flag if value else "--no-" + flag[2:])
-        elif isinstance(value, list | tuple):
-            words += [flag, *(shlex.quote(str(one)) for one in value)]
-        else:
-            words += [flag, shlex.quote(str(value))]
-    return " ".join(words)
 
 
 def _front_matter(manifest: Manifest, schema: pa.Schema, licence: str) -> str:
@@ -140,17 +140,36 @@ def _splits_with_rows(manifest: Manifest) -> dict[str, list[ShardRecord]]:
     }
 
 
-def _features(schema: pa.Schema) -> list[dict[str, str]]:
+def _features(schema: pa.Schema) -> list[dict[str, Any]]:
     """Columns in the card's own notation, which is not the one of the Parquet footer."""
     metadata = json.loads((schema.metadata or {})[b"huggingface"])
     features = metadata["info"]["features"]
-    return [
-        {
-            "name": name,
-            "dtype": "image" if features[name]["_type"] == "Image" else features[name]["dtype"],
-        }
-        for name in schema.names
-    ]
+    return [{"name": name} | _in_card(features[name]) for name in schema.names]
+
+
+def _in_card(feature: Mapping[str, Any]) -> dict[str, Any]:
+    """A footer's feature as `datasets` writes it into a card."""
+    kind = feature.get("_type")
+    if kind == "Image":
+        return {"dtype": "image"}
+    if kind == "Value":
+        return {"dtype": feature["dtype"]}
+    if kind == "List":
+        content = _in_card(feature["feature"])
+        return {"list": content if "list" in content else next(iter(content.values()))}
+    return {"struct": [{"name": name} | _in_card(one) for name, one in feature.items()]}
+
+
+def _type_text(feature: Mapping[str, Any]) -> str:
+    """A column's type for a person: `float32`, `list of body, face`."""
+    content = feature.get("list", feature.get("struct"))
+    if content is None:
+        return feature["dtype"]
+    if isinstance(content, list):
+        content = ", ".join(one["name"] for one in content)
+    elif isinstance(content, dict):
+        content = _type_text(content)
+    return f"list of {content}" if "list" in feature else content
 
 
 def _size_category(rows: int) -> str:
@@ -172,33 +191,63 @@ def _columns(manifest: Manifest, schema: pa.Schema) -> Iterator[tuple[str, str, 
         meanings[condition] = (hint, f"Map of {condition}, exactly the image's size; null: none")
         for suffix in annotator.get("stats", {}):
             fallback = ("", f"{suffix.replace('_', ' ')} of the {condition} map")
-            meanings[f"{condition}_{suffix}"] = _STATS.get(suffix, fallback)
+            column = f"{condition}_{suffix}"
+            meanings[column] = _STATS.get(column) or _STATS.get(suffix, fallback)
     for feature in _features(schema):
         unit, meaning = meanings.get(feature["name"], ("", ""))
-        yield feature["name"], feature["dtype"], unit, meaning
+        yield feature["name"], _type_text(feature), unit, meaning
 
 
-def _annotators(manifest: Manifest) -> Iterator[tuple[str, str, str, str, str]]:
-    """(name, revision, parameters, weights, licence)."""
-    for name, record in manifest.annotators.items():
+def _records(manifest: Manifest) -> dict[str, Mapping[str, Any]]:
+    """What made maps and captions, in the order of their columns."""
+    records = {f"annotator: {name}": record for name, record in manifest.annotators.items()}
+    if manifest.captioner is not None:
+        records[f"captioner: {manifest.captioner['name']}"] = manifest.captioner
+    return records
+
+
+def _makers(manifest: Manifest) -> Iterator[tuple[str, str, str, str, str]]:
+    """(what, revision, parameters, weights, licence)."""
+    for what, record in _records(manifest).items():
         parameters = ", ".join(
             f"{key} = {_range_text(value)}" for key, value in record["parameters"].items()
         )
-        weights = "none needed" if record.get("weights") is None else _plain(record["weights"])
-        yield name, str(record["revision"]), parameters, weights, str(record.get("licence"))
+        weights = "; ".join(map(_weights_text, record.get("weights") or [])) or "none needed"
+        yield what, str(record["revision"]), parameters, weights, _licence_text(record)
 
 
 def _range_text(value: object) -> str:
-    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
-        first, last = value
-        return str(first) if first == last else f"{first} to {last}, drawn for each image"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if len(value) == 2 and all(isinstance(end, int | float) for end in value):
+            first, last = value
+            return str(first) if first == last else f"{first} to {last}, drawn for each image"
+        return " and ".join(map(str, value)) or "none"
     return str(value)
 
 
-def _plain(weights: Any) -> str:
-    if isinstance(weights, Mapping):
-        return ", ".join(f"{key} = {value}" for key, value in weights.items())
-    return str(weights)
+def _weights_text(weights: Mapping[str, Any]) -> str:
+    return f"{_title(weights)}, sha256 {weights['sha256']}"
+
+
+def _title(weights: Mapping[str, Any]) -> str:
+    file = weights.get("file")
+    return f"{file} of {weights['source']}" if file else str(weights["source"])
+
+
+def _licence_text(record: Mapping[str, Any]) -> str:
+    """Of the code and, where they are others, of the weights."""
+    licences = list(dict.fromkeys(one["licence"] for one in record.get("weights") or []))
+    if not licences:
+        return str(record.get("licence"))
+    return f"code: {record.get('licence')}; weights: {'; '.join(licences)}"
+
+
+def _restricted(manifest: Manifest) -> Iterator[tuple[str, str, str]]:
+    """(what, weights, licence) of weights whose licence forbids something or is not known."""
+    for what, record in _records(manifest).items():
+        for weights in record.get("weights") or []:
+            if _RESTRICTED.search(weights["licence"]):
+                yield what, _title(weights), weights["licence"]
 
 
 def _fenced(text: str, language: str) -> str:

@@ -16,11 +16,15 @@ import markupsafe
 import numpy as np
 from PIL import Image
 
-from schemas.pixels import MapU8, RgbU8
+from schemas.pixels import MapU8, MapU16, RgbU8
+from schemas.triple import is_number
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 _LINE_BREAKS = re.compile(r"\s*[\r\n\t]+\s*")
 _MARKDOWN = re.compile(r"[\\`*_{}\[\]#!|~$<>&]|(?<=:)/|@")
+MapForm = Literal["bilevel", "lines", "full"]
+"""lines: bright on black, as edges and skeletons. full: something everywhere, as depth."""
+
 _GREY_STEP = 36  # eight levels: enough for lines, a third of the bytes
 
 
@@ -115,11 +119,31 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
 
 
-def stat_text(name: str, value: float) -> str:
-    """A statistic of a map in words, e.g. `edge density 6.1 %`."""
-    words = name.replace("_", " ")
-    is_share = name.endswith(("density", "share", "fraction"))
-    return f"{words} {percent(value) if is_share else number(value)}"
+def stat_texts(record: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
+    """A map's statistics in words, e.g. `edge density 6.1 %`.
+
+    Args:
+        record: of the annotator, from the manifest.
+        values: statistic -> value; None where there is no map.
+
+    Returns:
+        One text for each number; of what is true or false only what is true; nothing nested.
+    """
+    texts: list[str] = []
+    for name, kind in record["stats"].items():
+        value, words = values.get(name), name.replace("_", " ")
+        if value is None or value is False or not is_number(kind):
+            continue
+        if value is True:
+            texts.append(words)
+        else:
+            texts.append(f"{words} {percent(value) if is_share(name) else number(value)}")
+    return texts
+
+
+def is_share(statistic: str) -> bool:
+    """Whether a statistic is said in percent."""
+    return statistic.endswith(("density", "share", "fraction"))
 
 
 def photo_jpeg(rgb: RgbU8, side: int) -> bytes:
@@ -129,27 +153,34 @@ def photo_jpeg(rgb: RgbU8, side: int) -> bytes:
     return _encoded(picture, "JPEG", quality=78, optimize=True, progressive=True)
 
 
-def map_png(pixels: MapU8 | RgbU8, side: int, *, bilevel: bool) -> bytes:
-    """PNG of a condition map, at most `side` px each way.
+def map_thumbnail(pixels: MapU8 | MapU16 | RgbU8, side: int, form: MapForm) -> bytes:
+    """Small PNG or JPEG of a condition map, at most `side` px each way and 8 bits deep.
 
     Averaged over areas, so no line falls between two samples; lines of a bilevel map, which that
-    makes dim, are brightened again by the factor that the map shrank.
+    makes dim, are brightened again by the factor that the map shrank. Only a full map may become a
+    JPEG, and does where that is smaller.
     """
+    if pixels.dtype == np.uint16:
+        pixels = (pixels >> 8).astype(np.uint8)
     picture = Image.fromarray(pixels)
     longest = max(picture.size)
     if longest > side:
         shape = [max(1, round(length * side / longest)) for length in picture.size]
         picture = picture.resize((shape[0], shape[1]), Image.Resampling.BOX)
-    if not bilevel:
-        return _encoded(picture, "PNG", optimize=True)
-    gain = max(1.0, longest / side)
-    levels = np.minimum(255, np.asarray(picture) * gain) // _GREY_STEP * _GREY_STEP
-    stretched = (levels * (255 / (255 // _GREY_STEP * _GREY_STEP))).astype(np.uint8)
-    return _encoded(Image.fromarray(stretched), "PNG", optimize=True)
+    if form == "bilevel":
+        gain = max(1.0, longest / side)
+        levels = np.minimum(255, np.asarray(picture) * gain) // _GREY_STEP * _GREY_STEP
+        stretched = (levels * (255 / (255 // _GREY_STEP * _GREY_STEP))).astype(np.uint8)
+        picture = Image.fromarray(stretched)
+    lossless = _encoded(picture, "PNG", optimize=True)
+    if form != "full":
+        return lossless
+    return min(lossless, _encoded(picture, "JPEG", quality=85, optimize=True), key=len)
 
 
-def data_uri(encoded: bytes, kind: Literal["jpeg", "png"]) -> str:
-    """The bytes of a picture as an address that needs no file."""
+def data_uri(encoded: bytes) -> str:
+    """The bytes of a PNG or JPEG as an address that needs no file."""
+    kind = "jpeg" if encoded.startswith(b"\xff\xd8") else "png"
     return f"data:image/{kind};base64,{base64.b64encode(encoded).decode()}"
 
 
@@ -159,6 +190,9 @@ def _encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def is_bilevel(annotator: Mapping[str, Any]) -> bool:
-    """Whether a manifest's annotator record is of a map that knows only 0 and 255."""
-    return annotator.get("hint_mode") == "bilevel"
+def form_of(record: Mapping[str, Any]) -> MapForm:
+    """What maps look like that an annotator of this record draws."""
+    if record.get("hint_mode") == "bilevel":
+        return "bilevel"
+    stats = record.get("stats", {})
+    return "lines" if "edge_density" in stats or "people" in stats.values() else "full"

@@ -6,32 +6,41 @@ from typing import Any
 
 from pipeline.pages import (
     data_uri,
-    is_bilevel,
-    map_png,
+    form_of,
+    map_thumbnail,
     photo_jpeg,
     shortened,
-    stat_text,
+    stat_texts,
     templates,
 )
 from pipeline.reasons import advice_for
+from schemas.errors import Reason
 from schemas.manifest import Manifest
-from schemas.pixels import MapU8, RgbU8, decode_stored_map, decode_stored_rgb
+from schemas.pixels import MapU8, MapU16, RgbU8, decode_stored_map, decode_stored_rgb
 
 _BUDGET_BYTES = 1_000_000
 """Of all thumbnails together; a third more as base64."""
 
 _SIDES_PX = (256, 208, 168, 136, 112, 88, 64)
 _TEXT_LIMIT = 1000
+_MOST_COLUMNS = 5
 _TINY = 0.5  # a thumbnail below this share of the tile is shown as crisp squares
+
+
+_FAILURES = frozenset(
+    {Reason.ANNOTATOR_FAILED, Reason.OUT_OF_MEMORY, Reason.NOT_FINITE, Reason.BAD_MAP}
+)
+"""Reasons for which a row may lack a map, beside that there is nothing to draw."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class _Tile:
     label: str
     uri: str | None  # None: there is no map
-    kind: str  # photo, bilevel, grey or rgb
+    kind: str  # photo, bilevel, lines or full
     stats: Sequence[str]
     is_tiny: bool = False
+    instead: str = ""  # what is said where there is no map
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +62,7 @@ class _Decoded:
 
     row: Mapping[str, Any]
     image: RgbU8
-    maps: Mapping[str, MapU8 | RgbU8 | None]
+    maps: Mapping[str, MapU8 | MapU16 | RgbU8 | None]
 
 
 def render_preview(manifest: Manifest, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -75,7 +84,8 @@ def render_preview(manifest: Manifest, rows: Sequence[Mapping[str, Any]]) -> str
         .get_template("preview.html.j2")
         .render(
             manifest=manifest,
-            recipe=manifest.recipe,
+            captions=captions_text(manifest),
+            columns=_columns(len(conditions) + 1),
             conditions=conditions,
             splits={
                 split: sum(shard.data.rows for shard in shards)
@@ -83,7 +93,7 @@ def render_preview(manifest: Manifest, rows: Sequence[Mapping[str, Any]]) -> str
             },
             rejects=reject_lines(manifest),
             stored_size=stored_size(manifest.recipe),
-            cards=_cards_within_budget(decoded, manifest.annotators),
+            cards=_cards_within_budget(decoded, manifest),
         )
     )
 
@@ -91,6 +101,15 @@ def render_preview(manifest: Manifest, rows: Sequence[Mapping[str, Any]]) -> str
 def reject_lines(manifest: Manifest) -> list[tuple[str, int, str]]:
     """(reason, rows, what to do) of every reason that occurred, most frequent first."""
     return [(reason, count, advice_for(reason)) for reason, count in manifest.reasons.items()]
+
+
+def captions_text(manifest: Manifest) -> str:
+    """Where captions come from, with the model that wrote some of them."""
+    mode = str(manifest.recipe.get("caption", "not recorded"))
+    if manifest.captioner is None:
+        return mode
+    model = manifest.captioner["parameters"].get("model")
+    return f"{mode}; model: {model or manifest.captioner['name']}"
 
 
 def stored_size(recipe: Mapping[str, Any]) -> str:
@@ -119,20 +138,18 @@ def _decode(row: Mapping[str, Any], conditions: Sequence[str]) -> _Decoded:
     )
 
 
-def _cards_within_budget(
-    decoded: Sequence[_Decoded], annotators: Mapping[str, Any]
-) -> Sequence[_Card]:
+def _cards_within_budget(decoded: Sequence[_Decoded], manifest: Manifest) -> Sequence[_Card]:
     """Cards with the largest thumbnails that fit; the smallest ones if none do."""
     cards: list[_Card] = []
     for side in _SIDES_PX:
-        cards = [_card(one, annotators, side) for one in decoded]
+        cards = [_card(one, manifest, side) for one in decoded]
         embedded = sum(len(tile.uri or "") for card in cards for tile in card.tiles)
         if embedded * 3 / 4 <= _BUDGET_BYTES:
             break
     return cards
 
 
-def _card(decoded: _Decoded, annotators: Mapping[str, Any], side: int) -> _Card:
+def _card(decoded: _Decoded, manifest: Manifest, side: int) -> _Card:
     row = decoded.row
     text = row.get("text")
     shown, left_out = (None, 0) if text is None else shortened(text, _TEXT_LIMIT)
@@ -148,7 +165,7 @@ def _card(decoded: _Decoded, annotators: Mapping[str, Any], side: int) -> _Card:
         original=_size(row["original_width"], row["original_height"])
         if row.get("original_width")
         else "",
-        tiles=list(_tiles(decoded, annotators, side)),
+        tiles=list(_tiles(decoded, manifest, side)),
     )
 
 
@@ -156,22 +173,37 @@ def _size(width: int, height: int) -> str:
     return f"{width} \N{MULTIPLICATION SIGN} {height}"
 
 
-def _tiles(decoded: _Decoded, annotators: Mapping[str, Any], side: int) -> Iterator[_Tile]:
+def _tiles(decoded: _Decoded, manifest: Manifest, side: int) -> Iterator[_Tile]:
     is_tiny = max(decoded.image.shape) < _TINY * side
-    photo = data_uri(photo_jpeg(decoded.image, side), "jpeg")
+    photo = data_uri(photo_jpeg(decoded.image, side))
     height, width = decoded.image.shape[:2]
     yield _Tile(
         label="image", uri=photo, kind="photo", stats=(_size(width, height),), is_tiny=is_tiny
     )
     for name, pixels in decoded.maps.items():
-        annotator = annotators[name]
-        values = {suffix: decoded.row.get(f"{name}_{suffix}") for suffix in annotator["stats"]}
-        stats = [stat_text(suffix, value) for suffix, value in values.items() if value is not None]
-        bilevel = is_bilevel(annotator)
+        record = manifest.annotators[name]
+        form = form_of(record)
+        values = {suffix: decoded.row.get(f"{name}_{suffix}") for suffix in record["stats"]}
         yield _Tile(
             label=name,
-            uri=None if pixels is None else data_uri(map_png(pixels, side, bilevel=bilevel), "png"),
-            kind=annotator.get("hint_mode", "grey"),
-            stats=stats,
+            uri=None if pixels is None else data_uri(map_thumbnail(pixels, side, form)),
+            kind=form,
+            stats=stat_texts(record, values),
             is_tiny=is_tiny,
+            instead=_instead(record, manifest),
         )
+
+
+def _instead(record: Mapping[str, Any], manifest: Manifest) -> str:
+    """Why there is no map: nobody to draw, unless some maps of this set failed otherwise."""
+    looks_for_people = "people" in record["stats"].values()
+    if looks_for_people and not _FAILURES & manifest.reasons.keys():
+        return "nobody in the picture"
+    return "no map"
+
+
+def _columns(tiles: int) -> int:
+    """Tiles beside each other: as many as have room, with as few gaps in the last row as can be."""
+    if tiles <= _MOST_COLUMNS:
+        return tiles
+    return min((5, 4, 3), key=lambda columns: (-tiles % columns, -columns))

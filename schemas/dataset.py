@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from schemas.errors import ConfigError
 from schemas.manifest import MANIFEST_NAME, Manifest
-from schemas.pixels import MapU8, RgbU8, decode_stored_map, decode_stored_rgb
+from schemas.pixels import MapU8, MapU16, RgbU8, decode_stored_map, decode_stored_rgb
 from schemas.triple import image_columns
 
 
@@ -24,8 +24,10 @@ class Example:
     key: str
     text: str | None
     image: RgbU8
-    maps: Mapping[str, MapU8 | RgbU8 | None]  # condition -> map, None where there is none
-    fields: Mapping[str, Any]  # every other column that was asked for
+    maps: Mapping[str, MapU8 | MapU16 | RgbU8 | None]  # condition -> map, None: there is none
+    # Every other column that was asked for; nested ones as lists and dicts, e.g. `pose_keypoints`:
+    # a list of persons, each with lists of {name, x, y, score}.
+    fields: Mapping[str, Any]
 
 
 class Dataset:

@@ -17,15 +17,21 @@ FOOTER_KEY = b"controlset"
 
 _IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
+
+def _list_of(kind: pa.DataType) -> pa.DataType:
+    """A list whose items have the name that they have in a Parquet file, so that it comes back."""
+    return pa.list_(pa.field("element", kind))
+
+
 _KEYPOINT = pa.struct(
     {"name": pa.string(), "x": pa.float32(), "y": pa.float32(), "score": pa.float32()}
 )
 
 _NESTED: Mapping[str, pa.DataType] = {
     # One struct a person; x and y in px of the stored image, joints that were not seen are absent.
-    "people": pa.list_(
+    "people": _list_of(
         pa.struct(
-            {part: pa.list_(_KEYPOINT) for part in ("body", "left_hand", "right_hand", "face")}
+            {part: _list_of(_KEYPOINT) for part in ("body", "left_hand", "right_hand", "face")}
         )
     ),
 }
@@ -83,12 +89,19 @@ def triple_schema(conditions: Sequence[Condition], footer: Mapping[str, object])
     for condition in conditions:
         fields.append(pa.field(condition.name, _IMAGE))
         for column, kind in condition.stat_columns.items():
-            fields.append(pa.field(column, _stat_type(kind)))
+            fields.append(pa.field(column, stat_type(kind)))
     return pa.schema(fields, metadata=_metadata(fields, footer))
 
 
-def _stat_type(name: str) -> pa.DataType:
+def stat_type(name: str) -> pa.DataType:
+    """Arrow type of a statistic, from its name in a spec or manifest."""
     return _NESTED.get(name) or pa.type_for_alias(name)
+
+
+def is_number(name: str) -> bool:
+    """Whether statistics of this type can be counted and drawn: integers, floats, yes or no."""
+    kind = stat_type(name)
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
 
 
 def rejects_schema() -> pa.Schema:

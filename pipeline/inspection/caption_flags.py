@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from pipeline.inspection.captions import TOKEN_LIMIT
+from pipeline.inspection.captions import REPETITION_LIMIT, TOKEN_LIMIT
 from pipeline.inspection.draft import AGAIN, Draft, wishes_for
 from pipeline.inspection.scalars import Scalars
 from pipeline.pages import plural
@@ -14,7 +14,7 @@ _OPENING_ROWS = 10
 
 def caption_flags(scalars: Scalars, openings: Sequence[tuple[str, int]]) -> Iterator[Draft]:
     """Missing, long, looping and monotonous captions."""
-    captions, present = scalars.captions, scalars.rows - len(scalars.captions.missing)
+    captions, present = scalars.captions, scalars.captions.present
     if captions.missing:
         yield Draft(
             name="no_caption",
@@ -38,6 +38,20 @@ def caption_flags(scalars: Scalars, openings: Sequence[tuple[str, int]]) -> Iter
             wishes=wishes_for(captions.loops),
             about_text=True,
         )
+    if captions.repetitive:
+        yield Draft(
+            name="repetitive_captions",
+            severity="look",
+            title=f"{plural(len(captions.repetitive), 'caption')} of {captions.model} that "
+            f"{'repeats its' if len(captions.repetitive) == 1 else 'repeat their'} words",
+            count=len(captions.repetitive),
+            of=captions.written_by_model(),
+            threshold=REPETITION_LIMIT,
+            meaning="Where a model sees little it says the same thing twice.",
+            advice="Look at them; a larger --caption-model repeats itself less.",
+            wishes=wishes_for(captions.repetitive),
+            about_text=True,
+        )
     if captions.long:
         yield Draft(
             name="long_captions",
@@ -46,6 +60,7 @@ def caption_flags(scalars: Scalars, openings: Sequence[tuple[str, int]]) -> Iter
             "(estimated)",
             count=len(captions.long),
             of=present,
+            threshold=TOKEN_LIMIT,
             meaning="CLIP's text encoder cuts there: what comes later has no effect.",
             advice="Put what matters first, or shorten them.",
             wishes=wishes_for(captions.long),

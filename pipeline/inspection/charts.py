@@ -37,14 +37,17 @@ def bars(
     ]
     for index, count in enumerate(counted.counts):
         kind = "bar marked" if marked is not None and marked[index] else "bar"
-        between = f"{label(counted.edges[index])} to {label(counted.edges[index + 1])}"
+        between = label(counted.edges[index])
+        if not counted.whole:
+            between += f" to {label(counted.edges[index + 1])}"
         words = f"{between}: {number(count)}"
         parts.append(_bar(_LEFT + index * step, step, count / highest, kind, words))
         if count == highest:
             top = f'x="{_LEFT + (index + 0.5) * step:.1f}" y="{_TOP - 5}"'
             parts.append(f'<text {top} text-anchor="middle">{number(count)}</text>')
     parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _LEFT}" y1="{floor}" y2="{floor}"/>')
-    parts += _edge_labels(counted.edges, label, step)
+    labels = _bin_labels if counted.whole else _edge_labels
+    parts += labels(counted.edges, label, step)
     return markupsafe.Markup("".join(parts) + "</svg>")
 
 
@@ -66,4 +69,14 @@ def _edge_labels(edges: Sequence[float], label: Callable[[float], str], step: fl
         f'<text x="{_LEFT + index * step:.1f}" y="{_HEIGHT - 7}" text-anchor="middle">'
         f"{label(edges[index])}</text>"
         for index in range(1, len(edges) - 1, every)
+    ]
+
+
+def _bin_labels(edges: Sequence[float], label: Callable[[float], str], step: float) -> list[str]:
+    """Whole numbers, each under the middle of its bar, as many as fit."""
+    every = -(-len(edges) // 16)
+    return [
+        f'<text x="{_LEFT + (index + 0.5) * step:.1f}" y="{_HEIGHT - 7}" text-anchor="middle">'
+        f"{label(edges[index])}</text>"
+        for index in range(0, len(edges) - 1, every)
     ]

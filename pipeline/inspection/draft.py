@@ -22,6 +22,7 @@ class Draft:
     of: int
     meaning: str
     advice: str
+    threshold: float | None = None
     wishes: Sequence[Wish] = ()
     about_text: bool = False
 
@@ -35,6 +36,7 @@ class Draft:
             of=self.of,
             meaning=self.meaning,
             advice=self.advice,
+            threshold=self.threshold,
             examples=[members[wish] for wish in self.wishes],
             about_text=self.about_text,
         )

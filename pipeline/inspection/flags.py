@@ -11,6 +11,7 @@ from pipeline.inspection.measure import FLAT_DEVIATION, GREY_SPREAD
 from pipeline.inspection.model import Captions
 from pipeline.inspection.pixels import Pixels
 from pipeline.inspection.scalars import Scalars
+from pipeline.inspection.scene_flags import scene_flags
 from pipeline.inspection.summary import enlarged_rows
 from pipeline.pages import plural
 from schemas.manifest import Manifest
@@ -39,7 +40,8 @@ def drafts(
     exact, near = copies
     found = [
         *duplicate_flags(exact, near, scalars),
-        *map_flags(list(manifest.annotators), scalars, pixels),
+        *map_flags(manifest.annotators, scalars, pixels),
+        *scene_flags(manifest.annotators, scalars),
         *caption_flags(scalars, captions.openings),
         *picture_flags(pixels),
         *source_flags(pixels, enlarged_rows(scalars), scalars),

@@ -3,14 +3,16 @@
 import dataclasses
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import cv2
 import imagehash
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from pipeline.inspection.leak import SOFT_CONDITIONS, leak
 from schemas.pixels import decode_stored_map
 
 SIGNATURE = 8 * 8 * 3
@@ -24,7 +26,8 @@ GREY_SPREAD = 4.0
 
 _DRAFT_PX = 64  # twice what pHash looks at: JPEG skips most of its work to get there
 _BLANK_DEVIATION = 1.0  # grey levels of 255
-_BLANK_SHARE = 0.001
+_BLANK_SHARE = 0.001  # of values that are not zero
+_DAMAGE = (OSError, SyntaxError, ValueError)  # what Pillow's decoders raise on broken files
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +38,7 @@ class RowPixels:
     image_bytes: int
     map_bytes: Sequence[int | None]  # for each condition; None: there is no map
     blank: Sequence[bool]
+    leaks: Sequence[float | None]  # None: no soft edge map
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +65,10 @@ def measure_batch(batch: pa.RecordBatch, conditions: Sequence[str]) -> list[RowP
     images = _cells(batch.column("image"))
     maps = [_cells(batch.column(name)) for name in conditions]
     return [
-        _measure_row(images[index], [column[index] for column in maps])
+        _measure_row(
+            images[index],
+            {name: column[index] for name, column in zip(conditions, maps, strict=True)},
+        )
         for index in range(batch.num_rows)
     ]
 
@@ -75,17 +82,38 @@ def _cells(column: Any) -> list[bytes | None]:
     ]
 
 
-def _measure_row(image: bytes | None, maps: Sequence[bytes | None]) -> RowPixels:
+def _measure_row(image: bytes | None, maps: Mapping[str, bytes | None]) -> RowPixels:
+    small = None if image is None else _reduced(image)
+    luminance = None if small is None else np.asarray(small.convert("L"))
+    blank: list[bool] = []
+    leaks: list[float | None] = []
+    for name, stored in maps.items():
+        pixels = None if stored is None else _decoded(stored)
+        blank.append(stored is not None and (pixels is None or is_blank(pixels)))
+        leaks.append(_leak(name, pixels, luminance))
     return RowPixels(
-        image=None if image is None else measure_image(image),
+        image=None if image is None or small is None else _numbers(image, small),
         image_bytes=0 if image is None else len(image),
-        map_bytes=[None if stored is None else len(stored) for stored in maps],
-        blank=[stored is not None and is_blank(stored) for stored in maps],
+        map_bytes=[None if stored is None else len(stored) for stored in maps.values()],
+        blank=blank,
+        leaks=leaks,
     )
 
 
+def _leak(name: str, pixels: np.ndarray | None, luminance: np.ndarray | None) -> float | None:
+    if name not in SOFT_CONDITIONS or pixels is None or pixels.ndim != 2 or luminance is None:
+        return None
+    return leak(pixels, luminance)
+
+
 def measure_image(stored: bytes) -> ImagePixels | None:
-    """Numbers of one stored image; None if it does not decode.
+    """Numbers of one stored image; None if it does not decode."""
+    small = _reduced(stored)
+    return None if small is None else _numbers(stored, small)
+
+
+def _reduced(stored: bytes) -> Image.Image | None:
+    """A small copy of an image; None if it does not decode.
 
     The picture is decoded at a fraction of its size where its format allows that (JPEG), since
     nothing here looks at details.
@@ -94,27 +122,38 @@ def measure_image(stored: bytes) -> ImagePixels | None:
         with Image.open(io.BytesIO(stored)) as picture:
             picture.draft("RGB", (_DRAFT_PX, _DRAFT_PX))
             small = picture.convert("RGB")
-    except (OSError, SyntaxError, ValueError):  # what Pillow's decoders raise on broken files
+    except _DAMAGE:
         return None
     small.thumbnail((_DRAFT_PX, _DRAFT_PX), Image.Resampling.BOX)
+    return small
+
+
+def _numbers(stored: bytes, small: Image.Image) -> ImagePixels:
     rgb = np.asarray(small, np.int16)
-    phash = imagehash.phash(small)
     return ImagePixels(
         digest=hashlib.blake2b(stored, digest_size=16).digest(),
-        phash=int(str(phash), 16),
+        phash=int(str(imagehash.phash(small)), 16),
         signature=small.resize((8, 8), Image.Resampling.BOX).tobytes(),
         spread=float((rgb.max(axis=2) - rgb.min(axis=2)).mean()),
         deviation=float(np.asarray(small.convert("L")).std()),
     )
 
 
-def is_blank(stored: bytes) -> bool:
-    """Whether a map holds next to nothing: all alike, or under 0.1 % of its pixels are not zero."""
+def _decoded(stored: bytes) -> np.ndarray | None:
+    """A map's pixels; None if it does not decode."""
     try:
-        pixels = decode_stored_map(stored)
-    except (OSError, SyntaxError, ValueError):
+        return decode_stored_map(stored)
+    except _DAMAGE:
+        return None
+
+
+def is_blank(pixels: np.ndarray) -> bool:
+    """Whether a map holds next to nothing: all alike, or under 0.1 % of its values are not zero.
+
+    Args:
+        pixels: (H, W) uint8 or uint16, or (H, W, 3) uint8.
+    """
+    if np.count_nonzero(pixels) < _BLANK_SHARE * pixels.size:
         return True
-    share = np.count_nonzero(pixels) / pixels.size
-    if share < _BLANK_SHARE:
-        return True
-    return float(pixels.std()) < _BLANK_DEVIATION
+    unit = 257 if pixels.dtype == np.uint16 else 1
+    return float(cv2.meanStdDev(pixels)[1].max()) < _BLANK_DEVIATION * unit

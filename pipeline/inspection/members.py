@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.inspection.model import Group, Member
 from pipeline.inspection.scalars import Scalars
-from pipeline.pages import map_png, photo_jpeg
+from pipeline.pages import form_of, map_thumbnail, photo_jpeg
 from schemas.dataset import Dataset
 from schemas.pixels import decode_stored_map, decode_stored_rgb
 
@@ -94,8 +94,8 @@ def _photo(cell: Mapping[str, bytes] | None) -> bytes | None:
 def _map(dataset: Dataset, row: Mapping[str, dict[str, bytes]], name: str | None) -> bytes | None:
     if name is None or row[name] is None:
         return None
-    bilevel = dataset.manifest.annotators[name].get("hint_mode") == "bilevel"
+    form = form_of(dataset.manifest.annotators[name])
     try:
-        return map_png(decode_stored_map(row[name]["bytes"]), THUMBNAIL_PX, bilevel=bilevel)
+        return map_thumbnail(decode_stored_map(row[name]["bytes"]), THUMBNAIL_PX, form)
     except (OSError, SyntaxError, ValueError):
         return None

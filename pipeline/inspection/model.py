@@ -22,6 +22,7 @@ class Histogram:
     median: float | None  # None where nothing was counted
     smallest: float | None
     largest: float | None
+    whole: bool = False  # each bin is one whole number, the lower edge
 
     @property
     def total(self) -> int:
@@ -43,6 +44,16 @@ def histogram(values: np.ndarray, edges: Sequence[float]) -> Histogram:
     )
 
 
+def whole_histogram(values: np.ndarray, most_bins: int) -> Histogram:
+    """Histogram of whole numbers: one bin for each, or wider ones where that would be too many."""
+    known = values[np.isfinite(values)]
+    low, high = (int(known.min()), int(known.max())) if known.size else (0, 0)
+    width = max(1, -(-(high - low + 1) // most_bins))
+    edges = list(range(low, high + width + 1, width))
+    counted = histogram(values, edges)
+    return dataclasses.replace(counted, whole=width == 1)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Member:
     """A row that a finding names."""
@@ -53,7 +64,7 @@ class Member:
     source: str
     text: str | None = None
     thumbnail: bytes | None = None  # JPEG
-    map_thumbnail: bytes | None = None  # PNG, where the finding is about a map
+    map_thumbnail: bytes | None = None  # PNG or JPEG, where the finding is about a map
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,14 +90,31 @@ class Flag:
     of: int
     meaning: str
     advice: str
+    threshold: float | None = None  # from which on a row is counted, where there is one
     examples: Sequence[Member] = ()
     about_text: bool = False  # the examples' captions are what matters
 
     @property
+    def share(self) -> float:
+        """Count / of; 0 of nothing."""
+        return self.count / self.of if self.of else 0.0
+
+    @property
     def share_text(self) -> str:
-        """`of 1,212`, with the share where that says something."""
-        share = self.count / self.of if self.of else 0
-        return f"of {self.of:,}" + (f" ({percent(share)})" if share >= 0.01 else "")
+        """`of 1,212 (3.1 %)`."""
+        return f"of {self.of:,} ({percent(self.share)})"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class CaptionSource:
+    """What the texts of one source are like, e.g. `sidecar` or `blip`."""
+
+    name: str
+    rows: int
+    words_median: float
+    over_77_tokens: int  # estimated
+    loops: int
+    repetitive: int  # captions that say their words twice
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +131,7 @@ class Captions:
     repeats: Sequence[tuple[str, int]]  # most frequent captions that occur more than once
     repeated_rows: int  # rows whose caption another row has too
     openings: Sequence[tuple[str, int]]  # most frequent first three words
+    sources: Sequence[CaptionSource]  # most rows first
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +144,8 @@ class ConditionFacts:
     measured: int
     blank: int  # of the measured ones
     bytes_median: float | None
-    stats: Mapping[str, Histogram]  # stat suffix -> histogram
+    stats: Mapping[str, Histogram]  # what was counted, stored statistics first -> histogram
+    density_limits: tuple[float, float] | None  # edge densities beyond are flagged
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,11 +204,12 @@ class Inspection:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        return {
+        plain = {
             field.name: _plain(getattr(value, field.name))
             for field in dataclasses.fields(value)
             if not field.name.endswith("thumbnail")
         }
+        return plain | {"share": value.share} if isinstance(value, Flag) else plain
     if isinstance(value, Mapping):
         return {name: _plain(one) for name, one in value.items()}
     if isinstance(value, list | tuple):

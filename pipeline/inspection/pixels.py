@@ -29,6 +29,8 @@ class Pixels:
     image_bytes: np.ndarray
     map_bytes: Sequence[np.ndarray]  # for each condition
     blank: Sequence[Sequence[int]]  # for each condition: row numbers
+    leak_rows: Sequence[np.ndarray]  # for each condition: row numbers of its soft edge maps
+    leaks: Sequence[np.ndarray]  # and how much of the shading stands in each, 0..1
     measured: int
 
 
@@ -42,6 +44,8 @@ class _Tally:
         self.image_bytes = array("q")
         self.map_bytes = [array("q") for _ in range(conditions)]
         self.blank: list[list[int]] = [[] for _ in range(conditions)]
+        self.leak_rows = [array("q") for _ in range(conditions)]
+        self.leaks = [array("f") for _ in range(conditions)]
         self.measured = 0
 
     def add(self, row: int, measured: RowPixels) -> None:
@@ -51,6 +55,10 @@ class _Tally:
                 self.map_bytes[condition].append(size)
             if measured.blank[condition]:
                 self.blank[condition].append(row)
+            leak = measured.leaks[condition]
+            if leak is not None:
+                self.leak_rows[condition].append(row)
+                self.leaks[condition].append(leak)
         image = measured.image
         if image is None:
             self.broken.append(row)
@@ -75,6 +83,8 @@ class _Tally:
             image_bytes=np.array(self.image_bytes),
             map_bytes=[np.array(sizes) for sizes in self.map_bytes],
             blank=self.blank,
+            leak_rows=[np.array(rows) for rows in self.leak_rows],
+            leaks=[np.array(leaks) for leaks in self.leaks],
             measured=self.measured,
         )
 

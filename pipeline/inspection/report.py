@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 import markupsafe
 
 from pipeline.inspection.charts import bars
-from pipeline.inspection.map_flags import DENSITY_HIGH, DENSITY_LOW
+from pipeline.inspection.leak import LEAK_LIMIT
 from pipeline.inspection.members import EXAMPLES
 from pipeline.inspection.model import ConditionFacts, Histogram, Inspection, Member
+from pipeline.inspection.scene_flags import FEW_JOINTS, NARROW_RANGE
 from pipeline.pages import data_uri, number, percent, shortened, templates
 
 _GROUPS = 12
 _TEXT_LIMIT = 160
+_TITLES = {"leak": "shading outside of the edges, 1 = a copy of the picture"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +47,7 @@ def render_inspection(inspection: Inspection) -> str:
             exact=inspection.duplicates.exact[:_GROUPS],
             near=inspection.duplicates.near[:_GROUPS],
             shown_members=EXAMPLES,
+            limits={"leak": LEAK_LIMIT, "joints": FEW_JOINTS, "range": NARROW_RANGE},
             thumbnail=_thumbnail,
             short=lambda text: shortened(text, _TEXT_LIMIT),
         )
@@ -53,7 +56,7 @@ def render_inspection(inspection: Inspection) -> str:
 
 def _thumbnail(member: Member, *, of_map: bool = False) -> str | None:
     encoded = member.map_thumbnail if of_map else member.thumbnail
-    return None if encoded is None else data_uri(encoded, "png" if of_map else "jpeg")
+    return None if encoded is None else data_uri(encoded)
 
 
 def _picture_charts(found: Inspection) -> Iterator[_Chart]:
@@ -70,13 +73,18 @@ def _caption_charts(found: Inspection) -> Iterator[_Chart]:
 
 def _condition_charts(condition: ConditionFacts) -> Iterator[_Chart]:
     for name, counted in condition.stats.items():
-        title = f"{condition.name}: {name.replace('_', ' ')}"
-        if name != "edge_density":
-            if counted.smallest != counted.largest:
-                yield _chart(title, counted, number)
-            continue
-        marked = [low < DENSITY_LOW or low >= DENSITY_HIGH for low in counted.edges[:-1]]
-        yield _chart(title, counted, percent, marked)
+        title = f"{condition.name}: {_TITLES.get(name, name.replace('_', ' '))}"
+        lows, highs = counted.edges[:-1], counted.edges[1:]
+        if name == "edge_density" and condition.density_limits is not None:
+            least, most = condition.density_limits
+            marked = [high <= least or low >= most for low, high in zip(lows, highs, strict=True)]
+            yield _chart(title, counted, percent, marked)
+        elif name == "leak":
+            yield _chart(title, counted, number, [low >= LEAK_LIMIT for low in lows])
+        elif name == "joints_of_a_person":
+            yield _chart(title, counted, _px, [low < FEW_JOINTS for low in lows])
+        elif counted.smallest != counted.largest:
+            yield _chart(title, counted, _px if counted.whole else number)
 
 
 def _chart(

@@ -2,15 +2,25 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.inspection.captions import CaptionTally
 from schemas.dataset import Dataset
+from schemas.triple import is_number
 
 _SIZES = ("width", "height", "original_width", "original_height")
 _BATCH_ROWS = 4096
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class People:
+    """Everybody that a condition's annotator found; one entry a person."""
+
+    rows: np.ndarray  # row of the data set
+    joints: np.ndarray  # joints of the body that were seen
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,6 +32,7 @@ class Scalars:
     numbers: Mapping[str, np.ndarray]  # column -> float64, NaN for null
     digests: Sequence[bytes]  # 16 bytes of `sha256`
     missing: Mapping[str, np.ndarray]  # condition -> bool
+    people: Mapping[str, People]  # condition whose annotator looks for people -> them
     captions: CaptionTally
 
     @property
@@ -37,34 +48,37 @@ class Scalars:
         return self.splits[int(self.split_of[row])]
 
 
-def stat_columns(dataset: Dataset) -> dict[str, list[str]]:
-    """Condition -> suffixes of its statistics' columns."""
-    return {
-        name: list(record.get("stats", {})) for name, record in dataset.manifest.annotators.items()
-    }
+def number_stats(record: Mapping[str, Any]) -> dict[str, str]:
+    """Statistic -> type name, of those that are numbers, from a manifest's record."""
+    return {name: kind for name, kind in record.get("stats", {}).items() if is_number(kind)}
 
 
 def read_scalars(dataset: Dataset) -> Scalars:
     """Read everything but the pictures.
 
-    Whether a map is there is read off its `path` leaf, a few bytes a row.
+    Whether a map is there is read off its `path` leaf, a few bytes a row; people are counted by the
+    score of each of their joints.
     """
-    conditions = list(dataset.manifest.annotators)
-    stats = [f"{name}_{stat}" for name, names in stat_columns(dataset).items() for stat in names]
+    records = dataset.manifest.annotators
+    captioner = dataset.manifest.captioner
+    stats = [f"{name}_{stat}" for name, record in records.items() for stat in number_stats(record)]
     numbers: dict[str, list[np.ndarray]] = {name: [] for name in (*_SIZES, *stats)}
-    missing: dict[str, list[np.ndarray]] = {name: [] for name in conditions}
+    missing: dict[str, list[np.ndarray]] = {name: [] for name in records}
+    people: dict[str, list[People]] = {name: [] for name in _people_columns(records)}
     digests: list[bytes] = []
-    captions = CaptionTally()
+    captions = CaptionTally(model=None if captioner is None else captioner["name"])
     row = 0
-    columns = ["sha256", "text", *numbers, *(f"{name}.path" for name in conditions)]
-    for batch in dataset.batches(columns, batch_rows=_BATCH_ROWS):
+    for batch in dataset.batches(_columns(records, numbers), batch_rows=_BATCH_ROWS):
         for name, parts in numbers.items():
             parts.append(_numbers(batch.column(name)))
         for name, parts in missing.items():
             parts.append(batch.column(name).is_null().to_numpy(zero_copy_only=False))
+        for name, column in _people_columns(records).items():
+            people[name].append(_people(batch.column(column), row))
         digests.extend(bytes.fromhex(text)[:16] for text in batch.column("sha256").to_pylist())
-        for text in batch.column("text").to_pylist():
-            captions.add(row, text)
+        texts = batch.column("text").to_pylist(), batch.column("caption_source").to_pylist()
+        for text, source in zip(*texts, strict=True):
+            captions.add(row, text, source)
             row += 1
     splits = list(dataset.manifest.splits)
     return Scalars(
@@ -73,7 +87,44 @@ def read_scalars(dataset: Dataset) -> Scalars:
         numbers={name: _joined(parts, float) for name, parts in numbers.items()},
         digests=digests,
         missing={name: _joined(parts, bool) for name, parts in missing.items()},
+        people={name: _everybody(parts) for name, parts in people.items()},
         captions=captions,
+    )
+
+
+def _columns(records: Mapping[str, Any], numbers: Mapping[str, object]) -> list[str]:
+    paths = [f"{name}.path" for name in records]
+    # One leaf of the nested column is enough to count by, and a seventh of its bytes.
+    joints = [
+        f"{column}.list.element.body.list.element.score"
+        for column in _people_columns(records).values()
+    ]
+    return ["sha256", "text", "caption_source", *numbers, *paths, *joints]
+
+
+def _people_columns(records: Mapping[str, Any]) -> dict[str, str]:
+    """Condition -> its column of people, for annotators that look for people."""
+    return {
+        name: f"{name}_{stat}"
+        for name, record in records.items()
+        for stat, kind in record.get("stats", {}).items()
+        if kind == "people"
+    }
+
+
+def _people(column: pa.ListArray, first_row: int) -> People:
+    of_each_row = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    everybody = column.flatten()
+    bodies = everybody.flatten()[everybody.type.get_field_index("body")]
+    joints = bodies.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    rows = np.arange(first_row, first_row + len(column))
+    return People(rows=np.repeat(rows, of_each_row), joints=joints.astype(np.int16))
+
+
+def _everybody(parts: Sequence[People]) -> People:
+    return People(
+        rows=_joined([part.rows for part in parts], np.int64),
+        joints=_joined([part.joints for part in parts], np.int16),
     )
 
 

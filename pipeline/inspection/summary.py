@@ -2,9 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
+from pipeline.inspection.map_flags import density_limits
 from pipeline.inspection.measure import FLAT_DEVIATION, GREY_SPREAD
 from pipeline.inspection.model import (
     Captions,
@@ -15,16 +17,20 @@ from pipeline.inspection.model import (
     Inspection,
     RejectFacts,
     histogram,
+    whole_histogram,
 )
 from pipeline.inspection.pixels import Pixels
-from pipeline.inspection.scalars import Scalars, stat_columns
+from pipeline.inspection.scalars import Scalars, number_stats
+from pipeline.inspection.scene_flags import depth_range
 from pipeline.reasons import advice_for
 from schemas.dataset import Dataset
 
 _SIDE_EDGES = (0, 128, 256, 384, 512, 640, 768, 1024, 1280, 1536, 2048, 3072, 4096, 8192)
 _ASPECT_EDGES = (0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.4, 1.6, 1.9, 2.4, 4.0)
 _DENSITY_EDGES = (0, 0.005, 0.02, 0.04, 0.06, 0.08, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.35, 1)
+_LEAK_EDGES = tuple(index / 20 for index in range(21))
 _STAT_BINS = 12
+_MOST_BINS = 24
 _SIZES_LISTED = 12
 _REJECT_EXAMPLES = 5
 
@@ -79,7 +85,7 @@ def summary(
 
 
 def _conditions(dataset: Dataset, scalars: Scalars, pixels: Pixels) -> Iterator[ConditionFacts]:
-    for index, (name, stats) in enumerate(stat_columns(dataset).items()):
+    for index, (name, record) in enumerate(dataset.manifest.annotators.items()):
         missing = int(scalars.missing[name].sum())
         yield ConditionFacts(
             name=name,
@@ -88,13 +94,36 @@ def _conditions(dataset: Dataset, scalars: Scalars, pixels: Pixels) -> Iterator[
             measured=len(pixels.map_bytes[index]),
             blank=len(pixels.blank[index]),
             bytes_median=_median(pixels.map_bytes[index]),
-            stats={stat: _stat(stat, scalars.numbers[f"{name}_{stat}"]) for stat in stats},
+            stats=dict(_stats(name, record, scalars, pixels.leaks[index])),
+            density_limits=density_limits(name, record),
         )
 
 
-def _stat(name: str, values: np.ndarray) -> Histogram:
-    if name == "edge_density":
-        return histogram(values, _DENSITY_EDGES)
+def _stats(
+    name: str, record: Any, scalars: Scalars, leaks: np.ndarray
+) -> Iterator[tuple[str, Histogram]]:
+    """What is stored of each map, and what follows from it or was measured."""
+    for stat, kind in number_stats(record).items():
+        if kind != "bool":
+            values = scalars.numbers[f"{name}_{stat}"]
+            if stat == "edge_density":
+                edges = {*_DENSITY_EDGES, *(density_limits(name, record) or ())}
+                yield stat, histogram(values, sorted(edges))
+            else:
+                yield stat, _stat(values, whole=kind.startswith(("int", "uint")))
+    ranges = depth_range(name, scalars.numbers)
+    if ranges is not None:
+        yield "range", _stat(ranges, whole=False)
+    if name in scalars.people:
+        joints = scalars.people[name].joints.astype(float)
+        yield "joints_of_a_person", whole_histogram(joints, _MOST_BINS)
+    if leaks.size:
+        yield "leak", histogram(leaks, _LEAK_EDGES)
+
+
+def _stat(values: np.ndarray, *, whole: bool) -> Histogram:
+    if whole:
+        return whole_histogram(values, _MOST_BINS)
     known = values[np.isfinite(values)]
     low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
     return histogram(

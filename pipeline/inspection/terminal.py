@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.inspection.model import Captions, ConditionFacts, Histogram, Inspection, Member
-from pipeline.pages import number, percent, plural, shortened, size, visible
+from pipeline.pages import is_share, number, percent, plural, shortened, size, visible
 
 _NAME_LIMIT = 60
 _EXAMPLES = 3
@@ -72,14 +72,16 @@ def _caption_facts(captions: Captions) -> Iterator[tuple[str, str]]:
     yield "  words", _range(captions.words, "")
     yield "  distinct", number(captions.distinct)
     yield "  over 77 tokens", f"{number(captions.over_77_tokens)} (estimated)"
+    for source in captions.sources:
+        words = f"{number(source.rows)}, median {source.words_median:.0f} words"
+        yield f"  {visible(source.name)}", f"{words}, {number(source.repetitive)} repetitive"
 
 
 def _condition_facts(condition: ConditionFacts) -> Iterator[tuple[str, str]]:
     maps = f"{plural(condition.present, 'map')}, {condition.missing:,} missing"
     yield condition.name, f"{maps}, {condition.blank:,} blank"
     for stat, counted in condition.stats.items():
-        is_share = stat.endswith(("density", "share", "fraction"))
-        yield f"  {stat.replace('_', ' ')}", _range(counted, "", is_share=is_share)
+        yield f"  {stat.replace('_', ' ')}", _range(counted, "", is_share=is_share(stat))
 
 
 def _range(counted: Histogram, unit: str, *, is_share: bool = False) -> str:

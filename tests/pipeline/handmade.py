@@ -31,7 +31,6 @@ PHOTOGRAPHS = (
 )
 
 RECIPE = {
-    "conditions": ["canny"],
     "caption": "auto",
     "caption_text": None,
     "resolution": 512,
@@ -40,10 +39,10 @@ RECIPE = {
     "quality": 95,
     "min_side": 256,
     "validation": 0.1,
-    "canny_thresholds": "100,200",
+    "seed": 0,
 }
 
-CONDITIONS = (Condition(name="canny", stats=CannySpec.stats),)
+ANNOTATORS = {"canny": record_of(CannySpec())}
 
 
 def photograph(name, side=128):
@@ -120,7 +119,7 @@ def manifest_of(rows_by_split, rejects=(), **changes):
     fields = {
         "recipe": RECIPE,
         "source": "/data/photos",
-        "annotators": {"canny": record_of(CannySpec())},
+        "annotators": ANNOTATORS,
         "software": {"numpy": "2.4.6"},
         "shards": shards,
     }
@@ -131,7 +130,7 @@ def write_dataset(folder, rows_by_split, rejects=(), row_group_rows=100, **chang
     """A complete data set on disk; returns its manifest."""
     folder = Path(folder)
     manifest = manifest_of(rows_by_split, rejects, **changes)
-    schema = schema_of()
+    schema = schema_of(manifest.annotators)
     shards = []
     for shard in manifest.shards:
         path = folder / shard.data.path
@@ -151,9 +150,10 @@ def write_dataset(folder, rows_by_split, rejects=(), row_group_rows=100, **chang
     return manifest
 
 
-def schema_of():
+def schema_of(annotators=ANNOTATORS):
     """Schema of the hand-made shards."""
-    return triple_schema(CONDITIONS, {"recipe": json.dumps(RECIPE)})
+    conditions = [Condition(name=name, stats=one["stats"]) for name, one in annotators.items()]
+    return triple_schema(conditions, {"recipe": json.dumps(RECIPE)})
 
 
 def reject(source, reason, detail="", kind=None, stage="decode"):

@@ -4,7 +4,14 @@ import time
 
 import pytest
 
-from pipeline.inspection.captions import CaptionTally, has_loop, token_estimate
+from pipeline.inspection.captions import (
+    REPETITION_LIMIT,
+    CaptionTally,
+    has_loop,
+    repetition,
+    token_estimate,
+    words_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -17,7 +24,7 @@ from pipeline.inspection.captions import CaptionTally, has_loop, token_estimate
     ],
 )
 def test_words_that_repeat_three_times_in_a_row_are_a_loop(text):
-    assert has_loop(text)
+    assert has_loop(words_of(text))
 
 
 @pytest.mark.parametrize(
@@ -31,12 +38,12 @@ def test_words_that_repeat_three_times_in_a_row_are_a_loop(text):
     ],
 )
 def test_ordinary_sentences_are_no_loop(text):
-    assert not has_loop(text)
+    assert not has_loop(words_of(text))
 
 
 def test_a_caption_of_a_hundred_thousand_characters_takes_no_time():
     start = time.perf_counter()
-    has_loop("abc def " * 12_500)
+    has_loop(words_of("abc def " * 12_500))
     token_estimate("x" * 100_000 + "!?" * 10_000)
     assert time.perf_counter() - start < 2
 
@@ -61,3 +68,44 @@ def test_counts_add_up_and_name_their_rows():
     assert facts.repeated_rows == 2
     assert facts.openings == (("a cat on", 3),)
     assert (facts.words.total, facts.words.median, facts.words.largest) == (4, 5, 100)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a cat and a cat",
+        "a red bus and a red bus",
+        "a group of people with a group of people",
+    ],
+)
+def test_saying_the_same_thing_twice_is_repetition(text):
+    assert repetition(words_of(text)) > REPETITION_LIMIT
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "the a of",
+        "a man and a woman and a child and a dog",
+        "a man in a red shirt and a woman in a red shirt",
+        "a cup of coffee on a table beside a second cup",
+    ],
+)
+def test_naming_several_things_is_none(text):
+    assert repetition(words_of(text)) <= REPETITION_LIMIT
+
+
+def test_each_source_is_counted_apart_and_only_the_models_captions_are_blamed():
+    tally = CaptionTally(model="blip")
+    tally.add(0, "a cat and a cat", "sidecar")
+    tally.add(1, "a bus and a bus", "blip")
+    tally.add(2, "a dog on a sofa", "blip")
+    tally.add(3, None, None)
+    facts = tally.facts([])
+    assert [(one.name, one.rows, one.repetitive) for one in facts.sources] == [
+        ("blip", 2, 1),
+        ("sidecar", 1, 1),
+    ]
+    assert facts.sources[0].words_median == 5
+    assert (tally.repetitive, tally.written_by_model()) == ([1], 2)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.pages import map_png
+from pipeline.pages import map_thumbnail
 from pipeline.preview import render_preview
 from pipeline.reasons import ADVICE
 from schemas.errors import Reason
+from tests.pipeline.every_kind import CAPTIONED, EVERY_KIND, person, row_of_every_kind
 from tests.pipeline.handmade import (
     PHOTOGRAPHS,
     manifest_of,
@@ -164,7 +165,7 @@ def test_twenty_four_rows_of_noise_stay_under_a_megabyte_and_a_half():
 def test_a_line_one_pixel_wide_is_still_bright_in_the_thumbnail():
     edges = np.zeros((1024, 1024), np.uint8)
     edges[:, 333] = 255
-    thumbnail = np.asarray(Image.open(io.BytesIO(map_png(edges, 256, bilevel=True))))
+    thumbnail = np.asarray(Image.open(io.BytesIO(map_thumbnail(edges, 256, "bilevel"))))
     assert thumbnail.shape == (256, 256)
     assert thumbnail.max(axis=1).min() > 200
 
@@ -172,3 +173,60 @@ def test_a_line_one_pixel_wide_is_still_bright_in_the_thumbnail():
 def test_the_same_rows_give_the_same_page(rows):
     manifest = manifest_of({"train": rows})
     assert render_preview(manifest, rows) == render_preview(manifest, rows)
+
+
+@pytest.fixture(scope="module")
+def of_every_kind():
+    return [
+        row_of_every_kind(photograph("astronaut"), "a.jpg", people=[person(18), person(5)]),
+        row_of_every_kind(photograph("coffee"), "b.jpg", caption_source="blip", depth_flat=True),
+    ]
+
+
+def test_maps_of_every_kind_are_shown_with_their_numbers(of_every_kind):
+    manifest = manifest_of({"train": of_every_kind}, annotators=EVERY_KIND)
+    page = render_preview(manifest, of_every_kind)
+    _, text = parsed(page)
+    assert len(images_of(page)) == 2 * 7 - 1
+    for words in ("people 2", "visible joints 23", "lines 2", "min 1.5", "max 11.5"):
+        assert words in text
+    assert "keypoints" not in text
+    assert "joint 0" not in text
+    assert text.count("flat") == 1  # said only of the flat one
+
+
+def test_a_map_of_16_bits_is_as_bright_in_the_thumbnail_as_one_of_8():
+    grey = photograph("coffee", 300)[..., 0].copy()
+    deep = map_thumbnail((grey.astype(np.uint16) << 8) + (255 - grey), 128, "full")
+    assert deep == map_thumbnail(grey, 128, "full")
+    shown = np.asarray(Image.open(io.BytesIO(deep)))
+    assert shown.dtype == np.uint8
+    assert shown.mean() == pytest.approx(grey.mean(), abs=2)
+
+
+@pytest.mark.parametrize("form", ["bilevel", "lines"])
+def test_lines_are_never_shown_through_a_lossy_format(form):
+    grey = photograph("coffee")[..., 0].copy()
+    assert map_thumbnail(grey, 128, form).startswith(b"\x89PNG")
+    assert map_thumbnail(grey, 128, "full").startswith(b"\xff\xd8")
+
+
+def test_where_nobody_is_the_pose_says_so(of_every_kind):
+    manifest = manifest_of({"train": of_every_kind}, annotators=EVERY_KIND)
+    assert "nobody in the picture" in parsed(render_preview(manifest, of_every_kind))[1]
+
+
+def test_where_maps_failed_nobody_is_told_apart_from_a_failure(of_every_kind):
+    failed = [reject("c.jpg", Reason.OUT_OF_MEMORY, kind="pose", stage="pose")]
+    manifest = manifest_of({"train": of_every_kind}, failed, annotators=EVERY_KIND)
+    text = parsed(render_preview(manifest, of_every_kind))[1]
+    assert "nobody in the picture" not in text
+    assert "no map" in text
+
+
+def test_the_captioner_is_named_and_each_caption_says_where_it_came_from(of_every_kind):
+    manifest = manifest_of({"train": of_every_kind}, annotators=EVERY_KIND, captioner=CAPTIONED)
+    _, text = parsed(render_preview(manifest, of_every_kind))
+    assert "auto; model: Salesforce/blip-image-captioning-base" in text
+    assert "caption: blip" in text
+    assert "caption: sidecar" in text

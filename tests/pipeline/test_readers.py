@@ -21,6 +21,8 @@ from pipeline.options import GenerateConfig
 from pipeline.plan import split_of
 from schemas.dataset import open_dataset
 from schemas.records import key_of
+from tests.pipeline.every_kind import EVERY_KIND, person, row_of_every_kind
+from tests.pipeline.handmade import photograph, write_dataset
 
 VALIDATION = 0.3
 RESOLUTION = 64
@@ -199,6 +201,49 @@ def test_every_stored_image_and_map_opens_in_any_viewer(written):
             with Image.open(io.BytesIO(row[column]["bytes"])) as picture:
                 assert picture.size == (row["width"], row["height"])
                 assert row[column]["path"].endswith({"JPEG": ".jpg", "PNG": ".png"}[picture.format])
+
+
+@pytest.fixture(scope="module")
+def of_every_kind(tmp_path_factory):
+    """Two rows with maps of every kind; in the second one is nobody."""
+    path = tmp_path_factory.mktemp("every kind")
+    people = [person(18, hands=21), person(5)]
+    rows = [
+        row_of_every_kind(photograph("astronaut"), "a.jpg", people=people),
+        row_of_every_kind(photograph("coffee"), "b.jpg"),
+    ]
+    write_dataset(path, {"train": rows}, annotators=EVERY_KIND)
+    return path, people
+
+
+def test_polars_duckdb_pandas_and_pyarrow_read_keypoints(of_every_kind):
+    path, people = of_every_kind
+    columns = ["pose_keypoints", "pose_people"]
+    frame = pl.scan_parquet(path / "data/*.parquet").select(columns).collect()
+    assert frame["pose_keypoints"].to_list() == [people, None]
+    with duckdb.connect() as connection:
+        query = f"SELECT pose_keypoints, pose_people FROM '{path}/data/*.parquet'"
+        assert connection.execute(query).fetchall() == [(people, 2), (None, None)]
+        query = f"SELECT len(pose_keypoints[1].body) FROM '{path}/data/*.parquet'"
+        assert connection.execute(query).fetchall() == [(18,), (None,)]
+    frame = pd.read_parquet(path / "data", columns=columns)
+    assert [len(one["body"]) for one in frame["pose_keypoints"][0]] == [18, 5]
+    assert frame["pose_keypoints"][1] is None
+    table = pads.dataset(path / "data", format="parquet").to_table(columns=columns)
+    assert table["pose_keypoints"].to_pylist() == [people, None]
+
+
+def test_datasets_reads_maps_of_every_kind(of_every_kind, tmp_path, offline):
+    path, people = of_every_kind
+    first, second = datasets.load_dataset(str(path), split="train", cache_dir=str(tmp_path))
+    ours = open_dataset(str(path))[0].maps
+    modes = {name: first[name].mode for name in EVERY_KIND}
+    assert modes["depth"] == "I;16"
+    for name in EVERY_KIND:
+        theirs = first[name].convert("L") if modes[name] == "1" else first[name]
+        np.testing.assert_array_equal(np.asarray(theirs), ours[name])
+    assert first["pose_keypoints"] == people
+    assert (second["pose"], second["pose_keypoints"]) == (None, None)
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])

@@ -9,6 +9,8 @@ from pipeline.launch import generate
 from pipeline.options import GenerateConfig
 from schemas.dataset import example, open_dataset
 from schemas.errors import ConfigError
+from tests.pipeline.every_kind import EVERY_KIND, person, row_of_every_kind
+from tests.pipeline.handmade import photograph, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +135,48 @@ def test_a_torn_shard_is_explained(folder, tmp_path):
     shard.write_bytes(shard.read_bytes()[:1000])
     with pytest.raises(ConfigError, match=r"need a whole shard, got .*; run `controlset verify`"):
         open_dataset(str(copy))[0]
+
+
+@pytest.fixture(scope="module")
+def every_kind(tmp_path_factory):
+    """Two rows with maps of every kind; in the second one is nobody."""
+    root = tmp_path_factory.mktemp("every kind")
+    rows = [
+        row_of_every_kind(photograph("astronaut"), "a.jpg", people=[person(18, hands=21)]),
+        row_of_every_kind(photograph("coffee"), "b.jpg"),
+    ]
+    write_dataset(root, {"train": rows}, annotators=EVERY_KIND)
+    return open_dataset(str(root)), rows
+
+
+def test_maps_of_every_kind_are_decoded_to_their_own_type(every_kind):
+    data, _ = every_kind
+    assert data.conditions == list(EVERY_KIND)
+    kinds = {name: (one.dtype.name, one.shape) for name, one in data[0].maps.items()}
+    grey, rgb = (128, 128), (128, 128, 3)
+    assert kinds == {
+        "canny": ("uint8", grey),
+        "softedge": ("uint8", grey),
+        "mlsd": ("uint8", grey),
+        "depth": ("uint16", grey),
+        "tile": ("uint8", rgb),
+        "pose": ("uint8", rgb),
+    }
+    assert data[0].maps["depth"].max() > 255
+    assert data[1].maps["pose"] is None
+
+
+def test_keypoints_are_lists_of_dicts(every_kind):
+    data, rows = every_kind
+    (one,) = data[0].fields["pose_keypoints"]
+    assert [joint["name"] for joint in one["body"]] == [f"joint {n}" for n in range(18)]
+    assert one == rows[0]["pose_keypoints"][0]
+    assert (data[0].fields["pose_people"], data[0].fields["depth_flat"]) == (1, False)
+    assert data[1].fields["pose_keypoints"] is None
+
+
+def test_a_projection_leaves_conditions_out(every_kind):
+    data, _ = every_kind
+    one = example(data.row(0, ["key", "image", "depth"]), data.conditions)
+    assert list(one.maps) == ["depth"]
+    assert one.fields == {}

@@ -1,13 +1,17 @@
 import json
 
 import pyarrow as pa
-from datasets import Features, Image, Value
+import pyarrow.parquet as pq
+import pytest
+from datasets import Features, Image, List, Value
 
 from schemas.triple import (
     FOOTER_KEY,
     Condition,
     image_columns,
+    is_number,
     rejects_schema,
+    stat_type,
     triple_schema,
 )
 
@@ -66,3 +70,36 @@ def test_conditions_stand_in_their_order_each_with_its_statistics():
     ]
     assert schema.field("depth_range").type == pa.float64()
     assert image_columns(schema) == ["image", "canny", "depth"]
+
+
+def test_people_are_what_datasets_itself_would_write():
+    schema = triple_schema([Condition(name="pose", stats={"keypoints": "people"})], {})
+    number = Value("float32")
+    joints = List({"name": Value("string"), "x": number, "y": number, "score": number})
+    parts = ("body", "left_hand", "right_hand", "face")
+    theirs = Features({"pose_keypoints": List(dict.fromkeys(parts, joints))}).arrow_schema
+    ours = pa.schema([schema.field("pose_keypoints")])
+    assert ours.equals(theirs)
+    assert Features.from_arrow_schema(schema)["pose_keypoints"] == List(
+        dict.fromkeys(parts, joints)
+    )
+
+
+def test_a_schema_comes_back_from_a_file_to_the_last_name(tmp_path):
+    stats = {"people": "int32", "keypoints": "people"}
+    schema = triple_schema([CANNY, Condition(name="pose", stats=stats)], {"recipe": {}})
+    pq.write_table(schema.empty_table(), tmp_path / "empty.parquet")
+    assert pq.read_schema(tmp_path / "empty.parquet").equals(schema, check_metadata=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("int32", True), ("float64", True), ("bool", True), ("string", False), ("people", False)],
+)
+def test_numbers_are_told_from_what_cannot_be_counted(name, expected):
+    assert is_number(name) is expected
+
+
+def test_an_unknown_type_is_refused():
+    with pytest.raises(ValueError, match="No type alias for persons"):
+        stat_type("persons")
