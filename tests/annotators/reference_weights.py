@@ -19,6 +19,9 @@ from annotators.weights import (
     LINEART_COARSE,
     MLSD,
     NORMAL,
+    OPENPOSE_BODY,
+    OPENPOSE_FACE,
+    OPENPOSE_HAND,
     PIDINET,
     Weights,
 )
@@ -119,6 +122,30 @@ def normal() -> State:
         return {"model": randomised(reference("normalbae.nets.NNET").NNET(decoder))}
 
 
+def openpose_body() -> State:
+    return _without_blocks(_openpose("open_pose.model").bodypose_model())
+
+
+def openpose_hand() -> State:
+    return _without_blocks(_openpose("open_pose.model").handpose_model())
+
+
+def openpose_face() -> State:
+    return randomised(_openpose("open_pose.face").FaceNet())
+
+
+def _openpose(module: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scipy moved what it imports
+        return reference(module)
+
+
+def _without_blocks(network: Any) -> State:
+    """The released files name tensors without the block that they stand in."""
+    state = randomised(network, gain=0.8)
+    return {name.split(".", 1)[1]: one for name, one in state.items()}
+
+
 # Condition -> its weights and who makes them.
 FILES: Mapping[str, tuple[tuple[Weights, Callable[[], State]], ...]] = {
     "hed": ((HED, hed),),
@@ -127,4 +154,9 @@ FILES: Mapping[str, tuple[tuple[Weights, Callable[[], State]], ...]] = {
     "lineart_anime": ((LINEART_ANIME, lineart_anime),),
     "mlsd": ((MLSD, mlsd),),
     "normal": ((NORMAL, normal),),
+    "pose": (
+        (OPENPOSE_BODY, openpose_body),
+        (OPENPOSE_HAND, openpose_hand),
+        (OPENPOSE_FACE, openpose_face),
+    ),
 }

@@ -1,0 +1,228 @@
+"""From OpenPose's heat maps and part affinity fields to people. Pure functions of arrays.
+
+Source: `Body.__call__` of controlnet-aux 0.0.10 (CMU OpenPose), vectorised; equal positions.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from annotators.pose.keypoints import Keypoint, Person
+
+# Joints that limbs connect, and the two channels of each limb's affinity field.
+_LIMBS = (
+    (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11),
+    (11, 12), (12, 13), (1, 0), (0, 14), (14, 16), (0, 15), (15, 17), (2, 16), (5, 17),
+)  # fmt: skip
+_FIELDS = (
+    (12, 13), (20, 21), (14, 15), (16, 17), (22, 23), (24, 25), (0, 1), (2, 3), (4, 5), (6, 7),
+    (8, 9), (10, 11), (28, 29), (30, 31), (34, 35), (32, 33), (36, 37), (18, 19), (26, 27),
+)  # fmt: skip
+_JOINTS = 18
+_NEW_PEOPLE_BEFORE = 17  # the last two limbs only join what is there
+_LEAST_HEAT = 0.1
+_LEAST_AFFINITY = 0.05
+_SAMPLES = 10
+_LEAST_JOINTS = 4
+_LEAST_MEAN_SCORE = 0.4
+_SIGMA = 3.0
+_RADIUS = 12  # four sigmas, as scipy cuts off
+
+Map = Callable[[int], np.ndarray]  # channel -> (H, W) float32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Peaks:
+    """Candidates of all joints; joint j has the numbers first[j] to first[j + 1]."""
+
+    x: np.ndarray  # (N,) int
+    y: np.ndarray
+    score: np.ndarray  # (N,) float
+    first: np.ndarray  # (19,) int
+
+    def of(self, joint: int) -> range:
+        """Numbers of a joint's candidates."""
+        return range(int(self.first[joint]), int(self.first[joint + 1]))
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class _Draft:
+    """A person that is being put together."""
+
+    joints: np.ndarray  # (18,) numbers of candidates, -1 where none
+    score: float
+    count: int
+
+
+def people_from(heat: Map, field: Map) -> list[Person]:
+    """Put people together.
+
+    Args:
+        heat: map of a joint at the image's size; asked for 0 to 17.
+        field: map of an affinity channel at the image's size; asked only for limbs that have
+            candidates at both ends.
+    """
+    peaks = find_peaks(heat)
+    drafts: list[_Draft] = []
+    for number, (start, end) in enumerate(_LIMBS):
+        connections = _connections(peaks, number, field)
+        for first, second, score in connections:
+            _join(
+                drafts,
+                peaks,
+                start,
+                end,
+                first,
+                second,
+                score,
+                may_begin=number < _NEW_PEOPLE_BEFORE,
+            )
+    good = [
+        one
+        for one in drafts
+        if one.count >= _LEAST_JOINTS and one.score / one.count >= _LEAST_MEAN_SCORE
+    ]
+    return [_person(one, peaks) for one in good]
+
+
+def find_peaks(heat: Map) -> Peaks:
+    """Local maxima of the smoothed heat maps, joint by joint, row by row.
+
+    Args:
+        heat: map of a joint, (H, W) float32.
+    """
+    xs, ys, scores, counts = [], [], [], [0]
+    for joint in range(_JOINTS):
+        raw = heat(joint)
+        rows, columns = _maxima(raw)
+        xs.append(columns)
+        ys.append(rows)
+        scores.append(raw[rows, columns])
+        counts.append(len(rows))
+    return Peaks(
+        x=np.concatenate(xs),
+        y=np.concatenate(ys),
+        score=np.concatenate(scores).astype(np.float64),
+        first=np.cumsum(counts),
+    )
+
+
+def _maxima(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if not raw.max() > _LEAST_HEAT:  # smoothing only lowers it
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    size = 2 * _RADIUS + 1
+    smooth = cv2.GaussianBlur(
+        np.ascontiguousarray(raw), (size, size), _SIGMA, borderType=cv2.BORDER_REFLECT
+    )
+    framed = np.pad(smooth, 1)  # outside is zero
+    highest = smooth > _LEAST_HEAT
+    for below, right in ((0, 1), (2, 1), (1, 0), (1, 2)):
+        near = framed[below : below + raw.shape[0], right : right + raw.shape[1]]
+        highest &= smooth >= near
+    rows, columns = np.nonzero(highest)
+    return rows, columns
+
+
+def _connections(peaks: Peaks, limb: int, field: Map) -> list[tuple[int, int, float]]:
+    """Pairs of candidates that a limb joins, the best first, each candidate once."""
+    start, end = _LIMBS[limb]
+    starts, ends = np.array(peaks.of(start)), np.array(peaks.of(end))
+    if not len(starts) or not len(ends):
+        return []
+    scores, good = _affinities(peaks, starts, ends, *(field(one) for one in _FIELDS[limb]))
+    pairs = np.argwhere(good)
+    order = np.argsort(-scores[good], kind="stable")
+    taken: list[tuple[int, int, float]] = []
+    used_starts, used_ends = set[int](), set[int]()
+    for i, j in pairs[order].tolist():
+        if i not in used_starts and j not in used_ends:
+            used_starts.add(i)
+            used_ends.add(j)
+            taken.append((int(starts[i]), int(ends[j]), float(scores[i, j])))
+    return taken
+
+
+def _affinities(
+    peaks: Peaks, starts: np.ndarray, ends: np.ndarray, across: np.ndarray, down: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(A, B) scores of all pairs, and which of them may be joined."""
+    x = np.linspace(peaks.x[starts][:, None], peaks.x[ends][None], _SAMPLES, axis=-1)
+    y = np.linspace(peaks.y[starts][:, None], peaks.y[ends][None], _SAMPLES, axis=-1)
+    vector_x, vector_y = x[..., -1] - x[..., 0], y[..., -1] - y[..., 0]
+    length = np.maximum(0.001, np.sqrt(vector_x * vector_x + vector_y * vector_y))
+    rows, columns = np.rint(y).astype(np.int64), np.rint(x).astype(np.int64)
+    along = (
+        across[rows, columns] * (vector_x / length)[..., None]
+        + down[rows, columns] * (vector_y / length)[..., None]
+    )
+    height = across.shape[0]
+    scores = along.mean(-1) + np.minimum(0.5 * height / length - 1, 0)
+    enough = (along > _LEAST_AFFINITY).sum(-1) > 0.8 * _SAMPLES
+    return scores, enough & (scores > 0)
+
+
+def _join(
+    drafts: list[_Draft],
+    peaks: Peaks,
+    start: int,
+    end: int,
+    first: int,
+    second: int,
+    score: float,
+    *,
+    may_begin: bool,
+) -> None:
+    """Give a connection to whoever has one of its ends; to a new person if nobody has."""
+    owners = [one for one in drafts if one.joints[start] == first or one.joints[end] == second][:2]
+    if not owners:
+        if may_begin:
+            joints = np.full(_JOINTS, -1)
+            joints[start], joints[end] = first, second
+            total = float(peaks.score[first] + peaks.score[second] + score)
+            drafts.append(_Draft(joints=joints, score=total, count=2))
+        return
+    owner, other = owners[0], owners[-1]
+    if other is not owner and not np.any((owner.joints >= 0) & (other.joints >= 0)):
+        owner.joints = np.maximum(owner.joints, other.joints)
+        owner.score += other.score + score
+        owner.count += other.count
+        drafts.remove(other)
+    elif other is not owner or owner.joints[end] != second:
+        owner.joints[end] = second
+        owner.score += float(peaks.score[second] + score)
+        owner.count += 1
+
+
+def _person(draft: _Draft, peaks: Peaks) -> Person:
+    return Person(
+        body=[
+            None
+            if number < 0
+            else Keypoint(
+                x=float(peaks.x[number]),
+                y=float(peaks.y[number]),
+                score=float(peaks.score[number]),
+            )
+            for number in draft.joints.tolist()
+        ]
+    )
+
+
+def enlarged(
+    small: np.ndarray, padded: tuple[int, int], inner: tuple[int, int], size: tuple[int, int]
+) -> np.ndarray:
+    """One channel of the network's output at the image's size.
+
+    Args:
+        small: (h, w) float32.
+        padded: height and width of what the network was fed, px.
+        inner: the same without the padding.
+        size: height and width of the image.
+    """
+    whole = cv2.resize(small, padded[::-1], interpolation=cv2.INTER_LANCZOS4)
+    whole = whole[: inner[0], : inner[1]]
+    smaller = sum(size) < sum(inner)
+    how = cv2.INTER_AREA if smaller else cv2.INTER_LANCZOS4
+    return cv2.resize(whole, size[::-1], interpolation=how)

@@ -1,0 +1,119 @@
+"""The condition `pose`: who draws it, and what is stored beside it."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
+
+from annotators.networks import in_equal_sizes
+from annotators.options import EyeOptions, PosePart, need
+from annotators.pose.keypoints import Person, as_column
+from annotators.pose.skeleton import drawn
+from annotators.protocol import Annotation, Annotator, HintMode
+from annotators.runtime import Precision, Runtime
+from annotators.weights import (
+    OPENPOSE_BODY,
+    OPENPOSE_FACE,
+    OPENPOSE_HAND,
+    Weights,
+    model,
+)
+from schemas.errors import Reason, Rejected
+from schemas.pixels import RgbU8
+
+_OPENPOSE = "openpose"
+_OF_PART = {"hands": OPENPOSE_HAND, "face": OPENPOSE_FACE}
+
+Look = Callable[[Sequence[RgbU8]], list[list[Person]]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class PoseSpec:
+    """Which model looks for people, and what becomes of pictures without any."""
+
+    name: ClassVar[str] = "pose"
+    revision: ClassVar[int] = 1
+    hint_mode: ClassVar[HintMode] = "rgb"
+    stats: ClassVar[Mapping[str, str]] = {
+        "people": "int32",
+        "visible_joints": "int32",  # of all bodies together
+        "keypoints": "people",
+    }
+    licence: ClassVar[str] = "Apache-2.0 (controlnet-aux, transformers); see the weights"
+
+    parts: tuple[PosePart, ...] = ()
+    model: str = _OPENPOSE  # or a ViTPose model of transformers
+    detector: str | None = None  # of persons, for ViTPose
+    keep_empty: bool = False
+    precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        need(
+            self.model == _OPENPOSE or not self.parts,
+            "--pose",
+            "--pose-model openpose, which alone sees hands and faces",
+            self.model,
+        )
+
+    @classmethod
+    def from_options(cls, options: EyeOptions, precision: Precision) -> "PoseSpec":
+        return cls(
+            parts=options.pose,
+            model=options.pose_model,
+            detector=None if options.pose_model == _OPENPOSE else options.pose_detector,
+            keep_empty=options.keep_empty_pose,
+            precision=precision,
+        )
+
+    @property
+    def weights(self) -> tuple[Weights, ...]:
+        if self.model == _OPENPOSE:
+            return (OPENPOSE_BODY, *(_OF_PART[part] for part in self.parts))
+        return (model(self.model), model(str(self.detector)))
+
+    def load(self, runtime: Runtime) -> Annotator:
+        return _Pose(spec=self, runtime=runtime, look=self._look(runtime))
+
+    def _look(self, runtime: Runtime) -> Look:
+        if self.model == _OPENPOSE:
+            from annotators.pose.openpose import load_openpose
+
+            return load_openpose(self.parts, self.weights, runtime, self.precision)
+        from annotators.pose.vitpose import load_vitpose
+
+        pose, detector = self.weights
+        return load_vitpose(pose, detector, runtime, self.precision)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Pose:
+    spec: PoseSpec
+    runtime: Runtime
+    look: Look
+
+    def __call__(self, images: Sequence[RgbU8], keys: Sequence[str]) -> list[Annotation | Rejected]:
+        return in_equal_sizes(images, keys, self._look, at_once=self.runtime.images_at_once)
+
+    def _look(
+        self, images: Sequence[RgbU8], keys: Sequence[str]
+    ) -> Sequence[Annotation | Rejected]:
+        import torch
+
+        with torch.inference_mode():
+            found = self.look(images)
+        height, width = images[0].shape[:2]
+        return [annotation_of(people, height, width, self.spec.keep_empty) for people in found]
+
+
+def annotation_of(
+    people: Sequence[Person], height: int, width: int, keep_empty: bool
+) -> Annotation | Rejected:
+    """The drawing of people with its statistics; NO_PERSON where there is nobody to draw."""
+    if not people and not keep_empty:
+        return Rejected(Reason.NO_PERSON, "need at least one person, found none")
+    joints = sum(joint is not None for person in people for joint in person.body)
+    stats = {
+        "people": len(people),
+        "visible_joints": joints,
+        "keypoints": as_column(people),
+    }
+    return Annotation(pixels=drawn(people, height, width), stats=stats)
