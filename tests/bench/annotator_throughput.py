@@ -18,10 +18,11 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from tests.bench import depth_contests
+from tests.bench import depth_contests, pose_contests
 from tests.bench.generate_throughput import machine, spread
 
 THREADS = 2
@@ -32,8 +33,14 @@ Images = Sequence[np.ndarray]
 Side = Callable[[Path], Callable[[Images], None]]  # weights' folder -> what is timed
 
 
-def ours(condition: str, **asked: str) -> Side:
-    """An annotator of ours, loaded as a worker loads it."""
+def ours(condition: str, *, change: Callable[[Any], Any] | None = None, **asked: str) -> Side:
+    """An annotator of ours, loaded as a worker loads it.
+
+    Args:
+        condition: its name.
+        change: what to do to the loaded annotator, for networks that need to be told what to see.
+        asked: options.
+    """
 
     def loaded(weights: Path) -> Callable[[Images], None]:
         from concurrent.futures import ThreadPoolExecutor
@@ -50,6 +57,7 @@ def ours(condition: str, **asked: str) -> Side:
         options = EyeOptions(conditions=(condition,), device="cpu", weights=str(weights), **asked)
         (spec,) = specs_of(options)
         annotator = spec.load(Runtime(weights=str(weights)))
+        annotator = annotator if change is None else change(annotator)
         pool = ThreadPoolExecutor(THREADS, initializer=use_one_thread_each)
 
         def run(images: Images) -> None:
@@ -116,6 +124,12 @@ CONTESTS: dict[str, tuple[Callable[[Path], object], Side, Side]] = {
         depth_contests.write_dpt,
         ours("depth", depth_model=depth_contests.MODEL),
         depth_contests.transformers_loop,
+    ),
+    # The body alone, with two people made up in every picture.
+    "pose": (
+        pose_contests.write_body,
+        ours("pose", change=lambda one: pose_contests.seeing_people(one, SIDE)),
+        pose_contests.detector(SIDE, THREADS),
     ),
 }
 
