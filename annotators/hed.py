@@ -4,7 +4,14 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from annotators.networks import as_batch, as_maps_u8, in_equal_sizes, placed, reference
+from annotators.networks import (
+    as_batch,
+    as_maps_u8,
+    in_equal_sizes,
+    load_into,
+    placed,
+    reference,
+)
 from annotators.options import EyeOptions, SoftMode
 from annotators.protocol import Annotation, Annotator, HintMode
 from annotators.runtime import Precision, Runtime
@@ -39,7 +46,8 @@ class HedSpec:
         from annotators.soft_edge_networks import HedNetwork
 
         network = reference("hed").ControlNetHED_Apache2()
-        network.load_state_dict(load_state(locate(HED, runtime)))
+        path = locate(HED, runtime)
+        load_into(network, load_state(path), path)
         network = placed(HedNetwork(network), runtime, self.precision)
         return _Hed(spec=self, runtime=runtime, network=network)
 

@@ -4,7 +4,8 @@ import importlib
 import importlib.util
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -36,6 +37,39 @@ def reference(module: str) -> Any:
         package.__path__ = list(spec.submodule_search_locations)
         sys.modules[_ALIAS] = package
     return importlib.import_module(f"{_ALIAS}.{module}")
+
+
+def load_into(
+    network: Any, state: Any, path: Path, *, within: str | None = None, assign: bool = False
+) -> None:
+    """Give a network the tensors of its file; their names may begin with `module.`.
+
+    Args:
+        network: `torch.nn.Module`, whose every tensor must be in the file, and nothing else.
+        state: from `weights.load_state`.
+        path: the file, for the error.
+        within: name of the part of `state` that holds the tensors, e.g. `state_dict`.
+        assign: keep the file's tensors themselves, also in another type.
+
+    Raises:
+        ConfigError: the file is another network's.
+    """
+    tensors = state.get(within) if within else state
+    kind = type(network).__name__
+    if not isinstance(tensors, Mapping):
+        raise ConfigError(
+            f"{path}: need the weights of {kind} under {within!r}, got {', '.join(list(state)[:3])}"
+            "; another file has this name: delete it and fetch it again"
+        )
+    named = {str(name).removeprefix("module."): one for name, one in tensors.items()}
+    try:
+        network.load_state_dict(named, assign=assign)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        found = "; ".join(line.strip()[:90] for line in str(error).splitlines()[1:3]) or str(error)
+        raise ConfigError(
+            f"{path}: need the weights of {kind}, got others ({found[:200]}); "
+            "another file has this name: delete it and fetch it again"
+        ) from error
 
 
 def placed(network: Any, runtime: Runtime, precision: Precision) -> Any:

@@ -3,17 +3,15 @@
 import dataclasses
 import importlib
 from collections.abc import Mapping, Sequence
-from importlib.metadata import entry_points
 from typing import Any
 
+from annotators import third_party
 from annotators.canny import CannySpec
 from annotators.options import EyeOptions
 from annotators.protocol import CaptionSpec, Spec, parameters, weights_of
 from annotators.runtime import Precision, Runtime, resolve_device, resolve_precision
-from annotators.weights import WeightsRecord, fetch, is_here, missing, record_of_weights
+from annotators.weights import WeightsRecord, fetch, is_here, record_of_weights
 from schemas.errors import ConfigError
-
-GROUP = "controlset.annotators"
 
 # Ours, with the module that defines each spec. A spec that needs no network takes no precision.
 _OURS = {
@@ -37,8 +35,12 @@ _WITHOUT_NETWORK = frozenset({"canny", "grey", "tile", "shuffle"})
 
 def available() -> list[str]:
     """Every condition that can be asked for: ours first, then installed ones."""
-    installed = sorted(entry.name for entry in entry_points(group=GROUP))
-    return [*_OURS, *(name for name in installed if name not in _OURS)]
+    return [*_OURS, *others()]
+
+
+def others() -> list[str]:
+    """Conditions of other packages; who takes one of our names is not heard."""
+    return sorted(third_party.installed().keys() - _OURS.keys())
 
 
 def specs_of(options: EyeOptions) -> tuple[Spec, ...]:
@@ -82,10 +84,10 @@ def _precision(name: str, options: EyeOptions) -> Precision:
 def _kind_of(condition: str) -> Any:
     if condition in _OURS:
         return _imported(_OURS[condition])
-    entries = list(entry_points(group=GROUP, name=condition))
-    if not entries:
+    entry = third_party.installed().get(condition)
+    if entry is None:
         raise ConfigError(f"{condition}: need its annotator to be installed, found none")
-    return entries[0].load()
+    return third_party.imported(entry)
 
 
 def _imported(place: str) -> Any:
@@ -112,10 +114,7 @@ def weights_ready(
     wanted = {spec.name: weights_of(spec) for spec in specs if weights_of(spec)}
     absent = [one for several in wanted.values() for one in several if not is_here(one, runtime)]
     if absent and download:
-        if runtime.offline:
-            raise missing(absent, runtime)
-        for one in absent:
-            fetch(one, runtime)
+        fetch(absent, runtime)
         absent = []
     return {
         name: tuple(record_of_weights(one, runtime) for one in several)

@@ -43,12 +43,12 @@ def resolve_device(asked: str) -> str:
     Raises:
         ConfigError: asked for and not there; never silently the CPU.
     """
+    if asked == "cpu":
+        return asked
     import torch
 
     if asked == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if asked == "cpu":
-        return asked
     name, _, number = asked.partition(":")
     if name == "cuda" and (not number or number.isdigit()):
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0

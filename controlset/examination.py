@@ -1,126 +1,146 @@
-"""What `controlset doctor` finds out."""
+"""What this machine has: versions, processor, GPUs, Beam runners, room."""
 
-import dataclasses
 import os
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from annotators.options import EyeOptions
 from annotators.runtime import resolve_device, resolve_precision
-from controlset.inventory import Need, models_of, needs_of, print_needs
+from annotators.third_party import installed
 
 _PACKAGES = (
-    "controlset", "torch", "transformers", "controlnet-aux", "apache-beam", "pyarrow",
-    "opencv-python-headless", "pillow",
-)  # fmt: skip
+    "torch",
+    "transformers",
+    "controlnet-aux",
+    "apache-beam",
+    "pyarrow",
+    "opencv-python-headless",
+    "pillow",
+    "huggingface-hub",
+)
 _RUNNERS = ("FnApiRunner", "PortableRunner", "DataflowRunner", "FlinkRunner", "SparkRunner")
+_FEATURES = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Examination:
-    """Versions, hardware, runners, annotators."""
+def versions() -> dict[str, str]:
+    """Of controlset, Python and what the maps depend on."""
+    from controlset import __version__
 
-    versions: Mapping[str, str]
-    machine: Mapping[str, str]
-    runners: Mapping[str, str]  # name -> "ready" or why not
-    needs: Sequence[Need]
-
-    def to_json(self) -> dict[str, Any]:
-        annotators = [
-            {
-                "name": need.name,
-                "weights": None if need.weights is None else need.weights.title,
-                "state": need.state,
-                "path": None if need.path is None else str(need.path),
-                "sha256": need.sha256,
-                "licence": need.licence,
-            }
-            for need in self.needs
-        ]
-        return {
-            "versions": dict(self.versions),
-            "machine": dict(self.machine),
-            "runners": dict(self.runners),
-            "annotators": annotators,
-        }
+    found = {"controlset": __version__, "Python": platform.python_version()}
+    return found | {package: _version(package) or "not installed" for package in _PACKAGES}
 
 
-def examine(options: EyeOptions, names: Sequence[str]) -> Examination:
-    """Look at this environment.
-
-    Args:
-        options: of the annotators, e.g. where weights are.
-        names: conditions to look at; none: all.
-
-    Raises:
-        ConfigError: an unknown name, or a device that was asked for and is not there.
-    """
-    return Examination(
-        versions={"python": platform.python_version()} | {one: _version(one) for one in _PACKAGES},
-        machine=_machine(options),
-        runners={name: _runner(name) for name in _RUNNERS},
-        needs=needs_of(models_of(names, options, all_if_none=True), options),
-    )
-
-
-def _version(package: str) -> str:
+def _version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "not installed"
+        return None
 
 
-def _machine(options: EyeOptions) -> dict[str, str]:
+def hardware(options: EyeOptions) -> dict[str, Any]:
+    """Processor, GPUs, and what `--device` and `--precision` mean here.
+
+    Raises:
+        ConfigError: the device that is asked for is not here.
+    """
     import torch
 
     device = resolve_device(options.device)
-    features = torch.cpu.get_capabilities()
-    useful = [
-        name for name in ("avx512_bf16", "amx_bf16", "avx512_f", "avx2") if features.get(name)
-    ]
-    gpus = [
-        f"{torch.cuda.get_device_name(number)}, "
-        f"{torch.cuda.get_device_properties(number).total_memory / 2**30:.0f} GiB"
-        for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
-    ]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    has = torch.cpu.get_capabilities()
+    gpus = []
+    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        properties = torch.cuda.get_device_properties(number)
+        gpus.append({"name": properties.name, "memory_gb": round(properties.total_memory / 1e9, 1)})
     return {
-        "cores": f"{len(os.sched_getaffinity(0))} ({features.get('cpu_name', 'CPU')}: "
-        f"{', '.join(useful) or 'no vector units that matter'})",
-        "GPUs": "; ".join(gpus) or "none",
-        f"--device {options.device}": device,
-        f"--precision {options.precision}": resolve_precision(options.precision, device),
-        "memory": f"{memory:.0f} GiB",
-        "free disk here": f"{shutil.disk_usage('.').free / 2**30:.0f} GiB",
-        "weights folder": options.weights or "none (--weights or CONTROLSET_WEIGHTS)",
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "features": {name: bool(has.get(name)) for name in _FEATURES},
+        "gpus": gpus,
+        "device": device,
+        "precision": resolve_precision(options.precision, device),
     }
 
 
-def _runner(name: str) -> str:
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def room(options: EyeOptions) -> dict[str, Any]:
+    """Free memory, and free disk where weights and, by default, data sets go."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    places = {"here": ".", "the hub's cache": HF_HUB_CACHE}
+    if options.weights:
+        places["--weights"] = options.weights
+    disk = {
+        name: {"path": str(Path(place).absolute()), "free_gb": _free_gb(Path(place))}
+        for name, place in places.items()
+    }
+    return {"memory": _memory(), "disk": disk}
+
+
+def _free_gb(place: Path) -> float:
+    place = place.absolute()
+    while not place.exists():  # it will be made there
+        place = place.parent
+    return round(shutil.disk_usage(place).free / 1e9, 1)
+
+
+def _memory() -> Mapping[str, float]:
+    """In GB; a container's own limit where it has one."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    total, free = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        values = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+        free = values.get("MemAvailable", free)
+        group = Path("/sys/fs/cgroup")
+        total = min(total, int((group / "memory.max").read_text()))
+        free = min(free, total - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):
+        pass  # no Linux, no container, or one without a limit
+    return {"total_gb": round(total / 1e9, 1), "free_gb": round(max(0, free) / 1e9, 1)}
+
+
+def runners() -> dict[str, str]:
+    """Beam runner -> `can be made`, or what it lacks. Whether its cluster answers is not asked."""
     from apache_beam.runners.runner import create_runner
 
-    try:
-        create_runner(name)
-    except (ImportError, AttributeError, ValueError) as error:
-        return " ".join(str(error).split())[:100]
-    return "ready"
+    found = {}
+    for name in _RUNNERS:
+        try:
+            create_runner(name)
+            found[name] = _lacks(name) or "can be made"
+        except (ImportError, AttributeError, ValueError) as error:
+            found[name] = " ".join(str(error).split())[:100]
+    return found
 
 
-def print_examination(found: Examination, console: Console) -> None:
-    """Tables that fit 80 columns."""
-    for title, values in (
-        ("Versions", found.versions),
-        ("Machine", found.machine),
-        ("Beam runners", found.runners),
-    ):
-        table = Table(title=title, title_justify="left", show_header=False)
-        for name, value in values.items():
-            table.add_row(name, value)
-        console.print(table, markup=False)
-    print_needs(found.needs, console)
+def _lacks(runner: str) -> str | None:
+    """What a runner would only miss when it is handed a job."""
+    if runner == "DataflowRunner" and _version("google-cloud-dataflow-client") is None:
+        return "needs Google's clients: pip install 'controlset[gcp]'"
+    if runner in {"FlinkRunner", "SparkRunner"} and shutil.which("java") is None:
+        return "needs java, or a job server that runs elsewhere"
+    return None
+
+
+def third_parties() -> dict[str, str]:
+    """Condition -> package and class, of annotators that other packages bring."""
+    from annotators.registry import others
+
+    entries = installed()
+    packages = {name: entries[name].dist for name in others()}
+    return {
+        name: f"{package.name if package else 'unknown package'}: {entries[name].value}"
+        for name, package in packages.items()
+    }

@@ -1,120 +1,194 @@
-"""Which weights the annotators need and which of them are here."""
+"""What every annotator and captioner needs, and what of it is on this machine."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from annotators.options import EyeOptions
 from annotators.protocol import CaptionSpec, Spec, weights_of
-from annotators.registry import CAPTIONERS, available, captioner_of, specs_of, weights_ready
+from annotators.registry import CAPTIONERS, available, captioner_of, specs_of
 from annotators.runtime import Runtime
-from annotators.weights import Weights, is_here, locate, record_of_weights
+from annotators.weights import Weights, is_here, locate, sha256_of
 from schemas.errors import ConfigError
 
-Models = Sequence[Spec | CaptionSpec]
+_BOX = box.SIMPLE_HEAD  # without lines between columns, so that names fit into 80
+
+# What the same annotator needs if more is asked of it.
+_VARIANTS: Sequence[tuple[str, str, Mapping[str, Any]]] = (
+    ("depth", "--depth-model midas", {"depth_model": "midas"}),
+    ("pose", "--pose hands face", {"pose": ("hands", "face"), "pose_model": "openpose"}),
+    (
+        "pose",
+        "--pose-model usyd-community/vitpose-base-simple",
+        {"pose": (), "pose_model": "usyd-community/vitpose-base-simple"},
+    ),
+    ("lineart", "--lineart-coarse", {"lineart_coarse": True}),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Need:
-    """Weights of one annotator; without `weights` it needs none."""
+class Entry:
+    """One annotator and one of the files or models that it needs."""
 
-    name: str
-    weights: Weights | None
-    path: Path | None  # where they are
-    sha256: str | None
-    licence: str
+    name: str  # condition or captioner
+    option: str = ""  # what has to be asked for, where it is not needed by default
+    weights: Weights | None = None  # None: needs none
+    path: Path | None = None  # None: not here
+    sha256: str | None = None  # of what is here, where it was computed
+    problem: str | None = None  # why the annotator cannot be used at all
 
     @property
     def ready(self) -> bool:
-        """Whether the annotator will find them."""
-        return self.weights is None or self.path is not None
+        """Whether it can be used now."""
+        return self.problem is None and (self.weights is None or self.path is not None)
+
+    @property
+    def released(self) -> bool | None:
+        """Whether the file is the released one; None where that is not known."""
+        if self.weights is None or None in {self.weights.sha256, self.sha256}:
+            return None
+        return self.weights.sha256 == self.sha256
 
     @property
     def state(self) -> str:
         """In a word or two."""
+        if self.problem is not None:
+            return "cannot be used"
         if self.weights is None:
             return "needs none"
         if self.path is None:
-            return f"missing{f', {self.weights.size_mb} MB' if self.weights.size_mb else ''}"
-        if self.weights.sha256 is not None and self.weights.sha256 != self.sha256:
-            return "here, not the released file"
-        return "here"
+            return "missing"
+        return "not the released file" if self.released is False else "here"
+
+    @property
+    def size_mb(self) -> float | None:
+        """Of what is here, else of what is to be had."""
+        if self.path is None:
+            return self.weights.size_mb if self.weights else None
+        files = [self.path] if self.path.is_file() else self.path.rglob("*")
+        return sum(file.stat().st_size for file in files if file.is_file()) / 1e6
+
+    @property
+    def size(self) -> str:
+        """As tables show it; `~` where it is not here to be measured."""
+        if self.size_mb is None:
+            return ""
+        return f"{'' if self.path else '~'}{self.size_mb:,.{0 if self.size_mb >= 10 else 1}f} MB"
 
 
-def models_of(names: Sequence[str], options: EyeOptions, *, all_if_none: bool) -> Models:
-    """Specs of conditions and captioners by name.
-
-    Raises:
-        ConfigError: an unknown name, or no names where some are needed.
-    """
-    every = [*available(), *CAPTIONERS]
-    if not names:
-        if not all_if_none:
-            raise ConfigError(f"weights fetch: need at least one NAME of {', '.join(every)}")
-        names = every
-    unknown = [name for name in names if name not in every]
-    if unknown:
-        raise ConfigError(f"{unknown[0]}: no such annotator; there are {', '.join(every)}")
-    conditions = tuple(dict.fromkeys(name for name in names if name not in CAPTIONERS))
-    specs = specs_of(dataclasses.replace(options, conditions=conditions))
-    captioners = dict.fromkeys(name for name in names if name in CAPTIONERS)
-    return [*specs, *(captioner_of(name, options) for name in captioners)]
+def everything() -> list[str]:
+    """Every condition and captioner that can be asked for."""
+    return [*available(), *CAPTIONERS]
 
 
-def runtime_of(options: EyeOptions) -> Runtime:
-    """Where these options look for weights."""
-    return Runtime(weights=options.weights, offline=options.offline)
-
-
-def fetch_all(models: Models, options: EyeOptions) -> None:
-    """Download what is missing.
+def known(names: Sequence[str]) -> None:
+    """Refuse names that nobody provides.
 
     Raises:
-        ConfigError: some cannot be had.
+        ConfigError: names one, and all that there are.
     """
-    if options.weights is not None:
-        Path(options.weights).mkdir(parents=True, exist_ok=True)
-    weights_ready(models, runtime_of(options), download=True)
-
-
-def needs_of(models: Models, options: EyeOptions) -> list[Need]:
-    """What the models need, and what is here of it; hashes what is here."""
-    runtime = runtime_of(options)
-    needs: list[Need] = []
-    for spec in models:
-        wanted = weights_of(spec)
-        if not wanted:
-            needs.append(
-                Need(name=spec.name, weights=None, path=None, sha256=None, licence=spec.licence)
+    for name in names:
+        if name not in everything():
+            raise ConfigError(
+                f"{name}: no such annotator or captioner; available: {', '.join(everything())}"
             )
-        for weights in wanted:
-            here = is_here(weights, runtime)
-            needs.append(
-                Need(
-                    name=spec.name,
-                    weights=weights,
-                    path=locate(weights, runtime) if here else None,
-                    sha256=record_of_weights(weights, runtime).sha256 if here else None,
-                    licence=weights.licence,
-                )
-            )
-    return needs
 
 
-def print_needs(needs: Sequence[Need], console: Console) -> None:
-    """A table that fits 80 columns."""
-    table = Table(title="Weights", title_justify="left")
-    for column in ("name", "weights", "state", "licence"):
-        table.add_column(column, overflow="fold")
-    for need in needs:
-        color = "green" if need.ready else "yellow"
-        title = "" if need.weights is None else need.weights.title
-        table.add_row(need.name, title, f"[{color}]{need.state}[/]", need.licence)
+def weights_for(names: Sequence[str], options: EyeOptions) -> list[Weights]:
+    """What these annotators and captioners need, with these options.
+
+    Raises:
+        ConfigError: options out of range, or an annotator that cannot be imported.
+    """
+    return [one for name in names for one in weights_of(_spec(name, options))]
+
+
+def entries(
+    names: Sequence[str],
+    options: EyeOptions,
+    *,
+    variants: bool = False,
+    models_too: bool = False,
+) -> list[Entry]:
+    """What these annotators and captioners need, and where it lies.
+
+    Args:
+        names: conditions and captioners.
+        options: models and parts that are asked for; the folder of weights.
+        variants: also what other options would need.
+        models_too: hash also what has no known hash to compare with.
+    """
+    runtime = Runtime(weights=options.weights, offline=True)
+    found = [entry for name in names for entry in _entries(name, "", options, runtime)]
+    for name, option, changes in _VARIANTS if variants else ():
+        if name in names:
+            others = _entries(name, option, _plain(options, **changes), runtime)
+            mine = {entry.weights for entry in found if entry.name == name}
+            found += [entry for entry in others if entry.weights and entry.weights not in mine]
+    found.sort(key=lambda entry: names.index(entry.name))
+    with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter's lock
+        return list(pool.map(lambda entry: _hashed(entry, models_too), found))
+
+
+def _entries(name: str, option: str, options: EyeOptions, runtime: Runtime) -> Iterator[Entry]:
+    try:
+        wanted = weights_of(_spec(name, options))
+    except (ConfigError, ImportError) as error:
+        yield Entry(name=name, option=option, problem=str(error))
+        return
+    if not wanted:
+        yield Entry(name=name, option=option)
+    for one in wanted:
+        path = locate(one, runtime) if is_here(one, runtime) else None
+        yield Entry(name=name, option=option, weights=one, path=path)
+
+
+def _hashed(entry: Entry, models_too: bool) -> Entry:
+    if entry.path is None or entry.weights is None:
+        return entry
+    if entry.weights.sha256 is None and not models_too:
+        return entry
+    return dataclasses.replace(entry, sha256=sha256_of(entry.path))
+
+
+def _spec(name: str, options: EyeOptions) -> Spec | CaptionSpec:
+    if name in CAPTIONERS:
+        return captioner_of(name, _plain(options))
+    return specs_of(_plain(options, conditions=(name,)))[0]
+
+
+def _plain(options: EyeOptions, **changes: Any) -> EyeOptions:
+    """For the CPU, so that torch need not be imported; where weights lie does not depend on it."""
+    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(EyeOptions)}
+    asked = {"conditions": (), "device": "cpu", "precision": "fp32"}
+    return EyeOptions(**values | asked | changes)
+
+
+def print_entries(found: Sequence[Entry], console: Console) -> None:
+    """A table, then what is wrong with annotators that cannot be used."""
+    table = Table(title="Annotators, captioners and their weights", title_justify="left", box=_BOX)
+    table.add_column("name", no_wrap=True)
+    table.add_column("weights and their licence", overflow="fold")
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("state", max_width=13)
+    before = ""
+    for entry in found:
+        lines = [f"with {entry.option}:"] if entry.option else []
+        if entry.weights is not None:
+            lines += [entry.weights.file or entry.weights.hub_id, entry.weights.licence]
+        color = "green" if entry.ready and entry.released is not False else "yellow"
+        name = entry.name if entry.name != before else ""
+        text = escape("\n".join(lines))
+        table.add_row(escape(name), text, entry.size, f"[{color}]{entry.state}[/]")
+        before = entry.name
     console.print(table)
-    for need in needs:
-        if need.path is not None and need.sha256 is not None:
-            line = f"{need.path}  sha256 {need.sha256[:16]}…"
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for entry in found:
+        if entry.problem is not None:
+            console.print(escape(f"{entry.name}: {entry.problem}"), highlight=False, soft_wrap=True)

@@ -79,7 +79,7 @@ def show_result(manifest: Manifest, tally: Tally, output: str) -> None:
     table.add_row("images planned", f"{manifest.planned:,}")
     for split, shards in manifest.splits.items():
         rows = sum(shard.data.rows for shard in shards)
-        table.add_row(f"rows, {split}", f"{rows:,} in {len(shards):,} shards")
+        table.add_row(f"rows, {split}", f"{rows:,} in {shards_text(len(shards))}")
     table.add_row("images rejected", f"{manifest.rejected_images:,}")
     for reason, count in manifest.reasons.items():
         table.add_row(f"  {reason}", f"{count:,}")
@@ -93,6 +93,11 @@ def show_result(manifest: Manifest, tally: Tally, output: str) -> None:
             table.add_row(f"{stage}, summed over threads", f"{seconds:,.1f} s")
     console.print(table)
     console.print(f"preview: {output}/{PREVIEW_NAME}", highlight=False, soft_wrap=True)
+
+
+def shards_text(number: int) -> str:
+    """`1 shard`, `42 shards`."""
+    return f"{number:,} shard{'' if number == 1 else 's'}"
 
 
 def speed_text(images_per_second: float) -> str:

@@ -18,7 +18,7 @@ from annotators.protocol import weights_of
 from annotators.registry import captioner_of, specs_of, weights_ready
 from annotators.runtime import Runtime
 from pipeline.claim import check_identity, claimed
-from pipeline.display import show_result, watched
+from pipeline.display import shards_text, show_result, watched
 from pipeline.job import Job
 from pipeline.options import GenerateConfig
 from pipeline.plan import lay_out, split_of
@@ -139,7 +139,7 @@ def dry_run(config: GenerateConfig) -> str:
     lines += [f"rejected at listing: {count:,} {reason}" for reason, count in problems.items()]
     for split, shards in layout.totals.items():
         rows = sum(count for (of, _), count in counts.items() if of == split)
-        lines.append(f"{split}: {rows:,} images in {shards:,} shards")
+        lines.append(f"{split}: {rows:,} images in {shards_text(shards)}")
     return "\n".join(lines)
 
 

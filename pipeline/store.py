@@ -26,6 +26,7 @@ _WHAT_TO_DO = {
     errno.EROFS: "choose a folder that can be written with --output",
     errno.EACCES: "choose a folder that can be written with --output",
     errno.EPERM: "choose a folder that can be written with --output",
+    errno.ENOENT: "choose a folder that can be made with --output",
     errno.ENOTDIR: "choose a folder, not a file, with --output",
     errno.EEXIST: "choose a folder, not a file, with --output",
 }
@@ -58,7 +59,8 @@ def writing(path: str) -> Iterator[None]:
     """Turn a refusal of the output place into one clear error.
 
     Raises:
-        OutputError: disk full, quota, read-only, permission denied; other failures fly.
+        OutputError: disk full, quota, read-only, permission denied, a place where nothing can be
+            made (/proc); other failures fly.
     """
     try:
         yield

@@ -20,7 +20,7 @@ from pipeline.adding.options import AddConfig
 from pipeline.adding.stage import stage_shard
 from pipeline.adding.swap import clear_staging, finish_adding, pending_manifest, staging_of
 from pipeline.claim import locked, remove_temporary
-from pipeline.display import show_result, watched
+from pipeline.display import shards_text, show_result, watched
 from pipeline.launch import run_graph
 from pipeline.progress import TALLY
 from pipeline.shard import committed_record
@@ -77,7 +77,7 @@ def dry_run(config: AddConfig) -> str:
     job = resolve(config, pending_manifest(output) or _manifest_of(output), download=False)
     if job.is_empty:
         return f"{output}: has everything that is asked for"
-    lines = [f"data set: {output}, {job.old.rows:,} rows in {len(job.old.shards):,} shards"]
+    lines = [f"data set: {output}, {job.old.rows:,} rows in {shards_text(len(job.old.shards))}"]
     lines += [f"condition {spec.name}: {_plain(job.annotators[spec.name])}" for spec in job.specs]
     if job.captioner is not None:
         lines.append(f"captions: {_plain(job.captioner_record)}")

@@ -247,3 +247,10 @@ def test_the_number_of_workers_is_not_part_of_the_mark(owned):
     job = job_of(owned)
     copy = dataclasses.replace(job, config=dataclasses.replace(job.config, num_workers=9))
     check_identity(copy)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs Linux's /proc")
+def test_a_place_where_no_folder_can_be_made_is_one_clear_error():
+    message = "^/proc/x/y: need to write here, got no such file or directory; choose a folder that"
+    with pytest.raises(OutputError, match=message):
+        claim(job_of("/proc/x/y"))

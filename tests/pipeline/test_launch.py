@@ -37,7 +37,7 @@ def config_for(source, output, **changes):
 
 def counted(text):
     """`train: 1,234 images in 5 shards` -> {"train": (1234, 5)}."""
-    found = re.findall(r"^(\w+): ([\d,]+) images in ([\d,]+) shards$", text, re.MULTILINE)
+    found = re.findall(r"^(\w+): ([\d,]+) images in ([\d,]+) shards?$", text, re.MULTILINE)
     return {split: tuple(int(n.replace(",", "")) for n in numbers) for split, *numbers in found}
 
 

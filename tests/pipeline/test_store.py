@@ -176,6 +176,7 @@ ADVICE = {
     "EROFS": f"read-only file system; {ELSEWHERE}",
     "EACCES": f"permission denied; {ELSEWHERE}",
     "EPERM": f"operation not permitted; {ELSEWHERE}",
+    "ENOENT": "no such file or directory; choose a folder that can be made with --output",
     "ENOTDIR": f"not a directory; {NOT_A_FILE}",
     "EEXIST": f"file exists; {NOT_A_FILE}",
 }

@@ -1,0 +1,127 @@
+"""The README's own annotator, installed as a package and used; and packages that are broken."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+import skimage
+from PIL import Image
+
+from annotators import third_party
+from annotators.options import EyeOptions
+from annotators.registry import available, specs_of
+from schemas.dataset import open_dataset
+from schemas.errors import ConfigError
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def files_of_the_readme():
+    section = README.read_text().split("## Your own annotator")[1].split("\n## ")[0]
+    blocks = re.findall(r"```(?:toml|python)\n# (\S+)\n(.*?)```", section, flags=re.DOTALL)
+    return dict(blocks)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("my-annotators")
+    target = folder / "installed"
+    for name, text in files_of_the_readme().items():
+        (folder / name).write_text(text)
+    subprocess.run(
+        [
+            sys.executable, "-m", "pip", "install", "--quiet", "--no-deps",
+            "--no-build-isolation", "--no-index", "--target", str(target), str(folder),
+        ],
+        check=True,
+        capture_output=True,
+    )  # fmt: skip
+    return target
+
+
+def controlset(installed, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "controlset", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        check=False,
+    )
+
+
+def test_the_example_is_short():
+    assert files_of_the_readme().keys() == {"pyproject.toml", "my_sobel.py"}
+    lines = [line for text in files_of_the_readme().values() for line in text.splitlines()]
+    assert len(lines) + 2 <= 25  # with the two lines that name the files
+
+
+@pytest.mark.slow
+def test_the_readmes_annotator_makes_a_set_that_is_verified(installed, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for name in ("coffee", "chelsea"):
+        Image.fromarray(getattr(skimage.data, name)()).save(tmp_path / "photos" / f"{name}.png")
+    output = tmp_path / "set"
+    done = controlset(
+        installed, "generate", tmp_path / "photos", "--output", output,
+        "--conditions", "sobel", "canny", "--resolution", 256,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    example = open_dataset(str(output))[0]
+    assert example.maps["sobel"].shape == (256, 256)
+    assert example.maps["sobel"].std() > 5
+    assert example.fields["sobel_mean"] == pytest.approx(example.maps["sobel"].mean() / 255)
+    audited = controlset(installed, "verify", output, "--audit", 1)
+    assert audited.returncode == 0, audited.stdout
+    assert re.search(r"maps extracted again are the same *│ *4 │ *nothing", audited.stdout)
+    without = controlset("", "verify", output, "--audit", 1)
+    assert without.returncode == 1
+    assert "not audited: sobel: need its annotator to be installed, found none" in without.stdout
+    examined = controlset(installed, "doctor", "--json", "--conditions", "sobel")
+    assert json.loads(examined.stdout)["third_party"] == {
+        "sobel": "my-annotators: my_sobel:SobelSpec"
+    }
+
+
+GOOD = dict(name="mine", revision=1, hint_mode="grey", stats={}, licence="MIT", load=None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"name": "other"},
+            "need the name of its entry point, got name = 'other'; make them equal",
+        ),
+        ({"hint_mode": "gray"}, "need hint_mode bilevel, grey, grey16, rgb, got 'gray'"),
+        ({"load": ...}, "got none of load; see `Your own annotator` in the README"),
+        ({"raises": ImportError("no\nmodule")}, "can be imported, got ImportError: no module"),
+        ({"raises": SyntaxError("x")}, "can be imported, got SyntaxError: x; repair its package"),
+    ],
+)
+def test_a_broken_package_is_named_in_one_line(monkeypatch, changes, message):
+    class Broken(EntryPoint):
+        def load(self):
+            if "raises" in changes:
+                raise changes["raises"]
+            values = GOOD | changes
+            return type("Spec", (), {k: v for k, v in values.items() if v is not ...})
+
+    entry = Broken("mine", "my_package:Spec", third_party.GROUP)
+    monkeypatch.setattr(third_party, "entry_points", lambda group: [entry])
+    assert available()[-1] == "mine"
+    with pytest.raises(ConfigError, match=re.escape(message)) as error:
+        specs_of(EyeOptions(conditions=("mine",)))
+    assert str(error.value).startswith("mine (my_package:Spec): need ")
+    assert "\n" not in str(error.value)
+
+
+def test_nobody_takes_the_name_of_one_of_ours(monkeypatch):
+    entry = EntryPoint("canny", "my_package:Spec", third_party.GROUP)
+    monkeypatch.setattr(third_party, "entry_points", lambda group: [entry])
+    assert available().count("canny") == 1
+    assert specs_of(EyeOptions(conditions=("canny",)))[0].name == "canny"
