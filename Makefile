@@ -34,9 +34,12 @@ test: setup ## all tests, the fast ones first
 demo: setup ## photographs -> a verified set of Canny triples and its preview
 	$(BIN)/controlset demo --output demo-output
 
-bench: setup ## throughput and memory, as in BENCHMARKS.md (20 minutes)
+bench: setup ## throughput and memory, as in BENCHMARKS.md (an hour)
 	$(BIN)/python -m tests.bench.generate_throughput
 	$(BIN)/python -m tests.bench.memory
+	$(BIN)/python -m tests.bench.annotator_throughput
+	$(BIN)/python -m tests.bench.captioner_throughput
+	$(BIN)/python -m tests.bench.one_pass
 
 lock: setup ## resolve requirements.lock anew
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --upgrade --quiet \
