@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from annotators.networks import as_batch, placed, reference
+from annotators.networks import as_batch, load_into, placed, reference
 from annotators.pretrained import config_of, model_of, processor_of
 from annotators.runtime import Precision, Runtime, torch_dtype
 from annotators.weights import Weights, load_state, locate
@@ -41,7 +41,8 @@ def load_midas(weights: Weights, runtime: Runtime, precision: Precision) -> Dept
         warnings.filterwarnings("ignore", message="Mapping deprecated model name")
         kind = reference("midas.midas.dpt_depth").DPTDepthModel
         network = kind(path=None, backbone="vitb_rn50_384", non_negative=True)
-    network.load_state_dict(load_state(locate(weights, runtime)), assign=True)
+    path = locate(weights, runtime)
+    load_into(network, load_state(path), path, assign=True)
     network = _ends_in_fp32(placed(network, runtime, precision))
     return _Midas(network=network, runtime=runtime, precision=precision)
 

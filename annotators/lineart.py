@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from annotators.networks import as_batch, as_maps_u8, in_equal_sizes, placed, reference
+from annotators.networks import as_batch, as_maps_u8, in_equal_sizes, load_into, placed, reference
 from annotators.options import EyeOptions
 from annotators.padding import padded
 from annotators.protocol import Annotation, Annotator, HintMode
@@ -41,7 +41,8 @@ class LineartSpec:
 
     def load(self, runtime: Runtime) -> Annotator:
         network = reference("lineart").Generator(3, 1, 3)
-        network.load_state_dict(load_state(locate(self.weights[0], runtime)))
+        path = locate(self.weights[0], runtime)
+        load_into(network, load_state(path), path)
         return _Lineart(
             spec=self, runtime=runtime, network=placed(network, runtime, self.precision)
         )

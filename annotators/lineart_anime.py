@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 
-from annotators.networks import as_batch, in_equal_sizes, not_finite, placed, reference
+from annotators.networks import as_batch, in_equal_sizes, load_into, not_finite, placed, reference
 from annotators.options import EyeOptions
 from annotators.protocol import Annotation, Annotator, HintMode
 from annotators.runtime import Precision, Runtime
@@ -45,8 +45,8 @@ class LineartAnimeSpec:
 
         norm = functools.partial(InstanceNorm2d, affine=False, track_running_stats=False)
         network = reference("lineart_anime").UnetGenerator(3, 1, 8, 64, norm_layer=norm)
-        state = load_state(locate(LINEART_ANIME, runtime))
-        network.load_state_dict({name.replace("module.", ""): one for name, one in state.items()})
+        path = locate(LINEART_ANIME, runtime)
+        load_into(network, load_state(path), path)
         return _LineartAnime(
             spec=self, runtime=runtime, network=placed(network, runtime, self.precision)
         )

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from annotators.folding import without_batch_norm
-from annotators.networks import as_batch, in_equal_sizes, not_finite, placed, reference
+from annotators.networks import as_batch, in_equal_sizes, load_into, not_finite, placed, reference
 from annotators.options import EyeOptions, need
 from annotators.protocol import Annotation, Annotator, HintMode
 from annotators.runtime import Precision, Runtime
@@ -53,7 +53,8 @@ class MlsdSpec:
 
     def load(self, runtime: Runtime) -> Annotator:
         network = reference("mlsd.models.mbv2_mlsd_large").MobileV2_MLSD_Large()
-        network.load_state_dict(load_state(locate(MLSD, runtime)))
+        path = locate(MLSD, runtime)
+        load_into(network, load_state(path), path)
         network = placed(without_batch_norm(network), runtime, self.precision)
         # Lines are where a score is higher than its neighbours': bf16 would make too many equal.
         last = network.block23.conv3.float()

@@ -40,7 +40,8 @@ class NormalSpec:
     def load(self, runtime: Runtime) -> Annotator:
         from annotators.normal_network import load_normal_bae
 
-        network = load_normal_bae(load_state(locate(NORMAL, runtime)))
+        path = locate(NORMAL, runtime)
+        network = load_normal_bae(load_state(path), path)
         return _Normal(spec=self, runtime=runtime, network=placed(network, runtime, self.precision))
 
 

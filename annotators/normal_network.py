@@ -6,6 +6,7 @@ top-level module `geffnet`; timm has the same EfficientNet-B5 under the same par
 
 import types
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import elu, interpolate
 
 from annotators.folding import without_batch_norm
-from annotators.networks import reference
+from annotators.networks import load_into, reference
+from schemas.errors import ConfigError
 
 _ENCODER = "tf_efficientnet_b5.ap_in1k"
 _SKIPS = (0, 1, 2, 4)  # the blocks whose output the decoder reads
@@ -21,22 +23,32 @@ _MEAN = (0.485, 0.456, 0.406)
 _DEVIATION = (0.229, 0.224, 0.225)
 
 
-def load_normal_bae(checkpoint: Mapping[str, Any]) -> "NormalNetwork":
+def load_normal_bae(checkpoint: Mapping[str, Any], path: Path) -> "NormalNetwork":
     """The network with its weights, on the CPU.
 
     Args:
         checkpoint: of `scannet.pt`: the state under `model`, with or without `module.` before
             every name.
+        path: of that file, for errors.
+
+    Raises:
+        ConfigError: the file is another network's.
     """
     import timm
 
-    state = {name.removeprefix("module."): one for name, one in checkpoint["model"].items()}
+    tensors = checkpoint.get("model")
+    if not isinstance(tensors, Mapping):
+        raise ConfigError(
+            f"{path}: need the weights of NormalBae under 'model', got "
+            f"{', '.join(list(checkpoint)[:3])}; delete it and fetch it again"
+        )
+    state = {name.removeprefix("module."): one for name, one in tensors.items()}
     encoder = timm.create_model(_ENCODER, pretrained=False, num_classes=0)
     decoder = reference("normalbae.nets.submodules.decoder").Decoder(
         types.SimpleNamespace(architecture="BN", sampling_ratio=0.4, importance_ratio=0.7)
     )
-    encoder.load_state_dict(_part("encoder.original_model.", state))
-    decoder.load_state_dict(_part("decoder.", state))
+    load_into(encoder, _part("encoder.original_model.", state), path)
+    load_into(decoder, _part("decoder.", state), path)
     encoder.bn2 = nn.Identity()  # the decoder reads what comes before it
     return NormalNetwork(without_batch_norm(encoder), without_batch_norm(decoder))
 
