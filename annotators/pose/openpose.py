@@ -26,6 +26,7 @@ from schemas.pixels import RgbU8
 _SIDE_PX = 0.5 * 368  # height of what the body network sees
 _STRIDE = 8
 _PADDING = 128  # grey level
+_LEAST_LANDMARK = 0.05
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,17 +39,17 @@ class OpenPose:
     runtime: Runtime
     precision: Precision
 
-    def __call__(self, images: Sequence[RgbU8]) -> list[list[Person]]:
-        """People in images of equal size."""
+    def __call__(self, images: Sequence[RgbU8]) -> list[list[Person] | None]:
+        """People in images of equal size; None where the network's answer is not finite."""
         found = self._bodies(images)
         if not self.parts:
             return found
         return [
-            [self._with_parts(person, rgb) for person in people]
+            None if people is None else [self._with_parts(person, rgb) for person in people]
             for people, rgb in zip(found, images, strict=True)
         ]
 
-    def _bodies(self, images: Sequence[RgbU8]) -> list[list[Person]]:
+    def _bodies(self, images: Sequence[RgbU8]) -> list[list[Person] | None]:
         import torch
 
         height, width = images[0].shape[:2]
@@ -56,10 +57,13 @@ class OpenPose:
         batch = torch.from_numpy(fed).to(self.runtime.device).permute(0, 3, 1, 2)
         batch = batch.float() / 256 - 0.5
         fields, heats = self.body(batch.to(torch_dtype(self.precision)))
-        people: list[list[Person]] = []
+        people: list[list[Person] | None] = []
         for field, heat in zip(
             fields.float().cpu().numpy(), heats.float().cpu().numpy(), strict=True
         ):
+            if not (np.isfinite(field).all() and np.isfinite(heat).all()):
+                people.append(None)
+                continue
             sizes = (fed.shape[1:3], inner, (height, width))
             people.append(
                 people_from(
@@ -73,17 +77,33 @@ class OpenPose:
         height, width = rgb.shape[:2]
         bgr = np.ascontiguousarray(rgb[..., ::-1])
         body = types.SimpleNamespace(keypoints=list(person.body))
-        left = right = face = None
+        left = right = None
         if "hands" in self.parts:
             left, right = self.detector.detect_hands(body, bgr)
-        if "face" in self.parts:
-            face = self.detector.detect_face(body, bgr)
         return dataclasses.replace(
             person,
             left_hand=_in_pixels(left, height, width),
             right_hand=_in_pixels(right, height, width),
-            face=_in_pixels(face, height, width),
+            face=self._face(body, bgr) if "face" in self.parts else (),
         )
+
+    def _face(self, body: Any, bgr: RgbU8) -> Joints:
+        """Landmarks in their order; the reference leaves out unseen ones, and others move up."""
+        box = reference("open_pose.util").faceDetect(body, bgr)
+        if box is None:
+            return ()
+        left, top, side = box
+        heats = self.detector.face_estimation(bgr[top : top + side, left : left + side])
+        landmarks: list[Keypoint | None] = []
+        for heat in heats:
+            row, column = (int(one) for one in np.unravel_index(heat.argmax(), heat.shape))
+            # The reference takes a place on the crop's upper or left edge for none.
+            seen = heat[row, column] > _LEAST_LANDMARK and row > 0 and column > 0
+            place = Keypoint(
+                x=float(left + column), y=float(top + row), score=float(heat[row, column])
+            )
+            landmarks.append(place if seen else None)
+        return landmarks
 
 
 def load_openpose(
@@ -156,7 +176,7 @@ def prepared(images: Sequence[RgbU8]) -> tuple[np.ndarray, tuple[int, int]]:
 
 
 def _in_pixels(points: Any, height: int, width: int) -> Joints:
-    """Points of hands and faces, which the reference gives relative to the size; -1: not seen."""
+    """Points of a hand, which the reference gives relative to the size; -1: not seen."""
     return [
         Keypoint(x=float(one.x) * width, y=float(one.y) * height, score=float(one.score))
         if one.x >= 0 and one.y >= 0

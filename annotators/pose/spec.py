@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
-from annotators.networks import in_equal_sizes
+from annotators.networks import in_equal_sizes, not_finite
 from annotators.options import EyeOptions, PosePart, need
 from annotators.pose.keypoints import Person, as_column
 from annotators.pose.skeleton import drawn
@@ -23,7 +23,7 @@ from schemas.pixels import RgbU8
 _OPENPOSE = "openpose"
 _OF_PART = {"hands": OPENPOSE_HAND, "face": OPENPOSE_FACE}
 
-Look = Callable[[Sequence[RgbU8]], list[list[Person]]]
+Look = Callable[[Sequence[RgbU8]], list[list[Person] | None]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,7 +101,12 @@ class _Pose:
         with torch.inference_mode():
             found = self.look(images)
         height, width = images[0].shape[:2]
-        return [annotation_of(people, height, width, self.spec.keep_empty) for people in found]
+        return [
+            not_finite()
+            if people is None
+            else annotation_of(people, height, width, self.spec.keep_empty)
+            for people in found
+        ]
 
 
 def annotation_of(

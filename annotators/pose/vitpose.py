@@ -37,19 +37,22 @@ class VitPose:
     runtime: Runtime
     precision: Precision
 
-    def __call__(self, images: Sequence[RgbU8]) -> list[list[Person]]:
-        """People in images of equal size; all of them go through the network together."""
+    def __call__(self, images: Sequence[RgbU8]) -> list[list[Person] | None]:
+        """People in images of equal size; all of them go through the network together.
+
+        None where an answer is not finite.
+        """
         boxes = self.boxes(images)
-        crowded = [number for number, several in enumerate(boxes) if len(several)]
-        people: list[list[Person]] = [[] for _ in images]
+        people: list[list[Person] | None] = [None if one is None else [] for one in boxes]
+        crowded = {n: one for n, one in enumerate(boxes) if one is not None and len(one)}
         if crowded:
-            found = self._poses([images[n] for n in crowded], [boxes[n] for n in crowded])
-            for number, several in zip(crowded, found, strict=True):
-                people[number] = several
+            found = self._poses([images[n] for n in crowded], list(crowded.values()))
+            for number, persons in zip(crowded, found, strict=True):
+                people[number] = persons
         return people
 
-    def boxes(self, images: Sequence[RgbU8]) -> list[np.ndarray]:
-        """Persons of each image: (N, 4) float32 left, top, width, height in px."""
+    def boxes(self, images: Sequence[RgbU8]) -> list[np.ndarray | None]:
+        """Persons of each image: (N, 4) float32 left, top, width, height in px; None: NaN."""
         outputs = self.detector(
             **_inputs(self.detector_processor, images, self.runtime, self.precision)
         )
@@ -57,14 +60,20 @@ class VitPose:
         found = self.detector_processor.post_process_object_detection(
             outputs, threshold=_LEAST_PERSON, target_sizes=[one.shape[:2] for one in images]
         )
-        several: list[np.ndarray] = []
-        for one in found:
+        finite = outputs.logits.isfinite().flatten(1).all(1).tolist()
+        several: list[np.ndarray | None] = []
+        for one, good in zip(found, finite, strict=True):
+            if not good:
+                several.append(None)
+                continue
             corners = one["boxes"][one["labels"] == self.person_label].cpu().numpy()
             corners[:, 2:] -= corners[:, :2]
             several.append(corners[(corners[:, 2:] > 0).all(1)])
         return several
 
-    def _poses(self, images: Sequence[RgbU8], boxes: Sequence[np.ndarray]) -> list[list[Person]]:
+    def _poses(
+        self, images: Sequence[RgbU8], boxes: Sequence[np.ndarray]
+    ) -> list[list[Person] | None]:
         import torch
 
         inputs = _inputs(
@@ -80,7 +89,17 @@ class VitPose:
         found = self.processor.post_process_pose_estimation(
             outputs, boxes=[b.tolist() for b in boxes]
         )
-        return [[Person(body=openpose_joints(one)) for one in several] for several in found]
+        return [_people(several) for several in found]
+
+
+def _people(poses: Sequence[Mapping[str, Any]]) -> list[Person] | None:
+    """Persons with at least one joint that was seen; None where a number is not finite."""
+    for pose in poses:
+        numbers = np.concatenate([np.ravel(pose["keypoints"]), np.ravel(pose["scores"])])
+        if not np.isfinite(numbers).all():
+            return None
+    people = [Person(body=openpose_joints(pose)) for pose in poses]
+    return [person for person in people if any(person.body)]
 
 
 def _inputs(

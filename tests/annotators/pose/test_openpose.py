@@ -223,6 +223,36 @@ def test_any_size_gives_a_map_of_that_size_alone_or_in_a_batch(weights):
         assert alone.stats == one.stats
 
 
+@pytest.mark.parametrize("keep_empty", [False, True])
+def test_a_network_that_answers_nan_is_no_empty_picture(weights, keep_empty):
+    import torch
+
+    annotate = PoseSpec(keep_empty=keep_empty).load(Runtime(weights=weights))
+    with torch.no_grad():
+        for parameter in annotate.look.body.parameters():
+            parameter.fill_(float("nan"))
+    (rejected,) = annotate([photograph(64, 64)], ["a"])
+    assert rejected.reason is Reason.NOT_FINITE
+
+
+def test_landmarks_of_a_face_keep_their_numbers_where_one_is_not_seen(weights, monkeypatch):
+    look = PoseSpec(parts=("face",)).load(Runtime(weights=weights)).look
+    heats = np.zeros((71, 90, 90), np.float32)
+    for number in range(71):
+        heats[number, 10 + number % 50, 20 + number % 40] = 0 if number == 5 else 0.7
+    face = type("Face", (), {"__call__": lambda _self, crop: heats})()
+    monkeypatch.setattr(look.detector, "face_estimation", face)
+    body = [
+        Keypoint(x=x, y=y, score=0.9) for _, (x, y) in sorted(standing(100, 20, 150, 280).items())
+    ]
+    person = look._with_parts(Person(body=body), photograph(HEIGHT, WIDTH))
+    assert len(person.face) == 71
+    assert person.face[5] is None
+    offset = person.face[6].x - 26, person.face[6].y - 16
+    assert (person.face[70].x - offset[0], person.face[70].y - offset[1]) == (50, 30)
+    assert person.face[6].score == pytest.approx(0.7)
+
+
 @pytest.mark.slow
 def test_hands_and_face_run_on_a_person(weights, monkeypatch):
     spec = PoseSpec(parts=("hands", "face"))

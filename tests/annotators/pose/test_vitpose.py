@@ -63,6 +63,23 @@ def test_nobody_detected_is_no_person(annotate, monkeypatch):
     assert rejected.reason is Reason.NO_PERSON
 
 
+def test_a_box_without_a_joint_that_was_seen_is_nobody(annotate, monkeypatch):
+    monkeypatch.setattr(VitPose, "boxes", lambda _self, images: [BOX] * len(images))
+    monkeypatch.setattr("annotators.pose.vitpose._LEAST_JOINT", 9.0)
+    (rejected,) = annotate([photograph()], ["a"])
+    assert rejected.reason is Reason.NO_PERSON
+
+
+def test_answers_that_are_nan_are_rejected_as_such(annotate, monkeypatch):
+    monkeypatch.setattr(VitPose, "boxes", lambda _self, images: [BOX] * len(images))
+    nan = {"keypoints": np.full((17, 2), np.nan), "scores": np.full(17, 0.9)}
+    monkeypatch.setattr(
+        type(annotate.look.processor), "post_process_pose_estimation", lambda *_, **__: [[nan]]
+    )
+    (rejected,) = annotate([photograph()], ["a"])
+    assert rejected.reason is Reason.NOT_FINITE
+
+
 def test_people_are_those_of_the_processor_and_lie_in_their_boxes(annotate, models, monkeypatch):
     import torch
     from transformers import AutoImageProcessor, VitPoseForPoseEstimation
