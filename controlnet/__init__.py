@@ -1,0 +1,1 @@
+"""The learner: a zero-convolution ControlNet on a locked diffusion model, trained from shards."""

@@ -1,0 +1,100 @@
+"""How a U-Net of the Stable Diffusion family is walked: embedding, encoder, middle, decoder.
+
+The locked model and the trainable copy have the same parts under the same names, so both go through
+these functions. Blocks are diffusers' own; none of it is imported here.
+
+SD1.5 at 512x512, latent 64x64: the encoder gives 12 skips, at 64, 64, 64, 32, 32, 32, 16, 16, 16,
+8, 8, 8 px with 320, 320, 320, 320, 640, 640, 640, 1280, 1280, 1280, 1280, 1280 channels.
+"""
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """What a U-Net is told besides the noisy latent and the time."""
+
+    text_BLD: Tensor
+    pooled_BP: Tensor | None = None  # SDXL only
+    # SDXL only: original height, width, crop top, left, target height, width, px
+    sizes_B6: Tensor | None = None
+
+
+def embedding(net: Any, timestep_B: Tensor, prompt: Prompt, dtype: torch.dtype) -> Tensor:
+    """Time embedding, for SDXL with sizes and pooled prompt added.
+
+    Args:
+        net: a U-Net or its copy.
+        timestep_B: int64, 0..999.
+        prompt: of each sample.
+        dtype: of the network's activations.
+
+    Returns:
+        (B, E); E is four times the first block's width.
+    """
+    emb_BE = net.time_embedding(net.time_proj(timestep_B).to(dtype))
+    if prompt.pooled_BP is None or prompt.sizes_B6 is None:
+        return emb_BE
+    sizes_BF = net.add_time_proj(prompt.sizes_B6.flatten()).reshape(len(timestep_B), -1)
+    added_BF = torch.cat([prompt.pooled_BP, sizes_BF.to(prompt.pooled_BP.dtype)], dim=-1)
+    return emb_BE + net.add_embedding(added_BF.to(emb_BE.dtype))
+
+
+def encode(
+    net: Any, h_BCHW: Tensor, emb_BE: Tensor, text_BLD: Tensor
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Encoder and middle block.
+
+    Args:
+        net: a U-Net or its copy.
+        h_BCHW: after the first convolution (the copy adds the hint's features to it).
+        emb_BE: from `embedding`.
+        text_BLD: embedded prompts.
+
+    Returns:
+        The skips, first to last (12 in SD1.5, 9 in SDXL), and the middle block's output.
+    """
+    skips = [h_BCHW]
+    for block in net.down_blocks:
+        h_BCHW, outputs = block(hidden_states=h_BCHW, temb=emb_BE, **_attended(block, text_BLD))
+        skips.extend(outputs)
+    return tuple(skips), net.mid_block(h_BCHW, emb_BE, **_attended(net.mid_block, text_BLD))
+
+
+def decode(
+    net: Any, skips: tuple[Tensor, ...], middle_BCHW: Tensor, emb_BE: Tensor, text_BLD: Tensor
+) -> Tensor:
+    """Decoder: each block takes the last skips that are left.
+
+    Args:
+        net: a U-Net.
+        skips: from `encode`, control added or not.
+        middle_BCHW: likewise.
+        emb_BE: from `embedding`.
+        text_BLD: embedded prompts.
+
+    Returns:
+        (B, 4, H, W), what the U-Net predicts: noise, velocity or sample.
+    """
+    h_BCHW, left = middle_BCHW, list(skips)
+    for block in net.up_blocks:
+        taken = [left.pop() for _ in block.resnets][::-1]
+        h_BCHW = block(
+            hidden_states=h_BCHW,
+            temb=emb_BE,
+            res_hidden_states_tuple=tuple(taken),
+            upsample_size=left[-1].shape[2:] if left else None,  # odd sizes come back exactly
+            **_attended(block, text_BLD),
+        )
+    if net.conv_norm_out:
+        h_BCHW = net.conv_act(net.conv_norm_out(h_BCHW))
+    return net.conv_out(h_BCHW)
+
+
+def _attended(block: nn.Module, text_BLD: Tensor) -> dict[str, Tensor]:
+    attends = getattr(block, "has_cross_attention", False)
+    return {"encoder_hidden_states": text_BLD} if attends else {}
