@@ -9,12 +9,13 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from annotators.latents import LatentSpec, Moments
 from annotators.protocol import Annotation, Annotator, Captioner, CaptionSpec, Spec
 from annotators.runtime import Runtime
 from schemas.errors import ConfigError, Reason, Rejected
 from schemas.pixels import RgbU8, encode_bilevel_png, encode_map_png
 
-Result = TypeVar("Result", Annotation, str)
+Result = TypeVar("Result", Annotation, str, Moments)
 
 _ON_A_GPU_AT_ONCE = 2  # one batch computes while the next one is copied; more only cost memory
 
@@ -105,6 +106,11 @@ def captioning_eye_of(spec: CaptionSpec, runtime: Runtime) -> Eye[str]:
     """A captioner, loaded."""
     look: Captioner = spec.load(runtime)
     return Eye(spec.name, look, on_gpu=runtime.device != "cpu")
+
+
+def encoding_eye_of(spec: LatentSpec, runtime: Runtime) -> Eye[Moments]:
+    """A VAE's encoder, loaded."""
+    return Eye(spec.name, spec.load(runtime), on_gpu=runtime.device != "cpu")
 
 
 def annotate(

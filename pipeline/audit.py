@@ -14,6 +14,7 @@ from annotators.runtime import Runtime
 from annotators.weights import record_of_weights
 from pipeline.annotate import Eye, annotate, eye_of, stat_columns
 from schemas.errors import ConfigError, Rejected
+from schemas.latents import LATENTS, LATENTS_FLIPPED, LatentInfo, decode_moments
 from schemas.pixels import RgbU8, decode_stored_map, decode_stored_rgb
 
 _MODES = {"bilevel": {"1"}, "grey": {"L"}, "grey16": {"I;16"}, "rgb": {"RGB"}}
@@ -40,14 +41,21 @@ class RowCheck:
 class Auditor:
     """The annotators that made a data set, loaded from its manifest."""
 
-    def __init__(self, records: Mapping[str, Any], runtime: Runtime | None) -> None:
+    def __init__(
+        self,
+        records: Mapping[str, Any],
+        runtime: Runtime | None,
+        latents: Mapping[str, Any] | None = None,
+    ) -> None:
         """Load every annotator that can be had; the others are named in `not_audited`.
 
         Args:
             records: the manifest's, condition -> record.
             runtime: where annotators run; None loads none, for a check without an audit.
+            latents: the manifest's record of moments, whose lengths are checked, no more.
         """
         self.records = records
+        self.latents = None if latents is None else LatentInfo.from_json(latents)
         self.not_audited: list[str] = []
         self.loaded: dict[str, tuple[Spec, Eye[Annotation]]] = {}
         if runtime is not None:
@@ -100,6 +108,8 @@ def check_row(row: Mapping[str, Any], audit: bool, auditor: Auditor) -> RowCheck
         return check
     try:
         _check_sizes(row, auditor, check)
+        if auditor.latents is not None:
+            _check_latents(row, auditor.latents, check)
         if audit:
             _audit(row, auditor, check)
     except _DAMAGE as error:
@@ -127,6 +137,26 @@ def _check_sizes(row: Mapping[str, Any], auditor: Auditor, check: RowCheck) -> N
             check.size_findings.append(
                 f"{check.key}: need a {record['hint_mode']} {condition} map, got mode {mode}"
             )
+
+
+def _check_latents(row: Mapping[str, Any], info: LatentInfo, check: RowCheck) -> None:
+    height, width = row["height"] // info.factor, row["width"] // info.factor
+    for column in info.columns:
+        if row.get(column) is None:
+            continue
+        try:
+            moments = decode_moments(
+                row[column], channels=info.channels, height=height, width=width
+            )
+        except ValueError as error:
+            check.size_findings.append(f"{check.key}: {column}: {error}")
+            continue
+        if not np.isfinite(moments).all():
+            check.size_findings.append(f"{check.key}: {column}: need finite values, got others")
+    if info.flips and (row.get(LATENTS) is None) != (row.get(LATENTS_FLIPPED) is None):
+        check.size_findings.append(
+            f"{check.key}: need {LATENTS} and {LATENTS_FLIPPED} or neither, got one"
+        )
 
 
 def _size_and_mode(stored: bytes) -> tuple[tuple[int, int], str]:

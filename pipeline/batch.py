@@ -40,12 +40,12 @@ class BatchResult:
 
     @property
     def stored_bytes(self) -> int:
-        """Size of images and maps."""
+        """Size of images, maps and moments."""
         return sum(
-            len(value["bytes"])
+            len(value["bytes"] if isinstance(value, dict) else value)
             for row in self.rows
             for value in row.values()
-            if isinstance(value, dict)
+            if isinstance(value, dict | bytes)
         )
 
 

@@ -11,9 +11,11 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
+from annotators.latents import LatentSpec
 from pipeline.pages import templates, visible
 from pipeline.preview import reject_lines, stored_size
 from pipeline.repeat import commands_of
+from schemas.latents import LATENTS, LATENTS_FLIPPED, LatentInfo
 from schemas.manifest import Manifest, ShardRecord
 
 _MEANINGS: Mapping[str, tuple[str, str]] = {
@@ -193,9 +195,21 @@ def _columns(manifest: Manifest, schema: pa.Schema) -> Iterator[tuple[str, str, 
             fallback = ("", f"{suffix.replace('_', ' ')} of the {condition} map")
             column = f"{condition}_{suffix}"
             meanings[column] = _STATS.get(column) or _STATS.get(suffix, fallback)
+    if manifest.latents is not None:
+        meanings |= _latent_meanings(LatentInfo.from_json(manifest.latents))
     for feature in _features(schema):
         unit, meaning = meanings.get(feature["name"], ("", ""))
         yield feature["name"], _type_text(feature), unit, meaning
+
+
+def _latent_meanings(info: LatentInfo) -> dict[str, tuple[str, str]]:
+    shape = f"{2 * info.channels} x height / {info.factor} x width / {info.factor}"
+    unit = f"float16, little-endian: {shape}".replace(" x ", " \N{MULTIPLICATION SIGN} ")
+    what = "Means, then log-variances, that the VAE gives of {}, unscaled; null: not finite"
+    return {
+        LATENTS: (unit, what.format("the image")),
+        LATENTS_FLIPPED: (unit, what.format("the mirrored image")),
+    }
 
 
 def _records(manifest: Manifest) -> dict[str, Mapping[str, Any]]:
@@ -206,9 +220,25 @@ def _records(manifest: Manifest) -> dict[str, Mapping[str, Any]]:
     return records
 
 
+def _models(manifest: Manifest) -> dict[str, Mapping[str, Any]]:
+    """The same with the VAE of the moments, which draws and writes nothing that is seen."""
+    records = _records(manifest)
+    if manifest.latents is not None:
+        info = LatentInfo.from_json(manifest.latents)
+        shown = ("scaling_factor", "shift_factor", "flips", "precision")
+        weights = {"source": info.base, "file": "VAE", "sha256": info.vae_sha256}
+        records["latents"] = {
+            "revision": "",
+            "parameters": {name: getattr(info, name) for name in shown},
+            "weights": [weights | {"licence": "see the model's card"}],
+            "licence": LatentSpec.licence,
+        }
+    return records
+
+
 def _makers(manifest: Manifest) -> Iterator[tuple[str, str, str, str, str]]:
     """(what, revision, parameters, weights, licence)."""
-    for what, record in _records(manifest).items():
+    for what, record in _models(manifest).items():
         parameters = ", ".join(
             f"{key} = {_range_text(value)}" for key, value in record["parameters"].items()
         )
@@ -244,7 +274,7 @@ def _licence_text(record: Mapping[str, Any]) -> str:
 
 def _restricted(manifest: Manifest) -> Iterator[tuple[str, str, str]]:
     """(what, weights, licence) of weights whose licence forbids something or is not known."""
-    for what, record in _records(manifest).items():
+    for what, record in _models(manifest).items():
         for weights in record.get("weights") or []:
             if _RESTRICTED.search(weights["licence"]):
                 yield what, _title(weights), weights["licence"]

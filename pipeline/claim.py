@@ -119,6 +119,7 @@ def _options(identity: Mapping[str, Any]) -> dict[str, Any]:
     """What was asked for: the recipe, and each annotator's and the captioner's parameters."""
     annotators = identity.get("annotators") or {}
     options = {**identity.get("recipe", {}), "conditions": " ".join(annotators)}
+    options["latents"] = (identity.get("latents") or {}).get("base")
     models = {**annotators, "captioner": identity.get("captioner") or {}}
     for name, record in models.items():
         for parameter, value in record.get("parameters", {}).items():

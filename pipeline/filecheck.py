@@ -171,6 +171,7 @@ def check_layout(whole: Sequence[ShardRecord], place: Place) -> Check:
             "recipe": manifest.recipe,
             "annotators": manifest.annotators,
             "captioner": manifest.captioner,
+            "latents": manifest.latents,
         }
         if {name: footer.get(name) for name in ours} != ours:
             check.find(f"{shard.data.path}: need the manifest's recipe in the footer, got another")

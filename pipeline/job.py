@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from annotators.latents import LatentSpec
 from annotators.protocol import CaptionSpec, Spec, weights_of
 from annotators.registry import record_of, record_of_captioner
 from annotators.runtime import Runtime, resolve_device
@@ -32,6 +33,7 @@ class Job:
     source: SourceSpec
     specs: tuple[Spec, ...]
     captioner: CaptionSpec | None = None
+    latents: LatentSpec | None = None
     weights: Mapping[str, tuple[WeightsRecord, ...]] = dataclasses.field(default_factory=dict)
 
     @property
@@ -47,7 +49,7 @@ class Job:
     @property
     def needs_networks(self) -> bool:
         """Whether torch has to be imported at all."""
-        return any(weights_of(spec) for spec in self.models)
+        return self.latents is not None or any(weights_of(spec) for spec in self.models)
 
     @property
     def runtime(self) -> Runtime:

@@ -7,6 +7,7 @@ from typing import Any
 
 from annotators.options import EyeOptions
 from pipeline.options import GenerateConfig
+from schemas.latents import LatentInfo
 from schemas.manifest import Manifest
 
 _OPTIONS: Mapping[str, Mapping[str, str]] = {
@@ -94,7 +95,15 @@ def commands_of(manifest: Manifest) -> list[str]:
         said = {"caption": run.caption, "seed": None if run.seed == seed else run.seed}
         words = ["controlset", "add", "DIR", *_flags_of(run), *_flags(said)]
         commands.append(" ".join(words))
+    if manifest.latents is not None:
+        commands.append(_command_of_latents(LatentInfo.from_json(manifest.latents)))
     return commands
+
+
+def _command_of_latents(info: LatentInfo) -> str:
+    words = ["controlset", "add", "DIR", "--latents", shlex.quote(info.base)]
+    flips = ["--latent-flips"] if info.flips else []
+    return " ".join([*words, *flips, "--precision", info.precision])
 
 
 def options_of(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -85,7 +85,11 @@ def verify_dataset(
         *_check_rows(
             whole,
             place,
-            Auditor(manifest.annotators, _resolved(runtime, manifest) if audit else None),
+            Auditor(
+                manifest.annotators,
+                _resolved(runtime, manifest) if audit else None,
+                manifest.latents,
+            ),
             audit=audit,
             workers=workers,
             on_progress=on_progress,
@@ -116,6 +120,8 @@ def _check_rows(
     unique = Check(name="keys are unique")
     leakage = Check(name="no picture in two splits")
     audited = Check(name="maps extracted again are the same")
+    if auditor.latents is not None:
+        audited.name += " (latents are not encoded again)"
     chosen = _Choice(audit)
     splits_of_key: dict[str, str] = {}
     splits_of_picture: dict[str, str] = {}

@@ -8,10 +8,11 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 
 import cv2
 
+from annotators.latents import Moments
 from annotators.protocol import Annotation
 from annotators.runtime import use_one_thread_each
 from pipeline.allocator import keep_buffers
-from pipeline.annotate import Eye, captioning_eye_of, eye_of
+from pipeline.annotate import Eye, captioning_eye_of, encoding_eye_of, eye_of
 from pipeline.job import Job
 
 
@@ -23,6 +24,7 @@ class Workshop:
     workers: int
     annotators: Mapping[str, Eye[Annotation]]
     captioner: Eye[str] | None
+    latents: Eye[Moments] | None = None
 
 
 _OPEN: dict[tuple[str, int], Workshop] = {}
@@ -48,6 +50,7 @@ def workshop_of(job: Job) -> Workshop:
                 workers=workers,
                 annotators={spec.name: eye_of(spec, runtime) for spec in job.specs},
                 captioner=captioning_eye_of(job.captioner, runtime) if job.captioner else None,
+                latents=encoding_eye_of(job.latents, runtime) if job.latents else None,
             )
         return _OPEN[place]
 

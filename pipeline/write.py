@@ -117,9 +117,11 @@ class ParquetFileWriter:
 
 
 def _payload_bytes(value: Any) -> int:
-    """Size of a picture or a text in its column; numbers are in the overhead."""
+    """Size of a picture, a text or moments in a column; numbers are in the overhead."""
     if isinstance(value, str):
         return 4 * len(value)
+    if isinstance(value, bytes):
+        return len(value)
     return len(value["bytes"]) if isinstance(value, dict) else 0
 
 

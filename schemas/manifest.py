@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from schemas.errors import ConfigError
+from schemas.latents import LatentInfo
 from schemas.triple import SCHEMA_VERSION
 
 MANIFEST_NAME = "manifest.json"
@@ -72,6 +73,7 @@ class Manifest:
     software: Mapping[str, str]  # package -> version
     shards: Sequence[ShardRecord]  # ordered by split, then index
     captioner: Mapping[str, Any] | None = None  # the model that wrote captions, likewise
+    latents: Mapping[str, Any] | None = None  # LatentInfo of cached VAE moments, if there are any
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -119,6 +121,8 @@ class Manifest:
             "recipe": dict(self.recipe),
             "annotators": dict(self.annotators),
             "captioner": None if self.captioner is None else dict(self.captioner),
+            # Only where there are some: a manifest without them stays the text that it always was.
+            **({} if self.latents is None else {"latents": dict(self.latents)}),
             "software": dict(self.software),
             "shards": [shard.to_json() for shard in self.shards],
         }
@@ -148,6 +152,7 @@ class Manifest:
                 source=document["source"],
                 annotators=document["annotators"],
                 captioner=document["captioner"],
+                latents=_latents_in(document),
                 software=document["software"],
                 shards=[ShardRecord.from_json(shard) for shard in document["shards"]],
             )
@@ -155,3 +160,9 @@ class Manifest:
             raise ConfigError(
                 f"{where}: need a controlset manifest, got {error!r}; generate the data set again"
             ) from error
+
+
+def _latents_in(document: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The record of moments, with every field; older manifests do not speak of it."""
+    record = document.get("latents")
+    return None if record is None else LatentInfo.from_json(record).to_json()

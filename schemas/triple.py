@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
+from schemas.latents import latent_columns
+
 SCHEMA_VERSION = 1
 """Bump when a column changes its meaning; goes into every footer, manifest and fingerprint."""
 
@@ -80,7 +82,8 @@ def triple_schema(conditions: Sequence[Condition], footer: Mapping[str, object])
 
     Args:
         conditions: in the order of their columns.
-        footer: JSON-able; stored under `FOOTER_KEY` of every shard.
+        footer: JSON-able; stored under `FOOTER_KEY` of every shard. Where it has `latents`, the
+            columns of moments come last.
 
     Returns:
         Schema whose image and map columns are `struct<bytes, path>`.
@@ -90,6 +93,10 @@ def triple_schema(conditions: Sequence[Condition], footer: Mapping[str, object])
         fields.append(pa.field(condition.name, _IMAGE))
         for column, kind in condition.stat_columns.items():
             fields.append(pa.field(column, stat_type(kind)))
+    latents = footer.get("latents")
+    if isinstance(latents, Mapping):
+        columns = latent_columns(flips=bool(latents.get("flips")))
+        fields += [pa.field(column, pa.binary()) for column in columns]
     return pa.schema(fields, metadata=_metadata(fields, footer))
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from controlnet import nano
 from controlset.interrupt import leaving_at_once, load_arrow
 from controlset.parse import parse
 from pipeline.adding.options import AddConfig
@@ -20,19 +21,23 @@ class _Options(AddConfig):
 
     conditions: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")] = ()
 
+    latents: Annotated[str | None, tyro.conf.arg(metavar="BASE")] = None
+
 
 def run(arguments: Sequence[str]) -> int:
-    """Add conditions or captions to a data set, or print what would be added."""
+    """Add conditions, captions or latents to a data set, or print what would be added."""
     with leaving_at_once("add"):
         config = parse(
             _Options,
             COMMAND,
             arguments,
-            description="Add condition maps, or captions where there are none, to a complete data "
-            "set; nothing else is made again. Run again, it goes on where it stopped; until all "
-            "is there, the data set stays as it was.",
+            description="Add condition maps, captions where there are none, or cached latents to a "
+            "complete data set; nothing else is made again. Run again, it goes on where it "
+            "stopped; until all is there, the data set stays as it was.",
             example=f"{COMMAND} canny-set --conditions grey",
         )
+        if config.latents == nano.NAME:
+            config = dataclasses.replace(config, latents=str(nano.base_folder()))
         from pipeline.adding import launch
 
         load_arrow()

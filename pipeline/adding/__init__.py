@@ -1,1 +1,1 @@
-"""Another condition, or captions, for a data set that is complete: `controlset add`."""
+"""More conditions, captions or latents for a data set that is complete: `controlset add`."""

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from annotators.latents import LatentSpec
 from annotators.protocol import Spec
 from annotators.registry import (
     captioner_of,
@@ -18,12 +19,14 @@ from annotators.registry import (
     weights_ready,
 )
 from annotators.runtime import Runtime
+from pipeline.adding.latents import resolve_latents
 from pipeline.adding.options import AddConfig
 from pipeline.finish import packages_of
 from pipeline.job import Job
 from pipeline.options import GenerateConfig
 from pipeline.sources import SourceKind, SourceSpec
 from schemas.errors import ConfigError
+from schemas.latents import LatentInfo
 from schemas.manifest import Manifest, ShardRecord
 from schemas.triple import FOOTER_KEY, Condition, triple_schema
 
@@ -33,7 +36,7 @@ _WITH_MODEL = {"none": "blip", "auto": "sidecar-else-blip"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Addition(Job):
-    """What workers need to know. `specs` and `captioner` are the new ones only.
+    """What workers need to know. `specs`, `captioner` and `latents` are new only.
 
     Of `config` only the device and the threads matter: the recipe is that of the data set, and
     nothing is listed. So footer, identity and schema are those of the run that would have made the
@@ -42,11 +45,12 @@ class Addition(Job):
 
     old: Manifest
     old_footer: Mapping[str, Any]
+    new_latents: LatentInfo | None = None  # of `latents`, if its VAE is here
 
     @property
     def is_empty(self) -> bool:
         """Everything that was asked for is there."""
-        return not self.models
+        return not self.models and self.latents is None
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -70,13 +74,22 @@ class Addition(Job):
         return record_of_captioner(self.captioner, self.weights.get(self.captioner.name, ()))
 
     @property
+    def latent_record(self) -> dict[str, Any] | None:
+        """What is known about the moments, old or new."""
+        if self.new_latents is not None:
+            return self.new_latents.to_json()
+        return None if self.old.latents is None else dict(self.old.latents)
+
+    @property
     def footer(self) -> dict[str, Any]:
         """What every shard carries."""
+        latents = {} if self.latent_record is None else {"latents": self.latent_record}
         return {
             **self.old_footer,
             "recipe": self.recipe,
             "annotators": self.annotators,
             "captioner": self.captioner_record,
+            **latents,
         }
 
     @property
@@ -89,12 +102,14 @@ class Addition(Job):
 
     def manifest(self, shards: list[ShardRecord]) -> Manifest:
         """The manifest of the data set with the new columns."""
-        software = {package: version(package) for package in packages_of(self)}
+        encoding = ("diffusers",) if self.latents else ()
+        software = {package: version(package) for package in (*packages_of(self), *encoding)}
         return dataclasses.replace(
             self.old,
             recipe=self.recipe,
             annotators=self.annotators,
             captioner=self.captioner_record,
+            latents=self.latent_record,
             software={**self.old.software, **software},
             shards=shards,
         )
@@ -109,8 +124,8 @@ def resolve(config: AddConfig, old: Manifest, *, download: bool = True) -> Addit
         download: get weights that are not here; False leaves them out of the job's records.
 
     Raises:
-        ConfigError: a condition that nobody provides or that is there with other parameters,
-            weights or a device that are not there, or a shard that cannot be read.
+        ConfigError: a condition that nobody provides, something that is there with other
+            parameters, weights or a device that are not there, or a shard that cannot be read.
     """
     eyes = config.eyes(seed=old.recipe["seed"])
     looking = Runtime(weights=config.weights, offline=config.offline)
@@ -129,16 +144,30 @@ def resolve(config: AddConfig, old: Manifest, *, download: bool = True) -> Addit
         ours = record_of_captioner(captioner, found or ())
         _check_same(config.folder, f"captions of {captioner.name}", old.captioner, ours)
         captioner = None
+    latents, found = _latents_of(config, old, looking, download=download)
     job = Addition(
         config=_running_config(config, old),
         source=SourceSpec(root=old.source, kind=SourceKind.IMAGES, selections=()),
         specs=tuple(new),
         captioner=captioner,
+        latents=latents,
+        new_latents=found,
         old=old,
         old_footer=_footer_of(f"{config.folder}/{old.shards[0].data.path}"),
     )
     _ = job.runtime  # a device that is asked for and absent is refused here
     return dataclasses.replace(job, weights=weights_ready(job.models, looking, download=download))
+
+
+def _latents_of(
+    config: AddConfig, old: Manifest, looking: Runtime, *, download: bool
+) -> tuple[LatentSpec | None, LatentInfo | None]:
+    if config.latents is None:
+        return None, None
+    spec = LatentSpec.from_options(
+        config.latents, flips=config.latent_flips, asked=config.precision
+    )
+    return resolve_latents(spec, old, looking, folder=config.folder, download=download)
 
 
 def _running_config(config: AddConfig, old: Manifest) -> GenerateConfig:

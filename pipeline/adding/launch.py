@@ -16,6 +16,7 @@ import apache_beam as beam
 
 from pipeline import store
 from pipeline.adding.job import Addition, resolve
+from pipeline.adding.latents import check_some_finite
 from pipeline.adding.options import AddConfig
 from pipeline.adding.stage import stage_shard
 from pipeline.adding.swap import clear_staging, finish_adding, pending_manifest, staging_of
@@ -34,7 +35,7 @@ _BASIS_NAME = "basis"
 
 
 def add(config: AddConfig, *, show: bool = False) -> Manifest:
-    """Add conditions or captions to a complete data set, or finish an addition.
+    """Add conditions, captions or latents to a complete data set, or finish an addition.
 
     The old data set stays as it is until every shard is staged; so for a while the disk holds it
     twice. The result is, byte for byte, that of one run with all conditions.
@@ -48,7 +49,7 @@ def add(config: AddConfig, *, show: bool = False) -> Manifest:
 
     Raises:
         ConfigError: no complete data set, a damaged file, a wrong option, or a condition that is
-            there with other parameters; the data set is as it was.
+            there with other parameters, or a VAE that fails; the data set is as it was.
     """
     output = config.folder
     _check_place(output)
@@ -81,6 +82,14 @@ def dry_run(config: AddConfig) -> str:
     lines += [f"condition {spec.name}: {_plain(job.annotators[spec.name])}" for spec in job.specs]
     if job.captioner is not None:
         lines.append(f"captions: {_plain(job.captioner_record)}")
+    if job.latents is not None:
+        found = job.new_latents
+        said = (
+            f"{job.latents.base}, which is not here yet"
+            if found is None
+            else _plain(found.to_json())
+        )
+        lines.append(f"latents: {said}")
     lines.append(
         f"room needed meanwhile: {job.old.size_bytes / 1e6:,.1f} MB and the size of what is added"
     )
@@ -117,6 +126,8 @@ def _add(job: Addition) -> Manifest:
     manifest = job.manifest(shards)
     if len(shards) != len(staged) or manifest.planned != job.old.planned:
         raise RuntimeError(f"{job.output}: not every shard is staged; this is a bug in controlset")
+    if job.new_latents is not None:
+        check_some_finite(manifest, job.new_latents, staging_of(job.output))
     # The point of no return.
     store.commit_text(manifest.to_json(), f"{staging_of(job.output)}/{MANIFEST_NAME}")
     finish_adding(job.output)

@@ -17,6 +17,13 @@ class AddConfig(EyeOptions):
     conditions: tuple[str, ...] = ()
     """Condition maps to add, e.g. `lineart normal`; `controlset doctor` lists them."""
 
+    latents: str | None = None
+    """Base (folder in diffusers' format, or hub name) whose VAE encodes every image once, so that
+    training on it need not do it in every step. In fp32 unless --precision says otherwise."""
+
+    latent_flips: bool = False
+    """Encode the mirrored images, too, for training with flips."""
+
     caption: Literal["none", "blip"] = "none"
     """blip: `--caption-model` describes the images that have no caption."""
 
@@ -34,10 +41,17 @@ class AddConfig(EyeOptions):
         EyeOptions.__post_init__(self)
         need(bool(self.output), "DATASET", "the folder of a data set", self.output)
         need(
-            bool(self.conditions) or self.caption != "none",
+            bool(self.conditions) or self.caption != "none" or self.latents is not None,
             "--conditions",
-            "at least one, or --caption blip",
+            "at least one, or --caption blip or --latents BASE",
             self.conditions,
+        )
+        need(self.latents != "", "--latents", "a folder, or a name on the hub", self.latents)
+        need(
+            not self.latent_flips or self.latents is not None,
+            "--latent-flips",
+            "--latents BASE",
+            self.latents,
         )
         need(
             self.num_workers is None or self.num_workers >= 1,

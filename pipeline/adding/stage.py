@@ -8,9 +8,11 @@ from collections.abc import Iterator, Mapping
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from annotators.latents import Moments
 from annotators.protocol import Annotation
 from pipeline import store
 from pipeline.adding.job import Addition
+from pipeline.adding.latents import add_latents
 from pipeline.adding.swap import staging_of
 from pipeline.annotate import Eye
 from pipeline.batch import BatchResult, add_maps
@@ -89,8 +91,9 @@ def add_columns(
     job: Addition,
     annotators: Mapping[str, Eye[Annotation]],
     captioner: Eye[str] | None,
+    latents: Eye[Moments] | None,
 ) -> BatchResult:
-    """Rows as they were, with the new maps, and captions where there were none."""
+    """Rows as they were, with new maps and moments, and captions where there were none."""
     watch = Stopwatch()
     rows = batch.to_pylist()
     with watch.stage("decode stored"):
@@ -100,6 +103,8 @@ def add_columns(
         rejects.extend(add_captions(rows, images, captioner, watch))
     for spec in job.specs:
         rejects.extend(add_maps(rows, images, spec, annotators[spec.name], watch))
+    if latents is not None and job.new_latents is not None:
+        rejects.extend(add_latents(rows, images, job.new_latents, latents, watch))
     return BatchResult(rows=rows, rejects=rejects, images=len(rows), seconds=watch.seconds)
 
 
@@ -110,7 +115,7 @@ def _batches(reader: pq.ParquetFile, job: Addition, workshop: Workshop) -> Itera
         for group in range(reader.num_row_groups)
         for batch in reader.iter_batches(BATCH_IMAGES, row_groups=[group], use_threads=False)
     )
-    eyes = (workshop.annotators, workshop.captioner)
+    eyes = (workshop.annotators, workshop.captioner, workshop.latents)
     return in_order((functools.partial(add_columns, one, job, *eyes) for one in batches), workshop)
 
 

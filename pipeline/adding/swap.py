@@ -113,5 +113,6 @@ def _renew_identity(manifest: Manifest, output: str) -> None:
         "recipe": dict(manifest.recipe),
         "annotators": dict(manifest.annotators),
         "captioner": manifest.captioner,
+        **({} if manifest.latents is None else {"latents": dict(manifest.latents)}),
     }
     store.commit_text(json.dumps(json.loads(text) | new, indent=1, sort_keys=True) + "\n", where)
