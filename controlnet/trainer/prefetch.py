@@ -1,0 +1,277 @@
+"""The trainer's loader: shards in, batches out, read and decoded ahead in background threads."""
+
+import collections
+import dataclasses
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from controlnet.trainer.batch import Batch, StoredRow, collate
+from controlnet.trainer.draws import DrawOptions, draw
+from controlnet.trainer.index import Index, open_shard, torn
+from controlnet.trainer.order import SHUFFLE_GROUPS, EpochPlan, plan_epoch
+from schemas.errors import ConfigError
+from schemas.latents import LATENTS, LATENTS_FLIPPED
+
+_REMOTE_READERS = 4  # threads that wait for an object store; a disk needs but one
+_SCALARS = ("key", "text", "original_width", "original_height", "crop_x", "crop_y")
+_HANDED = frozenset({"pose", "normal"})  # their colours tell left from right
+
+Shelf = dict[int, StoredRow]
+"""Row number -> what was read of it; a row leaves when its batch is made."""
+
+
+class Loader:
+    """Batches of one data set for one process out of several."""
+
+    def __init__(
+        self,
+        index: Index,
+        *,
+        seed: int,
+        batch_size: int,
+        options: DrawOptions,
+        latent_channels: int,
+        latent_factor: int,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 2,
+        prefetch: int = 4,
+        pin: bool = False,
+        shuffle_groups: int = SHUFFLE_GROUPS,
+    ) -> None:
+        """Check everything; nothing is read yet and no thread runs.
+
+        Args:
+            index: from `scan`. Where it has latents, these are read and images are not.
+            seed: of the run; the same in every process.
+            batch_size: rows of a batch, all processes together.
+            options: what is drawn for each sample.
+            latent_channels: of the noise.
+            latent_factor: px of the image per px of the latent, along one side.
+            rank: which process this is.
+            world: how many there are.
+            workers: threads that decode.
+            prefetch: batches made ahead.
+            pin: put batches into page-locked memory.
+            shuffle_groups: row groups whose rows are mixed; as many are held in memory.
+
+        Raises:
+            ConfigError: sizes that do not divide, flips that this data set cannot have.
+        """
+        self.index, self.seed, self.batch_size, self.options = index, seed, batch_size, options
+        self._latent = (latent_channels, latent_factor)
+        self._rank, self._world, self._workers, self._prefetch = rank, world, workers, prefetch
+        self._pin, self._shuffle_groups = pin, shuffle_groups
+        self._columns = _columns_of(index, options)
+        self._check()
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """The batches of an epoch; every epoch has equally many."""
+        return plan_epoch(
+            self.index,
+            seed=self.seed,
+            epoch=epoch,
+            batch_size=self.batch_size,
+            shuffle_groups=self._shuffle_groups,
+        )
+
+    def iterate(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """This process's part of each batch of an epoch, in order.
+
+        Args:
+            epoch: 0, 1, …
+            start: number of the first batch; the rest is as if all had been asked for.
+
+        Raises:
+            ConfigError: a shard or cell that cannot be read, with its file and key; the batches
+                before it still come.
+        """
+        plan = self.plan(epoch)
+        part = self.batch_size // self._world
+        mine = plan.batches[start:, self._rank * part : (self._rank + 1) * part]
+        budget = plan.block_rows // self._world
+        local = isinstance(self.index.filesystem, pafs.LocalFileSystem)
+        readers = ThreadPoolExecutor(1 if local else _REMOTE_READERS, "controlset-read")
+        makers = ThreadPoolExecutor(self._workers, "controlset-decode")
+        ahead = _Ahead(self, mine, readers, budget)
+        pending: collections.deque[Future[Batch]] = collections.deque()
+        try:
+            for number in range(len(mine)):
+                task = (mine[number], ahead.shelves(number), epoch, start + number)
+                pending.append(makers.submit(self._make, *task))
+                del task  # or the row groups of a batch live until the next one
+                if len(pending) > self._prefetch:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            # Readers first: who waits for a row group that will not come is released.
+            readers.shutdown(wait=False, cancel_futures=True)
+            makers.shutdown(wait=True, cancel_futures=True)
+            readers.shutdown(wait=True)
+
+    def rows(self, row_numbers: Sequence[int], *, epoch: int = 0) -> Batch:
+        """One batch of given rows, e.g. for a probe: nothing dropped, nothing mirrored.
+
+        Args:
+            row_numbers: of the index; rows of one size.
+            epoch: which noise and timesteps to draw.
+
+        Raises:
+            ConfigError: rows of several sizes, or one that cannot be read.
+        """
+        numbers = np.asarray(row_numbers, np.int64)
+        sizes = {(self.index.widths[n].item(), self.index.heights[n].item()) for n in numbers}
+        if len(sizes) != 1:
+            raise ConfigError(f"rows: need rows of one size, got {sorted(sizes)}")
+        groups = self.index.group_numbers[numbers]
+        shelf: Shelf = {}
+        for group in np.unique(groups):
+            shelf |= self._read(numbers[groups == group])
+        still = dataclasses.replace(
+            self.options, prompt_dropout=0.0, condition_dropout=0.0, flip=0.0
+        )
+        return self._collate([shelf[int(n)] for n in numbers], still, epoch, 0)
+
+    def _make(
+        self, numbers: np.ndarray, shelves: Sequence[Future[Shelf]], epoch: int, index: int
+    ) -> Batch:
+        rows = [
+            shelf.result().pop(int(number)) for number, shelf in zip(numbers, shelves, strict=True)
+        ]
+        return self._collate(rows, self.options, epoch, index)
+
+    def _collate(
+        self, rows: Sequence[StoredRow], options: DrawOptions, epoch: int, index: int
+    ) -> Batch:
+        channels, factor = self._latent
+        height, width = rows[0].size
+        shape = (channels, height // factor, width // factor)
+        draws = [
+            draw(self.seed, epoch, row.key, latent_shape=shape, options=options) for row in rows
+        ]
+        batch = collate(rows, draws, epoch=epoch, index=index)
+        return batch.pinned() if self._pin else batch
+
+    def _read(self, numbers: np.ndarray) -> Shelf:
+        """Rows of one row group; the rest of it is not kept."""
+        index, first = self.index, numbers[0]
+        file = index.files[index.file_numbers[first]]
+        group = int(index.row_groups[first])
+        try:
+            with open_shard(index.filesystem, file) as reader:
+                table = reader.read_row_group(group, self._columns, use_threads=False)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise torn(file, error) from error
+        return {int(number): _stored_row(index, int(number), file, table) for number in numbers}
+
+    def _check(self) -> None:
+        index, (channels, factor) = self.index, self._latent
+        if self.batch_size % self._world or not 0 <= self._rank < self._world:
+            raise ConfigError(
+                f"batch_size: need a multiple of {self._world} processes and a rank below that, "
+                f"got {self.batch_size} and rank {self._rank}"
+            )
+        if min(self._workers, self._prefetch) < 1:
+            raise ConfigError(
+                f"loader: need workers >= 1 and prefetch >= 1, got {self._workers} and "
+                f"{self._prefetch}"
+            )
+        odd = [size for size in index.sizes if size[0] % factor or size[1] % factor]
+        if odd:
+            raise ConfigError(
+                f"{index.path}: need sizes divisible by the latent factor {factor}, got {odd[0]}; "
+                "generate at another --resolution"
+            )
+        made = index.latents
+        if made and (made.channels, made.factor) != self._latent:
+            raise ConfigError(
+                f"{index.path}: need latents of {channels} channels and factor {factor}, got "
+                f"{made.channels} and {made.factor}; they were made with another base"
+            )
+        if self.options.flip and index.condition in _HANDED:
+            raise ConfigError(
+                f"flip: need 0 for the condition {index.condition}, whose colours tell left from "
+                f"right, got {self.options.flip}"
+            )
+        if self.options.flip and made and not made.flips:
+            raise ConfigError(
+                f"flip: need latents of the mirrored images, got {index.path} without; "
+                "run `controlset add` with flips or train with --flip 0"
+            )
+
+
+class _Ahead:
+    """Row groups in the order of their first use, read a little before the batches need them.
+
+    About one block of encoded rows is held: the next block comes in at the pace at which the
+    present one is used up.
+    """
+
+    def __init__(
+        self, loader: Loader, batches: np.ndarray, readers: ThreadPoolExecutor, budget: int
+    ) -> None:
+        self._loader, self._readers, self._budget = loader, readers, budget
+        self._groups = loader.index.group_numbers[batches]  # (batches, part)
+        flat = self._groups.ravel()
+        found, first, counts = np.unique(flat, return_index=True, return_counts=True)
+        rows = np.split(batches.ravel()[np.argsort(flat, kind="stable")], np.cumsum(counts)[:-1])
+        turn = np.argsort(first)
+        self._coming = collections.deque(
+            (int(first[n]) // max(batches.shape[1], 1), int(found[n]), rows[n]) for n in turn
+        )
+        self._read: dict[int, Future[Shelf]] = {}
+        self._left: dict[int, int] = {}  # group -> rows not yet handed out
+        self._held = 0  # rows read or being read, not yet handed out
+
+    def shelves(self, number: int) -> list[Future[Shelf]]:
+        """Where each row of a batch is or will be; to be asked for batch after batch."""
+        while self._coming and (self._coming[0][0] <= number or self._held < self._budget):
+            _, group, rows = self._coming.popleft()
+            self._read[group] = self._readers.submit(self._loader._read, rows)
+            self._left[group] = len(rows)
+            self._held += len(rows)
+        shelves = []
+        for group in self._groups[number].tolist():
+            shelves.append(self._read[group])
+            self._left[group] -= 1
+            if not self._left[group]:
+                del self._read[group], self._left[group]
+        self._held -= len(shelves)
+        return shelves
+
+
+def _columns_of(index: Index, options: DrawOptions) -> list[str]:
+    """What is read of a row group: no image where there are moments."""
+    pixels = ["image.bytes"] if index.latents is None else [LATENTS]
+    if index.latents is not None and options.flip:
+        pixels.append(LATENTS_FLIPPED)
+    return [*_SCALARS, f"{index.condition}.bytes", *pixels]
+
+
+def _stored_row(index: Index, number: int, file: str, table: pa.Table) -> StoredRow:
+    """A copy of one row, so that the others' bytes can go."""
+    place = int(index.rows_in_group[number])
+    cells = {name: table[name][place].as_py() for name in table.column_names}
+    key = index.keys[number].decode()
+    if cells["key"] != key:
+        raise ConfigError(
+            f"{file}: need the shard that was opened, got another one (row {cells['key']} in the "
+            f"place of {key}); do not change a data set while it is trained on"
+        )
+    return StoredRow(
+        file=file,
+        key=key,
+        text=cells["text"],
+        map_png=cells[index.condition]["bytes"] or b"",
+        image=cells["image"]["bytes"] if "image" in cells else None,
+        moments=cells.get(LATENTS),
+        moments_flipped=cells.get(LATENTS_FLIPPED),
+        original_size=(cells["original_height"], cells["original_width"]),
+        crop=(cells["crop_y"], cells["crop_x"]),
+        size=(int(index.heights[number]), int(index.widths[number])),
+    )
