@@ -1,0 +1,48 @@
+"""`controlset export`."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from controlset.interrupt import leaving_at_once
+from controlset.parse import parse
+
+COMMAND = "controlset export"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Options:
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """Folder of a run, of one of its checkpoints, or a diffusers ControlNetModel folder."""
+
+    format: Literal["diffusers", "original"]
+    """diffusers: a folder, for any base. original: one file, for SD 1.x and 2.x."""
+
+    output: Annotated[Path, tyro.conf.arg(metavar="PATH")]
+    """What is made: a folder, or a file that ends in .safetensors."""
+
+    dtype: Annotated[
+        Literal["fp32", "fp16", "bf16"] | None, tyro.conf.arg(metavar="{fp32,fp16,bf16}")
+    ] = None
+    """Precision of the weights. Default: as they are stored."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Write a trained ControlNet for other tools."""
+    options = parse(
+        _Options,
+        COMMAND,
+        arguments,
+        description="Write a trained ControlNet for ComfyUI, A1111 and diffusers. Condition, hint "
+        "range, colour order and annotator travel in the file's metadata.",
+        example=f"{COMMAND} run --format original --output canny.safetensors",
+    )
+    with leaving_at_once("export"):
+        from controlnet.export import export
+    exported = export(options.run, options.output, layout=options.format, precision=options.dtype)
+    size = f"{exported.size_bytes / 1e6:,.1f} MB"
+    print(f"{exported.path}: {exported.tensors} tensors, {size}; {exported.readers}")
+    return 0
