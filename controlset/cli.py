@@ -22,6 +22,8 @@ COMMANDS = {
     "add": "another condition, or captions, for a data set; nothing else is made again",
     "inspect": "counts, histograms and quality flags of a data set",
     "verify": "check a data set against its manifest; extract maps again and compare",
+    "train": "a ControlNet on a data set's shards; probes say when it obeys",
+    "export": "a trained ControlNet for ComfyUI, A1111 and diffusers",
     "weights": "list or download what annotators need, with licences",
     "doctor": "versions, devices, runners, and which annotators are ready",
     "demo": "make a small data set from photographs that are installed already",

@@ -12,6 +12,7 @@ from typing import Any
 
 import diffusers
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from controlnet.architecture.control import ControlNet
@@ -20,7 +21,11 @@ from controlnet.architecture.residuals import Residuals
 from controlnet.architecture.unet import Prompt, decode, embedding, encode
 from schemas.errors import ConfigError
 
-_NOT_THERE = (OSError, ValueError, KeyError)  # how diffusers and transformers say "not there"
+# How diffusers and transformers say that files are not there, torn, or of another model.
+_NOT_THERE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+
+
+_SD_SCALING = 0.18215  # of Stable Diffusion 1 and 2, whose first configs do not name it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,7 +131,7 @@ def load_base(
         space=LatentSpace(
             channels=vae_config["latent_channels"],
             factor=2 ** (len(vae_config["block_out_channels"]) - 1),
-            scaling_factor=float(vae_config["scaling_factor"]),
+            scaling_factor=float(vae_config.get("scaling_factor", _SD_SCALING)),
             shift_factor=float(vae_config.get("shift_factor") or 0.0),
         ),
         scheduler=_config(diffusers.DDPMScheduler, name, "scheduler", offline),
@@ -148,10 +153,10 @@ def load_control(folder: Path) -> ControlNet:
         folder: with `config.json` and `diffusion_pytorch_model.safetensors`.
 
     Raises:
-        ConfigError: it is not there or torn.
+        ConfigError: it is not there, torn or something else.
     """
     try:
-        model = diffusers.ControlNetModel.from_pretrained(folder)
+        model = _whole(diffusers.ControlNetModel, folder, local_files_only=True)
     except _NOT_THERE as error:
         raise ConfigError(
             f"{folder}: need a diffusers ControlNetModel folder, got {_first_line(error)}"
@@ -178,6 +183,23 @@ def fits(control: ControlNet, base: Base) -> None:
             )
 
 
+def vae_sha256(name: str) -> str | None:
+    """Hash of a base's VAE file, as `controlset add --latents` records it.
+
+    Args:
+        name: of the base.
+
+    Returns:
+        None where the file is not in a folder at hand: a name on the hub.
+    """
+    for stem in ("diffusion_pytorch_model", "diffusion_pytorch_model.fp16"):
+        path = Path(name) / "vae" / f"{stem}.safetensors"
+        if path.is_file():
+            with path.open("rb") as opened:
+                return hashlib.file_digest(opened, "sha256").hexdigest()
+    return None
+
+
 def fingerprint(module: nn.Module) -> str:
     """Sixteen hexadecimal digits that tell one set of weights from another.
 
@@ -200,7 +222,9 @@ def scheduler(base: Base, kind: str = "DDIMScheduler", **overrides: Any) -> Any:
         kind: class name in diffusers.
         overrides: of its config.
     """
-    return getattr(diffusers, kind).from_config(dict(base.scheduler), **overrides)
+    # PNDM's configs lack the word and DDIM clips by default: right for pictures, not for latents.
+    config = {**base.scheduler, "clip_sample": False}
+    return getattr(diffusers, kind).from_config(config, **overrides)
 
 
 def _text_encoder(name: str, unet: Any, dtype: torch.dtype, offline: bool) -> TextEncoder:
@@ -210,7 +234,7 @@ def _text_encoder(name: str, unet: Any, dtype: torch.dtype, offline: bool) -> Te
     if unet.config.addition_embed_type == "text_time":
         parts.append(("tokenizer_2", "text_encoder_2", CLIPTextModelWithProjection))
     return TextEncoder(
-        [_part(CLIPTokenizer, name, tokenizer, offline) for tokenizer, _, _ in parts],
+        [_tokenizer(CLIPTokenizer, name, tokenizer, offline) for tokenizer, _, _ in parts],
         [_part(kind, name, model, offline, dtype=dtype) for _, model, kind in parts],
     )
 
@@ -218,9 +242,28 @@ def _text_encoder(name: str, unet: Any, dtype: torch.dtype, offline: bool) -> Te
 def _part(kind: Any, name: str, folder: str, offline: bool, **options: Any) -> Any:
     """Load one sub-folder of a base."""
     try:
-        return kind.from_pretrained(name, subfolder=folder, local_files_only=offline, **options)
+        return _whole(kind, name, subfolder=folder, local_files_only=offline, **options)
     except _NOT_THERE as error:
         raise _no_base(name, folder, error) from error
+
+
+def _whole(kind: Any, name: Any, **options: Any) -> Any:
+    """Load a network all of whose weights are there; the libraries make up those that are not."""
+    network, found = kind.from_pretrained(name, output_loading_info=True, **options)
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise KeyError(f"no {missing[0]} in its file, nor {len(missing) - 1} other weights")
+    return network
+
+
+def _tokenizer(kind: Any, name: str, folder: str, offline: bool) -> Any:
+    try:
+        tokenizer = kind.from_pretrained(name, subfolder=folder, local_files_only=offline)
+    except _NOT_THERE as error:
+        raise _no_base(name, folder, error) from error
+    if tokenizer.vocab_size <= len(tokenizer.all_special_ids):  # transformers' answer to no files
+        raise _no_base(name, folder, FileNotFoundError("no vocabulary"))
+    return tokenizer
 
 
 def _config(kind: Any, name: str, folder: str, offline: bool) -> dict[str, Any]:
@@ -239,7 +282,8 @@ def _no_base(name: str, folder: str, error: Exception) -> ConfigError:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:160]
+    text = error.args[0] if isinstance(error, KeyError) else error  # or it comes in quotes
+    return (str(text) or type(error).__name__).splitlines()[0][:160]
 
 
 def _frozen(module: Any) -> Any:

@@ -105,6 +105,8 @@ class ControlNet(nn.Module):
         Returns:
             As many as the U-Net has skips, and the middle one; all zero before training.
         """
+        if self.config["controlnet_conditioning_channel_order"] == "bgr":  # some people's; not ours
+            hint_BCHW = hint_BCHW.flip(1)
         emb_BE = embedding(self, timestep_B, prompt, latent_BCHW.dtype)
         h_BCHW = self.conv_in(latent_BCHW) + self.controlnet_cond_embedding(hint_BCHW)
         outputs, middle_BCHW = encode(self, h_BCHW, emb_BE, prompt.text_BLD)

@@ -52,12 +52,13 @@ class TextEncoder:
         )
 
     def _ids(self, index: int, captions: Sequence[str]) -> Tensor:
-        tokenizer = self._tokenizers[index]
+        tokenizer, model = self._tokenizers[index], self.models[index]
         encoded = tokenizer(
             list(captions),
             padding="max_length",
             truncation=True,
-            max_length=tokenizer.model_max_length,
+            # Without its config a tokenizer has no limit; the positions always have one.
+            max_length=min(tokenizer.model_max_length, model.config.max_position_embeddings),
             return_tensors="pt",
         )
-        return encoded.input_ids.to(self.models[index].device)
+        return encoded.input_ids.to(model.device)

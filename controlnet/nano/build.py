@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from rich.progress import track
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -40,13 +40,13 @@ class BuildConfig:
     output: Path
     """Folder for the model."""
 
-    scenes: int = 24_000
+    scenes: int = 20_000
     """Scenes whose latents the denoiser learns from."""
 
     autoencoder_steps: int = 2_500
     """Steps of 16 pictures."""
 
-    denoiser_steps: int = 5_000
+    denoiser_steps: int = 3_600
     """Steps of 32 latents."""
 
     seed: int = 0
@@ -58,6 +58,7 @@ class BuildConfig:
 
 def build(config: BuildConfig) -> None:
     """Train and save the nano base; prints losses and minutes."""
+    torch.set_flush_denormal(True)
     torch.manual_seed(config.seed)
     started_s = time.monotonic()
     write_tokenizer(config.output / "tokenizer")
@@ -129,22 +130,28 @@ def _save(
     vae: AutoencoderKL,
     text: CLIPTextModel,
     tokenizer: CLIPTokenizer,
-    unet: torch.nn.Module,
+    unet: UNet2DConditionModel,
 ) -> None:
-    """Save all parts and the index that names them, U-Net in half precision."""
+    """Save all parts and the index that names them; U-Net and VAE in half precision.
+
+    diffusers loads these as float32 all the same. The text encoder stays float32: transformers
+    would keep it in the precision of the file.
+    """
     pipeline = StableDiffusionPipeline(
-        vae=vae,
+        vae=vae.half(),
         text_encoder=text,
         tokenizer=tokenizer,
-        unet=unet,
+        unet=unet.half(),
         scheduler=new_scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder)
-    index = folder / "model_index.json"
-    index.write_text(json.dumps(json.loads(index.read_text()), indent=1) + "\n")
+    for name in ("model_index.json", "unet/config.json", "vae/config.json"):
+        config = json.loads((folder / name).read_text())
+        config.pop("_name_or_path", None)  # where it was built is nobody's business
+        (folder / name).write_text(json.dumps(config, indent=1) + "\n")
 
 
 if __name__ == "__main__":

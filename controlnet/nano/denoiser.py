@@ -92,7 +92,9 @@ def train_denoiser(
     noising = DDPMScheduler.from_config(new_scheduler().config)
     unet.to(memory_format=torch.channels_last)
     learnable = [*unet.parameters(), *text.parameters()]
-    optimizer = torch.optim.AdamW(learnable, lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-3)
+    optimizer = torch.optim.AdamW(
+        learnable, lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-3, fused=True
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=1e-3, total_steps=steps, pct_start=0.05
     )
@@ -119,7 +121,5 @@ def train_denoiser(
 
 def tokens(tokenizer: object, captions: Sequence[str]) -> Tensor:
     """Captions as (N, 24) int64 tokens."""
-    encoded = tokenizer(
-        list(captions), padding="max_length", truncation=True, max_length=TOKENS
-    )
+    encoded = tokenizer(list(captions), padding="max_length", truncation=True, max_length=TOKENS)
     return torch.from_numpy(np.array(encoded["input_ids"]))

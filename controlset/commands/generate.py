@@ -1,13 +1,13 @@
 """`controlset generate`."""
 
 import dataclasses
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import tyro
 
+from controlset.configuration import as_flags, read_yaml, value_of
 from controlset.interrupt import leaving_at_once, load_arrow
 from controlset.parse import flags_of, need, parse_known, unknown_argument
 from pipeline.options import GenerateConfig
@@ -53,13 +53,13 @@ def parse_config(arguments: Sequence[str]) -> GenerateConfig:
     Raises:
         ConfigError: a mistake in either, in one line.
     """
-    path = _value_of("--config", arguments)
-    from_file = {} if path is None else _read_yaml(path)
+    path = value_of("--config", arguments)
+    from_file = {} if path is None else read_yaml(path, GenerateConfig)
     source_of_file = [str(from_file["source"])] if from_file.get("source") else []
     options, unknown = parse_known(
         _Options,
         COMMAND,
-        [*source_of_file, *arguments, *_as_flags(from_file, but=arguments)],
+        [*source_of_file, *arguments, *as_flags(from_file, but=arguments)],
         description="Turn photographs into a data set of images, captions and condition maps. "
         "Run again, it goes on where it stopped. Options that are not listed here go to Apache "
         "Beam, e.g. --runner=DataflowRunner.",
@@ -74,62 +74,6 @@ def parse_config(arguments: Sequence[str]) -> GenerateConfig:
         field.name: getattr(options, field.name) for field in dataclasses.fields(GenerateConfig)
     }
     return GenerateConfig(**values | {"source": source, "beam_args": tuple(unknown)})
-
-
-def _as_flags(values: Mapping[str, Any], *, but: Sequence[str]) -> list[str]:
-    """Options of a file as a command line would give them, without those that it does give."""
-    given = {argument.split("=")[0].replace("_", "-") for argument in but}
-    flags: list[str] = []
-    for name, value in values.items():
-        flag = f"--{name.replace('_', '-')}"
-        if name == "source" or flag in given or value is None or value is False:
-            continue
-        if isinstance(value, list):
-            flags += [flag, *map(str, value)]
-        else:
-            flags.append(flag if value is True else f"{flag}={value}")
-    return flags
-
-
-def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
-    for number, argument in enumerate(arguments):
-        if argument == flag and number + 1 < len(arguments):
-            return arguments[number + 1]
-        if argument.startswith(f"{flag}="):
-            return argument.split("=", 1)[1]
-    return None
-
-
-def _read_yaml(path: str) -> Mapping[str, Any]:
-    import yaml
-
-    try:
-        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"--config {path}: need a file that can be read, got {error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path}: need YAML, got {error}") from error
-    if not isinstance(document, dict):
-        raise ConfigError(f"--config {path}: need a mapping of options, got {document!r}")
-    values = {str(name).replace("-", "_"): value for name, value in document.items()}
-    kinds = {field.name: field.type for field in dataclasses.fields(GenerateConfig)}
-    for name, value in values.items():
-        if name not in kinds or name == "beam_args":
-            near = difflib.get_close_matches(name, kinds.keys() - {"beam_args"}, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"--config {path}: unknown option {name}{hint}")
-        rule = _misfit(kinds[name], value, several=name in {"conditions", "pose"})
-        need(rule is None, f"--config {path}: {name}", str(rule), value)
-    return values
-
-
-def _misfit(kind: object, value: object, *, several: bool) -> str | None:
-    """What a value of a file should be, if its very form is wrong; the rest is checked as typed."""
-    if kind is bool:
-        return None if isinstance(value, bool | None) else "true or false"
-    if isinstance(value, bool | dict) or (isinstance(value, list) and not several):
-        return "names" if several else "one value"
-    return None
 
 
 def _check_beam_knows(unknown: Sequence[str]) -> None:

@@ -1,0 +1,1 @@
+"""The judge: numbers that say whether a picture obeys its condition."""

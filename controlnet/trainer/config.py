@@ -1,0 +1,182 @@
+"""What a user can ask of `train`. Light to import."""
+
+import dataclasses
+from typing import Any, Literal
+
+from schemas.errors import ConfigError
+
+Optimizer = Literal["adamw", "adamw8bit", "prodigy"]
+Schedule = Literal["constant", "linear", "cosine"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """Everything that training needs to know."""
+
+    data: str
+    """Folder or URI of a data set that `controlset generate` wrote."""
+
+    condition: str
+    """Which of its condition columns to obey, e.g. `canny`."""
+
+    base: str
+    """The locked model: `nano`, a folder in diffusers' format, or a name on the hub."""
+
+    output: str
+    """Folder of the run."""
+
+    resume: bool = False
+    """Go on from the last whole checkpoint of the output folder."""
+
+    init: str | None = None
+    """ControlNetModel folder to start from, instead of a copy of the base."""
+
+    steps: int = 20_000
+    """Optimizer steps. Control often snaps in before 10,000 on Stable Diffusion 1.5."""
+
+    batch_size: int = 4
+    """Samples that go through the network together, on each device."""
+
+    accumulation: int = 1
+    """Batches for one optimizer step. Large steps of 64 to 128 samples beat more small ones."""
+
+    learning_rate: float = 1e-5
+    """1 for prodigy, which finds its own."""
+
+    schedule: Schedule = "constant"
+    """Learning rate after the warm-up; counts optimizer steps, whatever the number of devices."""
+
+    warmup: int = 0
+    """Optimizer steps over which the learning rate rises."""
+
+    optimizer: Optimizer = "adamw"
+    """adamw8bit and prodigy: `pip install controlset[optimizers]`."""
+
+    weight_decay: float = 1e-2
+    """Of AdamW."""
+
+    beta2: float = 0.999
+    """Of AdamW."""
+
+    clip: float = 1.0
+    """Largest norm of all gradients together; 0 does not clip."""
+
+    ema: float | None = None
+    """Decay of averaged weights, e.g. 0.9999; these are then the run's result."""
+
+    precision: Precision = "auto"
+    """Number format of the locked model and of products; the copy's weights stay fp32.
+    auto: bf16 on GPUs that have it, fp32 elsewhere."""
+
+    tf32: bool = True
+    """Let fp32 products on the GPU use TF32."""
+
+    channels_last: bool = True
+    """Memory layout of convolutions: up to 3 times as fast on a CPU, and faster on tensor cores."""
+
+    compile: bool = False
+    """torch.compile both networks: minutes at the start, faster steps on a GPU."""
+
+    gradient_checkpointing: bool = False
+    """Compute activations again going backward: less memory, slower steps."""
+
+    prompt_dropout: float = 0.5
+    """Share of prompts replaced by "", drawn anew in every epoch."""
+
+    condition_dropout: float = 0.0
+    """Share of conditions replaced by black."""
+
+    flip: float = 0.0
+    """Share of samples mirrored, image and map together."""
+
+    noise_offset: float = 0.0
+    """Strength of noise that is the same over the whole picture, e.g. 0.05."""
+
+    min_snr: float | None = None
+    """Gamma of min-SNR weighting, e.g. 5."""
+
+    zero_terminal_snr: bool = False
+    """Rescale the noise schedule so that the last step is pure noise (v-prediction bases)."""
+
+    latents: Literal["auto", "column", "encode"] = "auto"
+    """column: VAE moments that `controlset add --latents BASE` stored. encode: compute them in
+    every step. auto: the column where it fits the base."""
+
+    global_pool: bool | None = None
+    """Average the control over the picture. Default: for `shuffle` only."""
+
+    seed: int = 0
+    """Of everything random."""
+
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, or cuda; `accelerate launch` for several."""
+
+    loader_workers: int = 2
+    """Threads that decode the next batches."""
+
+    log_every: int = 10
+    """Steps between losses on screen and in TensorBoard; a GPU waits only then."""
+
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+
+    keep_last: int = 2
+    """Checkpoints that stay."""
+
+    probe_every: int = 500
+    """Steps between probes of validation rows: does it obey yet? 0 never probes."""
+
+    probe_images: int = 16
+    """Validation rows that are probed."""
+
+    probe_steps: int = 20
+    """Sampling steps of a probe."""
+
+    probe_guidance: float = 3.0
+    """Classifier-free guidance of a probe."""
+
+    tracker: Literal["tensorboard", "wandb", "none"] = "tensorboard"
+    """Where curves go beside `metrics.jsonl` and `curves.png`."""
+
+    offline: bool = False
+    """Never touch the network; the base must be here."""
+
+    dry_run: bool = False
+    """Print the resolved configuration and what would be trained, write nothing."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulation", "loader_workers", "log_every"):
+            self._need(getattr(self, name) >= 1, name, "1 or more")
+        for name in ("checkpoint_every", "keep_last", "probe_images", "probe_steps"):
+            self._need(getattr(self, name) >= 1, name, "1 or more")
+        for name in ("warmup", "probe_every", "clip", "weight_decay", "noise_offset"):
+            self._need(getattr(self, name) >= 0, name, "0 or more")
+        for name in ("prompt_dropout", "condition_dropout", "flip"):
+            self._need(0 <= getattr(self, name) <= 1, name, "0 to 1")
+        self._need(self.learning_rate > 0, "learning_rate", "more than 0")
+        self._need(0 < self.beta2 < 1, "beta2", "between 0 and 1")
+        self._need(self.ema is None or 0 < self.ema < 1, "ema", "between 0 and 1")
+        self._need(self.min_snr is None or self.min_snr > 0, "min_snr", "more than 0")
+        self._need(bool(self.output), "output", "a folder")
+
+    def _need(self, satisfied: bool, name: str, rule: str) -> None:
+        if not satisfied:
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{option}: need {rule}, got {getattr(self, name)!r}")
+
+    @property
+    def pools(self) -> bool:
+        """Whether control is averaged over the picture."""
+        return self.condition == "shuffle" if self.global_pool is None else self.global_pool
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a run to go on as if it had never stopped."""
+        ignored = {"output", "resume", "steps", "device", "loader_workers", "log_every", "dry_run"}
+        ignored |= {"checkpoint_every", "keep_last", "tracker", "offline", "data", "base"}
+        ignored |= {name for name in self.__dataclass_fields__ if name.startswith("probe_")}
+        if self.schedule != "constant":
+            ignored.remove("steps")  # the learning rate depends on it
+        return {
+            name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ignored
+        }

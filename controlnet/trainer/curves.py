@@ -1,0 +1,163 @@
+"""The run in pictures: `curves.png` and `strips.png`."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from controlnet.trainer.journal import METRICS, PROBES, SAMPLES, read_lines
+from controlnet.trainer.judge import Map
+from controlnet.trainer.probe import Bounds
+from schemas.pixels import RgbU8
+
+_ROWS, _COLUMNS = 8, 8
+_INK, _CONTROL, _FAINT, _MARK = "#1f2933", "#2864d8", "#9aa5b1", "#d64545"
+
+
+def draw_curves(
+    folder: Path, *, bounds: Bounds | None, snap: int | None, judge: str | None
+) -> None:
+    """Draw `curves.png`: adherence, condition gain, loss, zero convolutions over steps.
+
+    Args:
+        folder: of the run, with its lines of JSON.
+        bounds: of adherence.
+        snap: step at which control snapped in.
+        judge: name of the score.
+    """
+    metrics, probes = read_lines(folder / METRICS), read_lines(folder / PROBES)
+    matplotlib.use("Agg", force=False)
+    figure = Figure(figsize=(11, 7), dpi=110, layout="constrained")
+    panels = figure.subplots(2, 2)
+    steps = [one["step"] for one in probes]
+    _adherence(panels[0, 0], probes, steps, bounds, judge)
+    _gain(panels[0, 1], probes, steps)
+    _loss(panels[1, 0], metrics, probes, steps)
+    _doors(panels[1, 1], probes, steps)
+    for panel in panels.flat:
+        panel.set_xlabel("optimizer step")
+        panel.spines[["top", "right"]].set_visible(False)
+        if snap is not None:
+            panel.axvline(snap, color=_MARK, linewidth=1, linestyle="--")
+    if snap is not None:
+        panels[0, 0].text(
+            snap, 0.02, f" snapped in by step {snap}", color=_MARK, fontsize=9, va="bottom"
+        )
+    temporary = folder / "curves.tmp.png"
+    figure.savefig(temporary)
+    os.replace(temporary, folder / "curves.png")
+
+
+def draw_strips(folder: Path, maps: Sequence[Map], real: Sequence[RgbU8]) -> None:
+    """Draw `strips.png`: condition, samples over steps, real picture; one row an image."""
+    files = sorted((folder / SAMPLES).glob("step-*.png"))
+    if not files:
+        return
+    chosen = np.unique(np.linspace(0, len(files) - 1, min(_COLUMNS, len(files))).round())
+    width = real[0].shape[1]
+    columns = [("condition", [_shown(one) for one in maps])]
+    for number in chosen.astype(int):
+        strip = cv2.cvtColor(cv2.imread(str(files[number])), cv2.COLOR_BGR2RGB)
+        samples = [strip[:, x : x + width] for x in range(0, strip.shape[1], width)]
+        columns.append((f"step {int(files[number].stem.removeprefix('step-'))}", samples))
+    columns.append(("real, via VAE", list(real)))
+    rows = min(_ROWS, len(real))
+    figure = Figure(figsize=(1.3 * len(columns), 1.38 * rows + 0.3), dpi=110, layout="constrained")
+    panels = figure.subplots(rows, len(columns), squeeze=False)
+    for column, (title, pictures) in enumerate(columns):
+        panels[0, column].set_title(title, fontsize=9, color=_INK)
+        for row in range(rows):
+            panels[row, column].imshow(pictures[row], interpolation="nearest")
+            panels[row, column].axis("off")
+    figure.savefig(folder / "strips.tmp.png")
+    os.replace(folder / "strips.tmp.png", folder / "strips.png")
+
+
+def _adherence(
+    panel: Axes,
+    probes: Sequence[dict[str, Any]],
+    steps: Sequence[int],
+    bounds: Bounds | None,
+    judge: str | None,
+) -> None:
+    panel.set_title("Does it obey?" if judge else "Does it obey? (no judge here)", loc="left")
+    if bounds is None:
+        panel.text(0.5, 0.5, "no adherence was measured", ha="center", color=_FAINT)
+        return
+    panel.plot(steps, [one["adherence"] for one in probes], color=_CONTROL, marker="o", ms=3)
+    panel.plot(steps, [one["shuffled"] for one in probes], color=_FAINT, marker="o", ms=2)
+    half = bounds.floor + 0.5 * (bounds.ceiling - bounds.floor)
+    for value, name in ((bounds.ceiling, "ceiling"), (half, "half way"), (bounds.floor, "floor")):
+        panel.axhline(value, color=_INK, linewidth=0.6, linestyle=":")
+        panel.annotate(
+            name,
+            (1.0, value),
+            xycoords=("axes fraction", "data"),
+            fontsize=8,
+            ha="right",
+            va="bottom",
+        )
+    panel.set_ylim(0, 1.02)
+    panel.set_ylabel(judge or "")
+    panel.legend(
+        ["own condition", "somebody else's"], frameon=False, fontsize=8, loc="center right"
+    )
+
+
+def _gain(panel: Axes, probes: Sequence[dict[str, Any]], steps: Sequence[int]) -> None:
+    panel.set_title("Condition gain: what the true condition is worth", loc="left")
+    panel.plot(steps, [one["gain"] for one in probes], color=_CONTROL, marker="o", ms=3)
+    panel.axhline(0, color=_FAINT, linewidth=0.6)
+    panel.set_ylabel("validation loss, shuffled - true")
+
+
+def _loss(
+    panel: Axes,
+    metrics: Sequence[dict[str, Any]],
+    probes: Sequence[dict[str, Any]],
+    steps: Sequence[int],
+) -> None:
+    panel.set_title("Loss (says little)", loc="left")
+    panel.plot(
+        [one["step"] for one in metrics],
+        [one["loss"] for one in metrics],
+        color=_FAINT,
+        linewidth=0.8,
+    )
+    panel.plot(
+        steps,
+        [float(np.mean(one["loss_bins"])) for one in probes],
+        color=_CONTROL,
+        marker="o",
+        ms=3,
+    )
+    panel.set_ylabel("mean squared error")
+    panel.set_yscale("log")
+    panel.legend(["training", "validation, fixed noise"], frameon=False, fontsize=8)
+
+
+def _doors(panel: Axes, probes: Sequence[dict[str, Any]], steps: Sequence[int]) -> None:
+    panel.set_title("Zero convolutions open", loc="left")
+    norms = np.array([one["zero_norms"] for one in probes])
+    if not len(norms):
+        return
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.1, 0.9, norms.shape[1]))
+    for number in range(norms.shape[1]):
+        last = number == norms.shape[1] - 1
+        panel.plot(
+            steps, norms[:, number], color=shades[number], label="middle" if last else f"{number}"
+        )
+    panel.set_ylabel("root mean square weight")
+    panel.legend(frameon=False, fontsize=7, ncols=2, title="residual", title_fontsize=7)
+
+
+def _shown(pixels: Map) -> RgbU8:
+    if pixels.dtype == np.uint16:
+        pixels = (pixels >> 8).astype(np.uint8)
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)

@@ -1,0 +1,150 @@
+"""One training step's mathematics: a batch in, one loss for each sample out."""
+
+import contextlib
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from controlnet.architecture.backbone import Base, predict
+from controlnet.architecture.control import ControlNet
+from controlnet.architecture.prompts import Embedded
+from controlnet.architecture.unet import Prompt
+from controlnet.trainer.batch import Batch
+from controlnet.trainer.loss import Diffusion
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """A batch as the network takes it, on the device."""
+
+    clean_BCHW: Tensor  # scaled latent
+    noise_BCHW: Tensor
+    timestep_B: Tensor
+    prompt: Prompt
+    hint_BCHW: Tensor  # (B, 3, H, W) float32 in [0, 1]
+
+
+class Learner(nn.Module):
+    """What is wrapped for several devices: only the ControlNet's parameters are its own.
+
+    Args:
+        control: trainable.
+        unet: locked; kept out of this module's parameters, so that nothing synchronises it.
+        diffusion: noise schedule and loss.
+        autocast: number format of products; float32 casts nothing.
+    """
+
+    def __init__(
+        self, control: ControlNet, unet: Any, diffusion: Diffusion, autocast: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.control = control
+        self._locked = (unet,)
+        self._diffusion = diffusion
+        self._autocast = autocast
+
+    def forward(
+        self,
+        clean_BCHW: Tensor,
+        noise_BCHW: Tensor,
+        timestep_B: Tensor,
+        hint_BCHW: Tensor,
+        prompt: tuple[Tensor, Tensor | None, Tensor | None],
+    ) -> Tensor:
+        """Loss of each sample, (B,) float32; arguments as in `Inputs`, the prompt's as a tuple."""
+        text_BLD, pooled_BP, sizes_B6 = prompt
+        told = Prompt(text_BLD=text_BLD, pooled_BP=pooled_BP, sizes_B6=sizes_B6)
+        noisy_BCHW = self._diffusion.noisy(clean_BCHW, noise_BCHW, timestep_B)
+        with self._casting(noisy_BCHW.device.type):
+            residuals = self.control(noisy_BCHW, timestep_B, told, hint_BCHW)
+            unet = self._locked[0]
+            predicted_BCHW = predict(unet, noisy_BCHW.to(unet.dtype), timestep_B, told, residuals)
+        return self._diffusion.loss(predicted_BCHW, clean_BCHW, noise_BCHW, timestep_B)
+
+    def _casting(self, device: str) -> contextlib.AbstractContextManager[Any]:
+        if self._autocast == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(device, dtype=self._autocast)
+
+
+def inputs_of(
+    batch: Batch,
+    embedded: Embedded,
+    base: Base,
+    *,
+    device: torch.device,
+    channels_last: bool,
+    noise_offset: float,
+) -> Inputs:
+    """Move a batch to the device and make latents of it.
+
+    Hints travel as uint8 with one channel; they become three channels in [0, 1] there.
+
+    Args:
+        batch: from the loader.
+        embedded: its captions.
+        base: with its VAE where the batch has images instead of moments.
+        device: of the networks.
+        channels_last: memory layout.
+        noise_offset: strength.
+    """
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    moments_BCHW = _moved(batch.moments_BCHW, device)
+    if moments_BCHW is None:
+        assert batch.image_BHWC is not None
+        image_BCHW = batch.image_BHWC.to(device, non_blocking=True).permute(0, 3, 1, 2)
+        moments_BCHW = base.moments(image_BCHW.float() / 127.5 - 1)
+    mean_BCHW, logvar_BCHW = moments_BCHW.float().chunk(2, dim=1)
+    posterior_BCHW = batch.posterior_BCHW.to(device, non_blocking=True)
+    # diffusers clamps the log-variance likewise before it draws
+    latent_BCHW = mean_BCHW + (0.5 * logvar_BCHW.clamp(-30, 20)).exp() * posterior_BCHW
+    noise_BCHW = batch.noise_BCHW.to(device, non_blocking=True)
+    if noise_offset and batch.offset_BC11 is not None:
+        noise_BCHW = noise_BCHW + noise_offset * batch.offset_BC11.to(device, non_blocking=True)
+    clean_BCHW = (latent_BCHW - base.space.shift_factor) * base.space.scaling_factor
+    return Inputs(
+        clean_BCHW=clean_BCHW.contiguous(memory_format=layout),
+        noise_BCHW=noise_BCHW.contiguous(memory_format=layout),
+        timestep_B=batch.timestep_B.to(device, non_blocking=True),
+        prompt=Prompt(
+            text_BLD=embedded.text_BLD,
+            pooled_BP=embedded.pooled_BP,
+            sizes_B6=sizes_of(batch, device) if base.is_xl else None,
+        ),
+        hint_BCHW=unit_hint(batch.hint_BCHW.to(device, non_blocking=True)).contiguous(
+            memory_format=layout
+        ),
+    )
+
+
+def unit_hint(hint_BCHW: Tensor) -> Tensor:
+    """(B, 3, H, W) float32 in [0, 1], from uint8 or from float32 in [0, 1], one channel or three.
+
+    [0, 1] and never [-1, 1]: every sampler feeds hints in that range.
+    """
+    unit_BCHW = hint_BCHW.float() / 255 if hint_BCHW.dtype == torch.uint8 else hint_BCHW
+    return unit_BCHW.expand(-1, 3, -1, -1)
+
+
+def sizes_of(batch: Batch, device: torch.device) -> Tensor:
+    """SDXL's micro-conditioning: original size, crop, target size; (B, 6) int64."""
+    sizes = (batch.original_size_B2, batch.crop_B2, batch.size_B2)
+    return torch.cat(sizes, dim=1).to(device, non_blocking=True)
+
+
+def losses(learner: nn.Module, inputs: Inputs) -> Tensor:
+    """Call a learner, wrapped or not."""
+    prompt = inputs.prompt
+    return learner(
+        inputs.clean_BCHW,
+        inputs.noise_BCHW,
+        inputs.timestep_B,
+        inputs.hint_BCHW,
+        (prompt.text_BLD, prompt.pooled_BP, prompt.sizes_B6),
+    )
+
+
+def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if tensor is None else tensor.to(device, non_blocking=True)

@@ -1,0 +1,285 @@
+"""The training loop: batches in, steps out; looked at, written down, and stopped without loss."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from controlnet.trainer import checkpoint
+from controlnet.trainer.batch import Batch
+from controlnet.trainer.config import TrainConfig
+from controlnet.trainer.curves import draw_curves, draw_strips
+from controlnet.trainer.display import Display
+from controlnet.trainer.folder import (
+    CONTROL_DIR,
+    SUMMARY_NAME,
+    claim_output,
+    same_run,
+    write_config,
+)
+from controlnet.trainer.journal import PROBES, Journal, read_lines
+from controlnet.trainer.judge import Judge
+from controlnet.trainer.optimizers import learning_rate
+from controlnet.trainer.probe import Bounds
+from controlnet.trainer.setup import Run, prepare
+from controlnet.trainer.snap import snap_step
+from controlnet.trainer.steps import Place, Step, batches_from, optimize, refuse_nan
+from controlnet.trainer.stopping import StopRequest
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How a run ended."""
+
+    step: int
+    stopped_by: int | None  # the signal; None: all steps are done
+    seconds: float  # of training in this process, probes included
+    samples_per_s: float  # of training steps alone, all processes together
+    loss: float | None  # mean of the last lines
+    adherence: float | None
+    bounds: Bounds | None
+    snap: int | None
+
+
+def train(config: TrainConfig, *, judge: Judge | None = None) -> Outcome:
+    """Train a ControlNet.
+
+    Args:
+        config: everything.
+        judge: scores samples in probes.
+
+    Returns:
+        How it ended. The result is in `output/controlnet`, a diffusers `ControlNetModel` folder.
+
+    Raises:
+        ConfigError: something is wrong with data, base or output; or a loss is not finite, then
+            the last good checkpoint stays.
+    """
+    resumed = claim_output(config)
+    run = prepare(config, judge)
+    return _Loop(run, resumed).go()
+
+
+class _Loop:
+    def __init__(self, run: Run, resumed: Path | None) -> None:
+        self._run, self._config = run, run.config
+        self._place = Place()
+        self._journal = Journal(run.folder, run.accelerator)
+        self._unread: list[Step] = []
+        self._bounds: Bounds | None = None
+        self._trained_s = 0.0  # in steps, not in probes or checkpoints
+        self._trained_samples = 0
+        self._loss: float | None = None
+        if resumed is not None:
+            self._restore(resumed)
+        if run.is_main:
+            self._start_folder()
+        run.accelerator.wait_for_everyone()
+
+    def go(self) -> Outcome:
+        """Train to the last step or to a signal."""
+        started_s = time.monotonic()
+        config, run, place = self._config, self._run, self._place
+        visible = run.is_main
+        with (
+            StopRequest() as stop,
+            Display(config.steps, done=place.step, visible=visible) as display,
+        ):
+            self._tell(display)
+            if run.probe is not None:
+                self._bounds = run.probe.bounds()
+                self._probe_if_due(display)
+            batches = batches_from(run, place)
+            while place.step < config.steps and not self._stops(stop):
+                self._step(batches, display)
+            batches.close()
+            self._read(display)
+            self._checkpoint()
+            outcome = self._outcome(stop.signal, time.monotonic() - started_s)
+            if run.is_main:
+                self._publish(outcome)
+        run.accelerator.end_training()
+        return outcome
+
+    def _step(self, batches: Iterator[Batch], display: Display) -> None:
+        config, place = self._config, self._place
+        started_s = time.monotonic()
+        done = optimize(self._run, place, batches)
+        self._trained_s += time.monotonic() - started_s
+        self._trained_samples += (
+            config.accumulation * config.batch_size * self._run.accelerator.num_processes
+        )
+        self._unread.append(done)
+        on_cpu = done.norm.device.type == "cpu"
+        if on_cpu:
+            refuse_nan(self._run, self._unread[-1:])
+        if place.step % config.log_every == 0:
+            self._read(display)
+        self._probe_if_due(display)
+        if place.step % config.checkpoint_every == 0 and place.step < config.steps:
+            self._read(display)
+            self._checkpoint()
+
+    def _read(self, display: Display) -> None:
+        """Bring losses to the host, check them, write a line."""
+        if not self._unread:
+            return
+        refuse_nan(self._run, self._unread)
+        every_loss = torch.stack(
+            [one.float().mean() for step in self._unread for one in step.losses]
+        )
+        mean = self._run.accelerator.reduce(every_loss.mean(), reduction="mean").item()
+        norms = [step.norm.item() for step in self._unread]
+        speed = self._trained_samples / max(self._trained_s, 1e-9)
+        self._loss = mean
+        if self._run.is_main:
+            self._journal.metrics(
+                {
+                    "step": self._place.step,
+                    "epoch": self._place.epoch,
+                    "loss": mean,
+                    "grad_norm": sum(norms) / len(norms),
+                    "learning_rate": learning_rate(self._place.step - 1, self._config),
+                    "samples_per_s": speed,
+                }
+            )
+        display.step(self._place.step, loss=mean, samples_per_s=speed)
+        self._unread.clear()
+
+    def _probe_if_due(self, display: Display) -> None:
+        run, place, config = self._run, self._place, self._config
+        due = config.probe_every and (
+            place.step % config.probe_every == 0 or place.step == config.steps
+        )
+        if not due:
+            return
+        if run.probe is not None and place.step not in self._probed():
+            if run.average is None:
+                reading, pictures = run.probe.look(place.step)
+            else:
+                with run.average.applied():
+                    reading, pictures = run.probe.look(place.step)
+            self._journal.probe(dataclasses.asdict(reading), pictures)
+            display.probed(reading.adherence, reading.gain)
+            self._draw()
+        run.accelerator.wait_for_everyone()
+
+    def _draw(self) -> None:
+        run = self._run
+        assert run.probe is not None
+        draw_curves(run.folder, bounds=self._bounds, snap=self._snap(), judge=run.probe.judge_name)
+        draw_strips(run.folder, run.probe.maps, run.probe.real)
+
+    def _probed(self) -> set[int]:
+        return {line["step"] for line in read_lines(self._run.folder / PROBES)}
+
+    def _snap(self) -> int | None:
+        lines = read_lines(self._run.folder / PROBES)
+        if self._bounds is None:
+            return None
+        return snap_step(
+            [line["step"] for line in lines],
+            [line["adherence"] for line in lines],
+            floor=self._bounds.floor,
+            ceiling=self._bounds.ceiling,
+        )
+
+    def _stops(self, stop: StopRequest) -> bool:
+        """Whether to end here; several processes agree, else they would wait for each other."""
+        if self._run.accelerator.num_processes == 1:
+            return stop.signal is not None
+        if self._place.step % self._config.log_every:
+            return False  # a GPU would wait for the answer
+        asked = torch.tensor(
+            [1.0 if stop.signal is not None else 0.0], device=self._run.accelerator.device
+        )
+        return bool(self._run.accelerator.reduce(asked, reduction="sum").item() > 0)
+
+    def _checkpoint(self) -> None:
+        run = self._run
+        run.accelerator.wait_for_everyone()
+        if not run.is_main:
+            return
+        scaler = run.accelerator.scaler
+        checkpoint.save_checkpoint(
+            run.folder,
+            run.control,
+            run.optimizer,
+            checkpoint.Progress(
+                **dataclasses.asdict(self._place),
+                identity=run.identity,
+                extra={"scaler": None if scaler is None else scaler.state_dict()},
+            ),
+            metadata={**run.metadata, "controlset.step": str(self._place.step)},
+            average=None if run.average is None else run.average.weights,
+            keep_last=self._config.keep_last,
+        )
+
+    def _restore(self, folder: Path) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ConfigError: this configuration would not go on but change the run.
+        """
+        run = self._run
+        progress = checkpoint.read_progress(folder)
+        same_run(progress.identity, run.identity, run.folder)
+        average = checkpoint.load_checkpoint(folder, run.control, run.optimizer)
+        if run.average is not None:
+            run.average.restore(average)
+        if run.accelerator.scaler is not None and progress.extra["scaler"]:
+            run.accelerator.scaler.load_state_dict(dict(progress.extra["scaler"]))
+        self._place = Place(progress.step, progress.epoch, progress.batch)
+
+    def _start_folder(self) -> None:
+        write_config(self._config, self._run.identity)
+        self._journal.forget_after(self._place.step)
+        if self._config.tracker != "none":
+            self._run.accelerator.init_trackers("controlset")
+
+    def _tell(self, display: Display) -> None:
+        run, index = self._run, self._run.loader.index
+        plan = run.loader.plan(self._place.epoch)
+        display.say(
+            f"{len(index)} rows of {index.path} ({index.condition}), {len(plan)} batches of "
+            f"{run.loader.batch_size} an epoch; {run.accelerator.device}, "
+            f"{run.accelerator.num_processes} process(es), {run.identity['precision']}"
+        )
+        skipped = {"no map": index.null_maps, "no latents": index.null_latents}
+        skipped["did not fill a batch"] = plan.dropped
+        told = ", ".join(f"{count} {why}" for why, count in skipped.items() if count)
+        if told:
+            display.say(f"rows left out in epoch {self._place.epoch}: {told}")
+        if self._place.step:
+            display.say(f"going on after step {self._place.step}")
+
+    def _outcome(self, stopped_by: int | None, seconds: float) -> Outcome:
+        lines = read_lines(self._run.folder / PROBES)
+        return Outcome(
+            step=self._place.step,
+            stopped_by=stopped_by,
+            seconds=seconds,
+            samples_per_s=self._trained_samples / max(self._trained_s, 1e-9),
+            loss=self._loss,
+            adherence=lines[-1]["adherence"] if lines else None,
+            bounds=self._bounds,
+            snap=self._snap(),
+        )
+
+    def _publish(self, outcome: Outcome) -> None:
+        """Write the result and its summary."""
+        run = self._run
+        checkpoint.save_control(
+            run.control,
+            run.folder / CONTROL_DIR,
+            metadata={**run.metadata, "controlset.step": str(outcome.step)},
+            weights=None if run.average is None else run.average.weights,
+        )
+        if run.probe is not None:
+            self._draw()
+        summary: dict[str, Any] = dataclasses.asdict(outcome)
+        (run.folder / SUMMARY_NAME).write_text(json.dumps(summary, indent=1) + "\n")

@@ -1,0 +1,22 @@
+"""What a ControlNet's file says about itself, so that nobody has to guess."""
+
+import json
+
+from controlnet.architecture.backbone import Base, fingerprint
+from controlnet.trainer.config import TrainConfig
+from controlnet.trainer.index import Index
+
+
+def metadata_of(config: TrainConfig, index: Index, base: Base) -> dict[str, str]:
+    """Safetensors metadata: which condition, in which range and colour order, drawn by what."""
+    return {
+        "controlset.condition": config.condition,
+        "controlset.hint_range": "0..1",
+        "controlset.color_order": "RGB",
+        "controlset.annotator": json.dumps(dict(index.annotator), sort_keys=True),
+        "controlset.base": config.base,
+        "controlset.base_fingerprint": fingerprint(base.unet),
+        "controlset.global_pool": str(config.pools).lower(),
+        "controlset.prediction_type": str(base.scheduler.get("prediction_type", "epsilon")),
+        "controlset.resolution": "{}x{}".format(*next(iter(index.sizes))),
+    }

@@ -1,0 +1,58 @@
+"""Optimizers and learning rates, by name."""
+
+import importlib
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from controlnet.trainer.config import TrainConfig
+from schemas.errors import ConfigError
+
+
+def new_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer that was asked for.
+
+    Raises:
+        ConfigError: its library is not installed.
+    """
+    options: dict[str, Any] = {
+        "lr": config.learning_rate,
+        "betas": (0.9, config.beta2),
+        "weight_decay": config.weight_decay,
+    }
+    if config.optimizer == "adamw":
+        # Fused: one pass over parameters, gradients and both moments, on CPU and GPU.
+        return torch.optim.AdamW(parameters, fused=True, **options)
+    library, name = {
+        "adamw8bit": ("bitsandbytes.optim", "AdamW8bit"),
+        "prodigy": ("prodigyopt", "Prodigy"),
+    }[config.optimizer]
+    try:
+        kind = getattr(importlib.import_module(library), name)
+    except ImportError as error:
+        raise ConfigError(
+            f"--optimizer {config.optimizer}: need {library.partition('.')[0]}, which is not "
+            "installed; run `pip install controlset[optimizers]`"
+        ) from error
+    return kind(list(parameters), **options)
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """Learning rate of an optimizer step; the number of processes does not enter.
+
+    Args:
+        step: 0 is the first.
+        config: schedule, warm-up and number of steps.
+    """
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    if config.schedule == "constant":
+        return config.learning_rate
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    left = max(0.0, 1.0 - done)
+    if config.schedule == "linear":
+        return config.learning_rate * left
+    return config.learning_rate * 0.5 * (1 - math.cos(math.pi * left))

@@ -1,0 +1,213 @@
+"""Does it obey yet? Fixed validation rows, fixed noise, every N steps.
+
+The loss does not show it: it hardly moves when control snaps in. What does: the loss with the true
+condition against that with somebody else's (condition gain), and whether sampled pictures,
+annotated again, have the edges that they were asked for (adherence).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from controlnet.architecture.backbone import Base, predict
+from controlnet.architecture.control import ControlNet
+from controlnet.architecture.sampling import SampleOptions, sample
+from controlnet.architecture.unet import Prompt, embedding, encode
+from controlnet.trainer.batch import Batch
+from controlnet.trainer.judge import Judge, Map
+from controlnet.trainer.learner import Inputs, inputs_of
+from controlnet.trainer.loss import Diffusion
+from controlnet.trainer.texts import Texts
+from schemas.pixels import RgbU8
+
+BINS = 5
+"""Equal parts of the noise schedule: losses at different noise differ by a factor of hundred."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """What a probe saw; plain numbers, one line of `probe.jsonl`."""
+
+    step: int
+    loss_bins: tuple[float, ...]  # with the true condition, by timestep
+    shuffled_bins: tuple[float, ...]  # with the next row's condition
+    gain: float  # mean of shuffled minus true: > 0 where the condition helps
+    zero_norms: tuple[float, ...]  # root mean square weight of each zero convolution
+    ratios: tuple[float, ...]  # residual / skip, root mean squares, at the middle of the schedule
+    adherence: float | None  # of samples to their own map; None without a judge
+    shuffled: float | None  # of samples to the next row's map
+
+    @property
+    def loss(self) -> float:
+        """Mean over the bins."""
+        return float(np.mean(self.loss_bins))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Bounds:
+    """What adherence can be: without control, and at best."""
+
+    floor: float
+    ceiling: float
+
+
+class Probe:
+    """Validation rows of one size, and how they are looked at.
+
+    Args:
+        base: with its VAE.
+        control: is trained meanwhile.
+        texts: knows the rows' captions and "".
+        batch: the rows, nothing dropped.
+        judge: scores samples; None where nobody can annotate this condition here.
+        diffusion: of training.
+        options: of sampling.
+        device: of the networks.
+        channels_last: memory layout.
+        autocast: number format of products.
+    """
+
+    def __init__(
+        self,
+        *,
+        base: Base,
+        control: ControlNet,
+        texts: Texts,
+        batch: Batch,
+        judge: Judge | None,
+        diffusion: Diffusion,
+        options: SampleOptions,
+        device: torch.device,
+        channels_last: bool,
+        autocast: torch.dtype,
+    ) -> None:
+        self._base, self._control, self._texts, self._judge = base, control, texts, judge
+        self._diffusion, self._options, self._autocast = diffusion, options, autocast
+        self._device, self._keys = device, batch.keys
+        self._embedded = texts(batch.texts)
+        self._inputs: Inputs = inputs_of(
+            batch,
+            self._embedded,
+            base,
+            device=device,
+            channels_last=channels_last,
+            noise_offset=0.0,
+        )
+        self.maps = maps_of(batch.hint_BCHW)
+        with torch.no_grad():
+            mean_BCHW = self._inputs.clean_BCHW  # one draw of the posterior, as in training
+            self.real = to_pictures(base.pictures(mean_BCHW))
+
+    @property
+    def judge_name(self) -> str | None:
+        """Name of the score."""
+        return None if self._judge is None else self._judge.name
+
+    def bounds(self) -> Bounds | None:
+        """Adherence without control and of the real pictures; None without a judge."""
+        if self._judge is None:
+            return None
+        free = self._sampled(control=False)
+        return Bounds(floor=self._scored(free, 0), ceiling=self._scored(self.real, 0))
+
+    def look(self, step: int) -> tuple[Reading, list[RgbU8]]:
+        """Probe the present weights.
+
+        Returns:
+            The reading, and the sampled pictures.
+        """
+        with torch.no_grad(), self._casting():
+            true, shuffled = self._losses(0), self._losses(1)
+            ratios = self._ratios()
+        pictures = self._sampled(control=True)
+        return Reading(
+            step=step,
+            loss_bins=true,
+            shuffled_bins=shuffled,
+            gain=float(np.mean(shuffled) - np.mean(true)),
+            zero_norms=tuple(_rms(door.weight) for door in self._control.zero_convs),
+            ratios=ratios,
+            adherence=self._scored(pictures, 0) if self._judge else None,
+            shuffled=self._scored(pictures, 1) if self._judge else None,
+        ), pictures
+
+    def _losses(self, shift: int) -> tuple[float, ...]:
+        """Mean loss in each timestep bin, the hints rolled by `shift` rows."""
+        inputs, count = self._inputs, len(self._inputs.clean_BCHW)
+        hint_BCHW = inputs.hint_BCHW.roll(shift, dims=0)
+        steps = len(self._diffusion.alpha_T)
+        means = []
+        for number in range(BINS):
+            # evenly over the bin, the same in every probe
+            places = (number + (np.arange(count) + 0.5) / count) * steps / BINS
+            timestep_B = torch.tensor(places.astype(np.int64), device=self._device)
+            noisy_BCHW = self._diffusion.noisy(inputs.clean_BCHW, inputs.noise_BCHW, timestep_B)
+            noisy_BCHW = noisy_BCHW.to(self._base.unet.dtype)
+            residuals = self._control(noisy_BCHW, timestep_B, inputs.prompt, hint_BCHW)
+            predicted = predict(self._base.unet, noisy_BCHW, timestep_B, inputs.prompt, residuals)
+            plain = dataclasses.replace(self._diffusion, min_snr=None)
+            error_B = plain.loss(predicted, inputs.clean_BCHW, inputs.noise_BCHW, timestep_B)
+            means.append(error_B.mean().item())
+        return tuple(means)
+
+    def _ratios(self) -> tuple[float, ...]:
+        """How loud each residual is against what it is added to."""
+        inputs, unet = self._inputs, self._base.unet
+        timestep_B = torch.full_like(inputs.timestep_B, len(self._diffusion.alpha_T) // 2)
+        noisy_BCHW = self._diffusion.noisy(inputs.clean_BCHW, inputs.noise_BCHW, timestep_B)
+        noisy_BCHW = noisy_BCHW.to(unet.dtype)
+        prompt: Prompt = inputs.prompt
+        said = self._control(noisy_BCHW, timestep_B, prompt, inputs.hint_BCHW).all
+        emb_BE = embedding(unet, timestep_B, prompt, noisy_BCHW.dtype)
+        skips, middle = encode(unet, unet.conv_in(noisy_BCHW), emb_BE, prompt.text_BLD)
+        pairs = zip(said, (*skips, middle), strict=True)
+        return tuple(_rms(residual) / max(_rms(skip), 1e-12) for residual, skip in pairs)
+
+    def _sampled(self, *, control: bool) -> list[RgbU8]:
+        inputs = self._inputs
+        with self._casting():
+            unit_BCHW = sample(
+                self._base,
+                self._control if control else None,
+                self._embedded,
+                self._texts([""]),
+                inputs.hint_BCHW,
+                inputs.noise_BCHW.to(self._base.unet.dtype),
+                self._options,
+                sizes_B6=inputs.prompt.sizes_B6,
+            )
+        return to_pictures(unit_BCHW)
+
+    def _scored(self, pictures: Sequence[RgbU8], shift: int) -> float:
+        """Mean adherence to one's own map, or to that of the row `shift` places on."""
+        assert self._judge is not None
+        maps = [*self.maps[shift:], *self.maps[:shift]]
+        keys = [*self._keys[shift:], *self._keys[:shift]]
+        return float(np.mean(self._judge.score(pictures, maps, keys)))
+
+    def _casting(self) -> Any:
+        enabled = self._autocast != torch.float32
+        return torch.autocast(self._device.type, dtype=self._autocast, enabled=enabled)
+
+
+def maps_of(hint_BCHW: Tensor) -> list[Map]:
+    """A batch's hints as stored maps: (H, W) or (H, W, 3) uint8; 16-bit ones as uint16."""
+    if hint_BCHW.dtype != torch.uint8:
+        hint_BCHW = (hint_BCHW * 65535).round().to(torch.int32)
+    kind = np.uint8 if hint_BCHW.dtype == torch.uint8 else np.uint16
+    maps_BHWC = hint_BCHW.permute(0, 2, 3, 1).cpu().numpy().astype(kind)
+    return [one[..., 0] if one.shape[-1] == 1 else one for one in maps_BHWC]
+
+
+def to_pictures(unit_BCHW: Tensor) -> list[RgbU8]:
+    """(B, 3, H, W) in [0, 1] as RGB uint8 pictures, rounded to the nearest."""
+    pixels_BHWC = (unit_BCHW.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+    return list(pixels_BHWC.cpu().numpy())
+
+
+def _rms(tensor: Tensor) -> float:
+    return tensor.detach().float().square().mean().sqrt().item()

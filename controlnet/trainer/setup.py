@@ -1,0 +1,298 @@
+"""Everything that a training run is made of, checked before the first step."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import pyarrow.parquet as pq
+import torch
+
+from controlnet.architecture.backbone import (
+    Base,
+    fingerprint,
+    fits,
+    load_base,
+    load_control,
+    new_control,
+    scheduler,
+    vae_sha256,
+)
+from controlnet.architecture.control import ControlNet, checkpoint_blocks
+from controlnet.architecture.hint import hint_widths
+from controlnet.architecture.sampling import SampleOptions
+from controlnet.trainer.average import Average
+from controlnet.trainer.config import TrainConfig
+from controlnet.trainer.draws import DrawOptions
+from controlnet.trainer.index import Index, scan
+from controlnet.trainer.judge import Judge
+from controlnet.trainer.learner import Learner
+from controlnet.trainer.loss import Diffusion
+from controlnet.trainer.metadata import metadata_of
+from controlnet.trainer.optimizers import new_optimizer
+from controlnet.trainer.prefetch import Loader
+from controlnet.trainer.probe import Probe
+from controlnet.trainer.texts import Texts, fits_in_memory
+from schemas.dataset import open_dataset
+from schemas.errors import ConfigError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Run:
+    """The parts of a run; the loop puts them in motion."""
+
+    config: TrainConfig
+    accelerator: accelerate.Accelerator
+    base: Base
+    control: ControlNet
+    learner: Any  # the Learner, wrapped for several devices and compiled where asked
+    optimizer: Any  # likewise
+    loader: Loader
+    texts: Texts
+    average: Average | None
+    probe: Probe | None
+    metadata: dict[str, str]
+    identity: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return Path(self.config.output)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes."""
+        return self.accelerator.is_main_process
+
+
+def prepare(config: TrainConfig, judge: Judge | None) -> Run:
+    """Open data and base, build network and optimizer.
+
+    Raises:
+        ConfigError: anything that would fail later.
+    """
+    accelerator = new_accelerator(config)
+    device = accelerator.device
+    precision = resolved_precision(config, device)
+    dtype = DTYPES[precision]
+    torch.set_flush_denormal(True)  # fresh zero convolutions make denormals: 10 times slower
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
+    base = load_base(config.base, dtype=dtype, offline=config.offline)
+    index = open_index(config, base)
+    validation = _validation(config) if config.probe_every else None
+    loader = _loader(config, index, base, accelerator)
+    captions = [one for each in (index, validation) if each for one in _captions(each)]
+    assert base.text is not None
+    for model in base.text.models:
+        model.to(device)
+    cached = fits_in_memory(captions, base.text)
+    texts = Texts(base.text, [*captions, ""] if cached else None)
+    base = dataclasses.replace(base, text=None)  # `texts` holds it where it is still needed
+    needs_vae = index.latents is None or validation is not None
+    base = _placed(dataclasses.replace(base, vae=base.vae if needs_vae else None), device, config)
+    control = _control(config, base).to(device)
+    if config.channels_last:
+        control.to(memory_format=torch.channels_last)
+    if config.gradient_checkpointing:
+        checkpoint_blocks(control)
+        checkpoint_blocks(base.unet)
+        base.unet.train()  # diffusers' blocks checkpoint in training mode only; still frozen
+    diffusion = _diffusion(config, base).to(device)
+    learner = Learner(control, base.unet, diffusion, dtype)
+    optimizer = new_optimizer(control.parameters(), config)
+    if config.compile:
+        learner.compile()
+    wrapped, optimizer = accelerator.prepare(learner, optimizer)
+    probe = None
+    if validation is not None and accelerator.is_main_process:
+        probe = _probe(config, base, control, texts, validation, judge, diffusion, device, dtype)
+        if index.latents is not None:  # only the probe decodes
+            base = dataclasses.replace(base, vae=None)
+    return Run(
+        config=config,
+        accelerator=accelerator,
+        base=base,
+        control=control,
+        learner=wrapped,
+        optimizer=optimizer,
+        loader=loader,
+        texts=texts,
+        average=None if config.ema is None else Average(control, config.ema),
+        probe=probe,
+        metadata=metadata_of(config, index, base),
+        identity={
+            **config.identity(),
+            "precision": precision,
+            "world_batch": loader.batch_size,
+            "base": fingerprint(base.unet),
+            "rows": len(index),
+            "latents": index.latents is not None,
+        },
+    )
+
+
+def new_accelerator(config: TrainConfig) -> accelerate.Accelerator:
+    """Devices and processes, as `accelerate launch` or `torchrun` set them up."""
+    if config.device not in {"auto", "cpu", "cuda"}:
+        raise ConfigError(f"--device: need auto, cpu or cuda, got {config.device!r}")
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: need a GPU, found none; use --device auto or cpu")
+    return accelerate.Accelerator(
+        cpu=config.device == "cpu",
+        mixed_precision="fp16" if config.precision == "fp16" else "no",
+        log_with=None if config.tracker == "none" else config.tracker,
+        project_dir=config.output,
+        kwargs_handlers=[accelerate.DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
+
+
+def resolved_precision(config: TrainConfig, device: torch.device) -> str:
+    """What `auto` means here, and whether the device has what was asked for."""
+    if config.precision == "fp16" and device.type == "cpu":
+        raise ConfigError("--precision fp16: need a GPU, got cpu; use fp32 or bf16")
+    if config.precision != "auto":
+        return config.precision
+    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if has_bf16 else "fp32"  # bf16 was slower than fp32 on the CPUs that we measured
+
+
+def open_index(config: TrainConfig, base: Base) -> Index:
+    """The rows to train on, with moments where they are there and wanted.
+
+    Raises:
+        ConfigError: no such condition; moments of another base; no moments though asked for.
+    """
+    latents = open_dataset(config.data).manifest.latents
+    if config.latents == "column" and latents is None:
+        raise ConfigError(
+            f"{config.data}: need a column of latents, found none; run "
+            f"`controlset add {config.data} --latents {config.base}` or leave --latents out"
+        )
+    wanted = latents is not None and config.latents != "encode"
+    if wanted and latents is not None:
+        if not _same_vae(latents, base):
+            if config.latents == "column":
+                raise ConfigError(
+                    f"{config.data}: need latents of {config.base}, got those of "
+                    f"{latents['base']}; train with --latents encode"
+                )
+            wanted = False
+        if config.flip and not latents["flips"]:
+            wanted = False  # a mirrored latent is not the latent of a mirrored picture
+    return scan(config.data, split="train", condition=config.condition, wants_latents=wanted)
+
+
+def _same_vae(latents: Mapping[str, Any], base: Base) -> bool:
+    """Whether stored moments are what this base's VAE would give."""
+    have = (latents["channels"], latents["factor"], latents["scaling_factor"])
+    if have != (base.space.channels, base.space.factor, base.space.scaling_factor):
+        return False
+    file = vae_sha256(base.name)
+    return file == latents["vae_sha256"] if file is not None else latents["base"] == base.name
+
+
+def _validation(config: TrainConfig) -> Index:
+    """Rows that are looked at and never trained on."""
+    if "validation" not in open_dataset(config.data).manifest.splits:
+        raise ConfigError(
+            f"{config.data}: need validation rows to see whether control works, found none; "
+            "generate with --validation 0.02, or train blindly with --probe-every 0"
+        )
+    return scan(config.data, split="validation", condition=config.condition, wants_latents=False)
+
+
+def _loader(
+    config: TrainConfig, index: Index, base: Base, accelerator: accelerate.Accelerator
+) -> Loader:
+    return Loader(
+        index,
+        seed=config.seed,
+        batch_size=config.batch_size * accelerator.num_processes,
+        options=DrawOptions(
+            num_train_timesteps=int(base.scheduler["num_train_timesteps"]),
+            prompt_dropout=config.prompt_dropout,
+            condition_dropout=config.condition_dropout,
+            flip=config.flip,
+            offset_noise=config.noise_offset > 0,
+        ),
+        latent_channels=base.space.channels,
+        latent_factor=base.space.factor,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        workers=config.loader_workers,
+        pin=accelerator.device.type == "cuda",
+    )
+
+
+def _captions(index: Index) -> list[str]:
+    """All captions of a split."""
+    captions: list[str] = []
+    for file in index.files:
+        with index.filesystem.open_input_file(file) as opened:
+            table = pq.read_table(opened, columns=["text"], use_threads=False)
+        captions += [text or "" for text in table["text"].to_pylist()]
+    return captions
+
+
+def _placed(base: Base, device: torch.device, config: TrainConfig) -> Base:
+    for module in (base.unet, base.vae):
+        if module is not None:
+            module.to(device)
+            if config.channels_last:
+                module.to(memory_format=torch.channels_last)
+    return base
+
+
+def _control(config: TrainConfig, base: Base) -> ControlNet:
+    if config.init is None:
+        return new_control(base, widths=hint_widths(base.space.factor), global_pool=config.pools)
+    control = load_control(Path(config.init))
+    fits(control, base)
+    return control.float().requires_grad_(True).train()
+
+
+def _diffusion(config: TrainConfig, base: Base) -> Diffusion:
+    changed = {"rescale_betas_zero_snr": True} if config.zero_terminal_snr else {}
+    schedule = scheduler(base, "DDPMScheduler", **changed)
+    return Diffusion.of(
+        schedule.alphas_cumprod, schedule.config.prediction_type, min_snr=config.min_snr
+    )
+
+
+def _probe(
+    config: TrainConfig,
+    base: Base,
+    control: ControlNet,
+    texts: Texts,
+    validation: Index,
+    judge: Judge | None,
+    diffusion: Diffusion,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Probe:
+    size = next(iter(validation.sizes))
+    of_size = (validation.widths == size[0]) & (validation.heights == size[1])
+    rows = [int(row) for row in of_size.nonzero()[0][: config.probe_images]]
+    loader = Loader(
+        validation,
+        seed=config.seed,
+        batch_size=1,
+        options=DrawOptions(num_train_timesteps=len(diffusion.alpha_T)),
+        latent_channels=base.space.channels,
+        latent_factor=base.space.factor,
+    )
+    return Probe(
+        base=base,
+        control=control,
+        texts=texts,
+        batch=loader.rows(rows),
+        judge=judge,
+        diffusion=diffusion,
+        options=SampleOptions(steps=config.probe_steps, guidance=config.probe_guidance),
+        device=device,
+        channels_last=config.channels_last,
+        autocast=dtype,
+    )
