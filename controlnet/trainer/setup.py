@@ -24,6 +24,12 @@ from controlnet.architecture.hint import hint_widths
 from controlnet.architecture.sampling import SampleOptions
 from controlnet.trainer.average import Average
 from controlnet.trainer.config import TrainConfig
+from controlnet.trainer.devices import (
+    DTYPES,
+    layout_of_weights,
+    new_accelerator,
+    resolved_precision,
+)
 from controlnet.trainer.draws import DrawOptions
 from controlnet.trainer.index import Index, scan
 from controlnet.trainer.judge import Judge
@@ -36,8 +42,6 @@ from controlnet.trainer.probe import Probe
 from controlnet.trainer.texts import Texts, fits_in_memory
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -84,6 +88,7 @@ def prepare(config: TrainConfig, judge: Judge | None) -> Run:
     index = open_index(config, base)
     validation = _validation(config) if config.probe_every else None
     loader = _loader(config, index, base, accelerator)
+    loader.plan(0)  # refuses a batch that no size can fill
     captions = [one for each in (index, validation) if each for one in _captions(each)]
     assert base.text is not None
     for model in base.text.models:
@@ -94,8 +99,7 @@ def prepare(config: TrainConfig, judge: Judge | None) -> Run:
     needs_vae = index.latents is None or validation is not None
     base = _placed(dataclasses.replace(base, vae=base.vae if needs_vae else None), device, config)
     control = _control(config, base).to(device)
-    if config.channels_last:
-        control.to(memory_format=torch.channels_last)
+    control.to(memory_format=layout_of_weights(config, device))
     if config.gradient_checkpointing:
         checkpoint_blocks(control)
         checkpoint_blocks(base.unet)
@@ -132,31 +136,6 @@ def prepare(config: TrainConfig, judge: Judge | None) -> Run:
             "latents": index.latents is not None,
         },
     )
-
-
-def new_accelerator(config: TrainConfig) -> accelerate.Accelerator:
-    """Devices and processes, as `accelerate launch` or `torchrun` set them up."""
-    if config.device not in {"auto", "cpu", "cuda"}:
-        raise ConfigError(f"--device: need auto, cpu or cuda, got {config.device!r}")
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: need a GPU, found none; use --device auto or cpu")
-    return accelerate.Accelerator(
-        cpu=config.device == "cpu",
-        mixed_precision="fp16" if config.precision == "fp16" else "no",
-        log_with=None if config.tracker == "none" else config.tracker,
-        project_dir=config.output,
-        kwargs_handlers=[accelerate.DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
-    )
-
-
-def resolved_precision(config: TrainConfig, device: torch.device) -> str:
-    """What `auto` means here, and whether the device has what was asked for."""
-    if config.precision == "fp16" and device.type == "cpu":
-        raise ConfigError("--precision fp16: need a GPU, got cpu; use fp32 or bf16")
-    if config.precision != "auto":
-        return config.precision
-    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if has_bf16 else "fp32"  # bf16 was slower than fp32 on the CPUs that we measured
 
 
 def open_index(config: TrainConfig, base: Base) -> Index:
@@ -241,14 +220,19 @@ def _placed(base: Base, device: torch.device, config: TrainConfig) -> Base:
     for module in (base.unet, base.vae):
         if module is not None:
             module.to(device)
-            if config.channels_last:
-                module.to(memory_format=torch.channels_last)
+    if layout_of_weights(config, device) == torch.channels_last:
+        base.unet.to(memory_format=torch.channels_last)
     return base
 
 
 def _control(config: TrainConfig, base: Base) -> ControlNet:
     if config.init is None:
-        return new_control(base, widths=hint_widths(base.space.factor), global_pool=config.pools)
+        # The hint block is the only part that is drawn; the paper's other weights are copies.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            return new_control(
+                base, widths=hint_widths(base.space.factor), global_pool=config.pools
+            )
     control = load_control(Path(config.init))
     fits(control, base)
     return control.float().requires_grad_(True).train()
