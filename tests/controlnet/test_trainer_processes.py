@@ -1,0 +1,127 @@
+"""Two processes with half the batch each are one process with the whole batch."""
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.controlnet.tiny_runs import (
+    config_for,
+    furthest,
+    losses_of,
+    metrics_of,
+    tensors_of,
+    trained,
+)
+
+pytestmark = pytest.mark.slow  # each process imports torch and diffusers
+
+# What `torchrun --nproc-per-node 2` starts; writes down which rows and what noise each rank saw.
+_RANK = """
+import json, os, sys
+from controlnet.trainer import loop, steps
+from controlnet.trainer.config import TrainConfig
+
+config = TrainConfig(**json.loads(sys.argv[1]))
+seen = []
+inputs_of = steps.inputs_of
+
+def watched(batch, *arguments, **options):
+    inputs = inputs_of(batch, *arguments, **options)
+    seen.append([batch.keys, inputs.noise_BCHW.flatten(1)[:, :3].tolist()])
+    return inputs
+
+steps.inputs_of = watched
+outcome = loop.train(config)
+with open(f"{config.output}-{os.environ['RANK']}.json", "w") as file:
+    json.dump(seen, file)
+sys.exit(0 if outcome.stopped_by is None else 128 + outcome.stopped_by)
+"""
+
+# Adam divides each gradient by its size: of one that is almost zero it makes rounding as large as
+# the learning rate. So at 1e-3 single weights are 4e-5 apart, at the default 1.2e-7 (measured).
+PLAN = {"steps": 5, "accumulation": 2, "ema": 0.9, "warmup": 3, "clip": 0.05, "learning_rate": 1e-5}
+
+
+def started(output, **changes):
+    """Both ranks, running."""
+    config = dataclasses.asdict(config_for(output, **PLAN | {"batch_size": 2} | changes))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", _RANK, json.dumps(config)],
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=Path(__file__).parents[2],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    output = tmp_path_factory.mktemp("pair") / "run"
+    for process in started(output):
+        _, said = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+    return output
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("alone") / "run", **PLAN, batch_size=4)
+
+
+def test_parameters_are_those_of_one_process(pair, alone):
+    assert furthest(pair, alone) <= 1e-6
+    door = tensors_of(pair)["controlnet_mid_block.weight"]
+    assert door.abs().max() > 1e-5  # it has learnt
+
+
+def test_losses_and_gradient_norms_are_those_of_all_processes_together(pair, alone):
+    assert losses_of(pair) == pytest.approx(losses_of(alone), rel=1e-5)
+    norms = [[line["grad_norm"] for line in metrics_of(run)] for run in (pair, alone)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+def test_the_learning_rate_does_not_know_how_many_processes_there_are(pair, alone):
+    rates = [[line["learning_rate"] for line in metrics_of(run)] for run in (pair, alone)]
+    assert rates[0] == rates[1]
+
+
+def test_ranks_see_other_rows_and_other_noise(pair):
+    seen = [json.loads(Path(f"{pair}-{rank}.json").read_text()) for rank in range(2)]
+    assert len(seen[0]) == len(seen[1]) == PLAN["steps"] * PLAN["accumulation"]
+    for first, second in zip(*seen, strict=True):
+        assert not set(first[0]) & set(second[0])
+        noise = {tuple(row) for row in first[1] + second[1]}
+        assert len(noise) == 4
+
+
+def test_one_rank_that_is_asked_to_stop_stops_both_at_the_same_step(tmp_path):
+    output = tmp_path / "run"
+    ranks = started(output, steps=500, log_every=2)
+    lines = output / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while not (lines.exists() and lines.read_bytes().count(b"\n") >= 2):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    ranks[1].send_signal(signal.SIGTERM)
+    said = [process.communicate(timeout=100)[1] for process in ranks]
+    # Rank 0 was not asked: it ends well. Whoever started them sees the signal of the other.
+    assert [process.returncode for process in ranks] == [0, 128 + signal.SIGTERM], said
+    step = metrics_of(output)[-1]["step"]
+    assert step % 2 == 0
+    assert (output / "checkpoints" / f"step-{step:08d}" / "state.json").exists()
