@@ -16,8 +16,8 @@ def nano(*, data: str, condition: str, output: str) -> TrainConfig:
     """The bundled base: control in minutes on two cores.
 
     `controlset train --data DIR --condition canny --base nano --output RUN` takes these values for
-    all options that are not given. Two cores of an AMD EPYC, 2,876 scenes: 9.4 minutes, Canny F1 0.88
-    (floor 0.22, ceiling 0.99), control in by step 400 (measured 2026-11-23).
+    all options that are not given. Two cores of an AMD EPYC, 2,876 scenes: 9.4 minutes, Canny F1
+    0.88 (floor 0.22, ceiling 0.99), control in by step 400 (measured 2026-11-23).
     """
     return TrainConfig(
         data=data,
