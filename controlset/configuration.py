@@ -10,18 +10,29 @@ from controlset.parse import need
 from schemas.errors import ConfigError
 
 
-def as_flags(values: Mapping[str, Any], *, but: Sequence[str]) -> list[str]:
-    """Options of a file as a command line would give them, without those that it does give."""
+def as_flags(values: Mapping[str, Any], *, but: Sequence[str], kind: type) -> list[str]:
+    """Options of a file as a command line would give them, without those that it does give.
+
+    Args:
+        values: option name -> value.
+        but: a command line; what it gives is left out.
+        kind: dataclass of the options: a switch that is on by default has a `--no-` flag.
+    """
+    on = {field.name for field in dataclasses.fields(kind) if field.default is True}
     given = {argument.split("=")[0].replace("_", "-") for argument in but}
+    given |= {f"--{flag[5:]}" for flag in given if flag.startswith("--no-")}
     flags: list[str] = []
     for name, value in values.items():
         flag = f"--{name.replace('_', '-')}"
-        if name == "source" or flag in given or value is None or value is False:
+        if name == "source" or flag in given or value is None:
             continue
         if isinstance(value, list):
             flags += [flag, *map(str, value)]
+        elif isinstance(value, bool):
+            if value != (name in on):
+                flags.append(flag if value else f"--no-{flag[2:]}")
         else:
-            flags.append(flag if value is True else f"{flag}={value}")
+            flags.append(f"{flag}={value}")
     return flags
 
 

@@ -18,6 +18,7 @@ from controlnet.trainer.config import TrainConfig
 from schemas.errors import ConfigError
 
 CONFIG_NAME, SUMMARY_NAME, CONTROL_DIR = "config.json", "summary.json", "controlnet"
+_CONFIG_TEMPORARY = f".{CONFIG_NAME}.tmp"
 
 
 def claim_output(config: TrainConfig) -> Path | None:
@@ -27,8 +28,7 @@ def claim_output(config: TrainConfig) -> Path | None:
         The checkpoint to resume from; None starts anew.
     """
     folder = Path(config.output)
-    present = folder.exists() and any(folder.iterdir()) if not folder.is_file() else True
-    if not present:
+    if not _holds_something(folder):
         if config.resume:
             raise ConfigError(
                 f"{folder}: need a run to resume, found none; leave --resume out to start one"
@@ -45,13 +45,20 @@ def claim_output(config: TrainConfig) -> Path | None:
     return checkpoint.last_checkpoint(folder)
 
 
+def _holds_something(folder: Path) -> bool:
+    """Whether more stands there than what a run leaves that was killed before its first file."""
+    if not folder.exists():
+        return False
+    return folder.is_file() or any(path.name != _CONFIG_TEMPORARY for path in folder.iterdir())
+
+
 def write_config(config: TrainConfig, identity: Mapping[str, Any]) -> None:
     """Write what the run is, before its first step; what a killed run was writing goes."""
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.clear_temporary(folder)
     document = {"config": dataclasses.asdict(config), "identity": dict(identity)}
-    temporary = folder / f".{CONFIG_NAME}.tmp"
+    temporary = folder / _CONFIG_TEMPORARY
     temporary.write_text(json.dumps(document, indent=1) + "\n")
     os.replace(temporary, folder / CONFIG_NAME)
 

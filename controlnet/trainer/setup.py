@@ -78,6 +78,7 @@ def prepare(config: TrainConfig, judge: Judge | None) -> Run:
     Raises:
         ConfigError: anything that would fail later.
     """
+    open_dataset(config.data)  # before a base is loaded, and perhaps downloaded, for nothing
     accelerator = new_accelerator(config)
     device = accelerator.device
     precision = resolved_precision(config, device)

@@ -59,7 +59,7 @@ def parse_config(arguments: Sequence[str]) -> GenerateConfig:
     options, unknown = parse_known(
         _Options,
         COMMAND,
-        [*source_of_file, *arguments, *as_flags(from_file, but=arguments)],
+        [*source_of_file, *arguments, *as_flags(from_file, but=arguments, kind=GenerateConfig)],
         description="Turn photographs into a data set of images, captions and condition maps. "
         "Run again, it goes on where it stopped. Options that are not listed here go to Apache "
         "Beam, e.g. --runner=DataflowRunner.",

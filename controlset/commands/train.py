@@ -38,7 +38,7 @@ def run(arguments: Sequence[str]) -> int:
 def _config(arguments: Sequence[str]) -> TrainConfig:
     path = value_of("--config", arguments)
     from_file = {} if path is None else read_yaml(path, TrainConfig)
-    given = [*arguments, *as_flags(from_file, but=arguments)]
+    given = [*arguments, *as_flags(from_file, but=arguments, kind=TrainConfig)]
     options = parse(
         _Options,
         COMMAND,
@@ -66,7 +66,7 @@ def _recipe(given: Sequence[str]) -> list[str]:
         for field in dataclasses.fields(TrainConfig)
         if field.default is not dataclasses.MISSING and getattr(recipe, field.name) != field.default
     }
-    return as_flags(changed, but=given)
+    return as_flags(changed, but=given, kind=TrainConfig)
 
 
 def _with_folder(config: TrainConfig) -> TrainConfig:
