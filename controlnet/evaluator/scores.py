@@ -1,0 +1,146 @@
+"""What a score is: numbers of one picture, how they become one number, and how sure that is."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+Kind = Literal["adherence", "quality", "text", "diversity"]
+
+# What pictures contributed, (N, K) float64, -> one number; NaN where none could be scored.
+Aggregate = Callable[[np.ndarray], float]
+
+RESAMPLES = 1000
+
+
+def mean(counts_NK: np.ndarray) -> float:
+    """Mean over pictures that have the number (K = 1); NaN where none has."""
+    present = counts_NK[~np.isnan(counts_NK[:, 0]), 0]
+    return float(present.mean()) if len(present) else float("nan")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Seen:
+    """What an annotator saw in one picture."""
+
+    pixels: np.ndarray  # the map: (H, W) uint8 or uint16, or (H, W, 3) uint8
+    stats: Mapping[str, Any]  # e.g. {"keypoints": [...]} of a pose
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Measure:
+    """One number of a result.
+
+    Each picture contributes K numbers; `aggregate` makes the set's number of them. For most, K is 1
+    and the number is the mean; a pooled one (mIoU, OKS AP) contributes counts.
+    """
+
+    name: str  # e.g. `f1_1px`: column of the scores, key of the results
+    label: str  # e.g. `F1 (1 px)`
+    higher_is_better: bool
+    kind: Kind = "adherence"
+    unit: str = ""  # e.g. `°`
+    aggregate: Aggregate = mean
+
+    def of_one(self, counts_K: np.ndarray) -> float:
+        """The number of a set of one picture."""
+        return self.aggregate(counts_K[None])
+
+
+class Scorer(Protocol):
+    """Compares what was found in a picture with what was wanted."""
+
+    @property
+    def protocol(self) -> str:
+        """Definition and thresholds in one line, for the protocol of a result."""
+        ...
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """The headline first."""
+        ...
+
+    def __call__(self, found: Seen | None, wanted: Seen) -> dict[str, np.ndarray]:
+        """Contributions of one picture.
+
+        Args:
+            found: in the sampled picture; None: the annotator found nothing (e.g. no person).
+            wanted: what the picture was asked for.
+
+        Returns:
+            Name of each measure -> (K,) float64.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """A number and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    count: int  # pictures behind it
+
+
+def estimate(
+    groups: Sequence[np.ndarray], aggregate: Aggregate, *, seed: int = 0, resamples: int = RESAMPLES
+) -> Estimate:
+    """Percentile bootstrap over images.
+
+    Args:
+        groups: of each image what its pictures contributed, (samples, K) float64; an image's
+            pictures are drawn together, since they share prompt and condition.
+        aggregate: of a measure.
+        seed: of the draws; the same for two results makes their intervals comparable.
+        resamples: how often.
+    """
+    value = aggregate(np.concatenate(groups))
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(0, len(groups), (resamples, len(groups)))
+    drawn = [aggregate(np.concatenate([groups[one] for one in draw])) for draw in draws]
+    low, high = _percentiles(drawn)
+    return Estimate(value=value, low=low, high=high, count=sum(map(len, groups)))
+
+
+def estimate_difference(
+    groups_a: Sequence[np.ndarray],
+    groups_b: Sequence[np.ndarray],
+    aggregate: Aggregate,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """B minus A on the same images, which are drawn together: a paired bootstrap.
+
+    Args:
+        groups_a: as `estimate` takes them.
+        groups_b: of the same images in the same order.
+        aggregate: of a measure.
+        seed: of the draws.
+        resamples: how often.
+
+    Raises:
+        ValueError: not the same number of images.
+    """
+    if len(groups_a) != len(groups_b):
+        raise ValueError(f"need pairs, got {len(groups_a)} and {len(groups_b)} images")
+
+    def difference(places: Sequence[int]) -> float:
+        a = aggregate(np.concatenate([groups_a[one] for one in places]))
+        return aggregate(np.concatenate([groups_b[one] for one in places])) - a
+
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(0, len(groups_a), (resamples, len(groups_a)))
+    low, high = _percentiles([difference(draw.tolist()) for draw in draws])
+    value = difference(range(len(groups_a)))
+    return Estimate(value=value, low=low, high=high, count=len(groups_a))
+
+
+def _percentiles(drawn: Sequence[float]) -> tuple[float, float]:
+    present = [one for one in drawn if not np.isnan(one)]
+    if not present:
+        return float("nan"), float("nan")
+    low, high = np.percentile(present, [2.5, 97.5])
+    return float(low), float(high)
