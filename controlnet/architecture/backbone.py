@@ -124,6 +124,7 @@ def load_base(
     Raises:
         ConfigError: it is not there, or not of the Stable Diffusion family.
     """
+    _without_bars()
     unet = _part(diffusers.UNet2DConditionModel, name, "unet", offline, torch_dtype=dtype)
     vae_config = _config(diffusers.AutoencoderKL, name, "vae", offline)
     base = Base(
@@ -238,6 +239,16 @@ def _text_encoder(name: str, unet: Any, dtype: torch.dtype, offline: bool) -> Te
         [_tokenizer(CLIPTokenizer, name, tokenizer, offline) for tokenizer, _, _ in parts],
         [_part(kind, name, model, offline, dtype=dtype) for _, model, kind in parts],
     )
+
+
+def _without_bars() -> None:
+    """Loading shows no bars of the libraries' own among ours; downloads still do."""
+    from huggingface_hub.utils import enable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # which silences downloads, too
+    diffusers.utils.logging.disable_progress_bar()
+    enable_progress_bars()
 
 
 def _part(kind: Any, name: str, folder: str, offline: bool, **options: Any) -> Any:
