@@ -1,134 +1,194 @@
-"""The main job on real photographs, with nothing to download."""
+"""The whole story with nothing to download: pictures, data set, ControlNet, numbers, report."""
 
 import dataclasses
+import json
 import shutil
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import skimage
 from PIL import Image
+from rich.console import Console
 
-from controlset.console import cores, progress, results
-from pipeline.display import speed_text
-from pipeline.launch import generate
+from controlnet import nano
+from controlnet.evaluator.settings import EvaluateConfig
+from controlnet.nano.scenes import SIZE_PX, draw, random_scene
+from controlnet.trainer import recipes
+from controlset.console import progress, results
 from pipeline.options import GenerateConfig
-from pipeline.progress import TALLY
-from pipeline.verify import print_verification, verify_dataset
+from schemas.errors import ConfigError
 
-CROPS_EACH = 40
-_SIDES_PX = (320, 900)
-_LONGEST_TO_SHORTEST = 1.8
+_LAST = "not-a-picture.png"  # written last: all pictures are there
+_VALIDATION = 0.04
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Photograph:
-    """A photograph in scikit-image's wheel, and what it shows."""
+class Demo:
+    """What is made, and how much of it."""
 
-    file: str
-    shows: str
-
-
-PHOTOGRAPHS = (
-    Photograph(file="astronaut.png", shows="an astronaut in an orange suit before a flag"),
-    Photograph(file="chelsea.png", shows="a ginger tabby cat"),
-    Photograph(file="coffee.png", shows="a cup of espresso on a wooden table"),
-    Photograph(file="rocket.jpg", shows="a rocket on its launch pad at dusk"),
-    Photograph(file="motorcycle_left.png", shows="a motorcycle in a garage"),
-    Photograph(file="hubble_deep_field.jpg", shows="galaxies in a deep field of the sky"),
-    Photograph(file="retina.jpg", shows="the retina of an eye"),
-    Photograph(file="camera.png", shows="a photographer with a tripod, in grey"),
-)
+    output: Path
+    source: str | None = None  # pictures of one's own instead of drawn ones
+    pictures: int = 4000
+    steps: int = 800
+    rows: int = 128  # judged
+    seed: int = 0
 
 
-def demo(output: Path) -> int:
-    """Make photographs, generate, verify; print where to look.
+def demo(options: Demo) -> int:
+    """Draw, generate, train, evaluate, report; what an earlier demo finished is kept.
 
     Args:
-        output: folder; what an earlier demo made there is kept and checked again.
+        options: how much of it.
 
     Returns:
-        Exit status: 0, or 1 if the verification found something.
+        Exit status.
+
+    Raises:
+        ConfigError: a folder that will not do, or that holds a demo of other options.
     """
-    photographs, dataset = output / "photographs", output / "dataset"
-    write_photographs(photographs)
-    console = results()
-    manifest = generate(
-        GenerateConfig(
-            source=str(photographs),
-            output=str(dataset),
-            conditions=("canny",),
-            canny_thresholds="50-150,150-250",
-            resolution=512,
-            min_side=256,
-            validation=0.1,
-        ),
-        show=True,
+    from controlset.evaluation import run_evaluation
+    from pipeline.launch import generate
+
+    started_s, out = time.monotonic(), results()
+    shapes, data, run = (options.output / name for name in ("shapes", "dataset", "run"))
+    if options.source is None:
+        _told(out, "1/4", f"drawing {options.pictures:,} pictures with captions")
+        draw_shapes(shapes, options.pictures, options.seed)
+    _told(out, "2/4", "pictures -> image, caption and Canny map, on Apache Beam")
+    generate(_data_config(options, shapes, data), show=True)
+    _told(out, "3/4", f"training a ControlNet on the nano base, {options.steps:,} steps of 32")
+    _train(options, data, run)
+    _told(out, "4/4", "does it obey? sampling, looking again, comparing")
+    config = EvaluateConfig(
+        run=(str(run),),
+        data=str(data),
+        output=str(options.output / "evaluation"),
+        limit=options.rows,
+        batch_size=32,
+        seed=options.seed,
     )
-    with progress("verifying") as advance:
-        report = verify_dataset(str(dataset), audit=1.0, workers=cores(), on_progress=advance)
-    print_verification(report, console)
-    speed = speed_text(TALLY.images_per_second) if TALLY.work_seconds else "nothing to do"
-    console.print(
-        f"\n{manifest.rows} rows, {manifest.rejected_images} rejects "
-        f"(two files are broken on purpose), {speed}\n{_what_next(output, dataset)}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
-    return 0 if report.ok else 1
+    document, report = run_evaluation(config)
+    if report is not None:
+        shutil.copyfile(report, options.output / "report.html")
+    minutes = (time.monotonic() - started_s) / 60
+    out.print(_closing(options, document, minutes), highlight=False, markup=False, soft_wrap=True)
+    return 0
 
 
-def _what_next(output: Path, dataset: Path) -> str:
-    """Commands that work as they stand, also where this environment is not on the PATH."""
-    here = Path(sys.executable).parent
-    if shutil.which("controlset") == str(here / "controlset"):
-        bin_ = ""
-    else:
-        bin_ = f"{here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else here}/"
-    return (
-        f"look:  {dataset}/preview.html\n"
-        f"then:  {bin_}controlset inspect {dataset} --html {output}/inspect.html\n"
-        f"       {bin_}controlset verify {dataset} --audit 0.1\n"
-        f'       {bin_}python -c "import controlset; row = controlset.open({str(dataset)!r})[0]; '
-        f'print(row.text, row.image.shape, list(row.maps))"'
-    )
+def draw_shapes(folder: Path, count: int, seed: int) -> None:
+    """Coloured shapes with captions, and two files that are broken on purpose.
 
+    Args:
+        folder: gets `00000.png` and `00000.txt` and so on.
+        count: pictures.
+        seed: of the scenes.
 
-def write_photographs(folder: Path) -> None:
-    """Crops of different sizes and aspects with honest captions, and two broken files."""
-    if (folder / "not-a-picture.jpg").exists():  # written last
+    Raises:
+        ConfigError: the folder cannot be written to.
+    """
+    if (folder / _LAST).exists():
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    for photograph in PHOTOGRAPHS:
-        with Image.open(Path(skimage.__file__).parent / "data" / photograph.file) as picture:
-            whole = picture.convert("RGB")
-        for number in range(CROPS_EACH):
-            name = f"{Path(photograph.file).stem}-{number:02d}"
-            crop, where = _crop(whole, np.random.default_rng([number, *name.encode()]))
-            crop.save(folder / f"{name}.jpg", quality=92)
-            (folder / f"{name}.txt").write_text(f"{photograph.shows}, {where}\n", encoding="utf-8")
-    whole_file = (folder / "coffee-00.jpg").read_bytes()
-    (folder / "cut-short.jpg").write_bytes(whole_file[: len(whole_file) // 2])
-    (folder / "not-a-picture.jpg").write_text("This is text.\n", encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output: need a folder to write to, got {error}") from error
+    rng = np.random.default_rng([seed, 77])
+    with progress("drawing") as advance:
+        for number in range(count):
+            scene = random_scene(rng)
+            Image.fromarray(draw(scene)).save(folder / f"{number:05d}.png")
+            (folder / f"{number:05d}.txt").write_text(f"{scene.caption}\n", encoding="utf-8")
+            advance(number + 1, count)
+    whole = (folder / "00000.png").read_bytes()
+    (folder / "cut-short.png").write_bytes(whole[: len(whole) // 2])
+    (folder / _LAST).write_text("This is text.\n", encoding="utf-8")
 
 
-def _crop(whole: Image.Image, rng: np.random.Generator) -> tuple[Image.Image, str]:
-    """A random part, enlarged or shrunk to a random size, and words for where it lies."""
-    aspect = float(np.exp(rng.uniform(-1, 1) * np.log(_LONGEST_TO_SHORTEST)))
-    share = rng.uniform(0.45, 0.95)
-    width = share * min(whole.width, whole.height * aspect)
-    height = width / aspect
-    left = rng.uniform(0, whole.width - width)
-    top = rng.uniform(0, whole.height - height)
-    long_side = int(rng.integers(*_SIDES_PX)) * max(aspect, 1 / aspect) ** 0.5
-    scale = long_side / max(width, height)
-    size = max(288, round(width * scale)), max(288, round(height * scale))
-    crop = whole.resize(size, Image.Resampling.LANCZOS, box=(left, top, left + width, top + height))
-    across = _third((left + width / 2) / whole.width, ("left", "middle", "right"))
-    down = _third((top + height / 2) / whole.height, ("upper", "central", "lower"))
-    return crop, f"{down} {across} part of the photograph"
+def _data_config(options: Demo, shapes: Path, data: Path) -> GenerateConfig:
+    return GenerateConfig(
+        source=options.source or str(shapes),
+        output=str(data),
+        conditions=("canny",),
+        canny_thresholds="60,120",
+        resolution=SIZE_PX,
+        min_side=SIZE_PX,
+        validation=_VALIDATION,
+        seed=options.seed,
+    )
 
 
-def _third(position: float, words: tuple[str, str, str]) -> str:
-    return words[0] if position < 0.42 else words[2] if position > 0.58 else words[1]
+def _train(options: Demo, data: Path, run: Path) -> None:
+    """Train, or go on; a run that is finished stays as it is."""
+    from annotators.runtime import Runtime
+    from controlnet.trainer.loop import train
+    from controlset.judging import judge_of
+
+    recipe = recipes.nano(data=str(data), condition="canny", output=str(run))
+    config = dataclasses.replace(
+        recipe,
+        base=str(nano.base_folder()),
+        steps=options.steps,
+        warmup=min(recipe.warmup, options.steps // 4),
+        seed=options.seed,
+        device="cpu",
+        resume=(run / "config.json").exists(),
+    )
+    if _is_finished(run, options.steps):
+        return
+    judge = judge_of(config.data, config.condition, Runtime())
+    outcome = train(config, judge=judge)
+    if outcome.stopped_by is not None:
+        raise KeyboardInterrupt
+
+
+def _is_finished(run: Path, steps: int) -> bool:
+    try:
+        summary = json.loads((run / "summary.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return summary["stopped_by"] is None and summary["step"] == steps
+
+
+def _told(out: Console, number: str, text: str) -> None:
+    out.print(f"\n[bold]{number}[/bold]  {text}", highlight=False, soft_wrap=True)
+
+
+def _closing(options: Demo, document: dict[str, Any], minutes: float) -> str:
+    """The headline numbers, and where to look."""
+    headline = document["measures"][0]
+    values = {one["row"]: one["values"][headline["name"]] for one in document["rows"]}
+    lines = [f"Canny {headline['label']}, {document['data']['used']} pictures never trained on:"]
+    for row, means in (
+        ("model", "sampled with the condition"),
+        ("shuffled", "the same against another picture's condition"),
+        ("floor", "sampled without the condition"),
+        ("ceiling", "the real pictures, through the VAE"),
+    ):
+        one = values.get(row)
+        number = "   -" if one is None else f"{one['value']:.2f} ({_interval(one)})"
+        lines.append(f"  {row:<9} {number}   {means}")
+    here = Path(sys.executable).parent
+    bin_ = "" if shutil.which("controlset") == str(here / "controlset") else f"{_near(here)}/"
+    key = document["pictures"][0]["key"]
+    hint = options.output / "evaluation" / "pictures" / "wanted" / f"{key}.png"
+    return "\n".join(
+        [
+            "",
+            *lines,
+            f"\nlook:  {options.output}/report.html   ({minutes:.1f} min in this run)",
+            f"       {options.output}/dataset/preview.html, {options.output}/run/strips.png",
+            f"then:  {bin_}controlset sample --run {options.output}/run --hint {hint} \\",
+            '         --prompt "a pink star on a blue background" '
+            f"--output {options.output}/star.png",
+        ]
+    )
+
+
+def _interval(one: dict[str, Any]) -> str:
+    return f"{one['low']:.2f} to {one['high']:.2f}"
+
+
+def _near(folder: Path) -> Path:
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder

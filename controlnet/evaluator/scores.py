@@ -42,6 +42,7 @@ class Measure:
     kind: Kind = "adherence"
     unit: str = ""  # e.g. `°`
     aggregate: Aggregate = mean
+    resampled: bool = True  # whether a bootstrap gives its interval; not those of FID's kind
 
     def of_one(self, counts_K: np.ndarray) -> float:
         """The number of a set of one picture."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from controlnet.architecture.control import ControlNet
 from controlnet.architecture.prompts import Embedded
 from controlnet.architecture.unet import Prompt
 from controlnet.trainer.batch import Batch
+from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.loss import Diffusion
 
 
@@ -26,6 +28,31 @@ class Inputs:
     hint_BCHW: Tensor  # (B, 3, H, W) float32 in [0, 1]
 
 
+# (control, locked U-Net, noisy latent, timestep, prompt, hint) -> what the base should predict.
+Predict = Callable[[Any, Any, Tensor, Tensor, Prompt, Tensor], Tensor]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Method:
+    """What is trained, and how a prediction comes of it; ablations train something else."""
+
+    build: Callable[[TrainConfig, Base], ControlNet]
+    predict: Predict
+
+
+def controlled(
+    control: ControlNet,
+    unet: Any,
+    noisy_BCHW: Tensor,
+    timestep_B: Tensor,
+    prompt: Prompt,
+    hint_BCHW: Tensor,
+) -> Tensor:
+    """The locked U-Net's prediction under control."""
+    residuals = control(noisy_BCHW, timestep_B, prompt, hint_BCHW)
+    return predict(unet, noisy_BCHW.to(unet.dtype), timestep_B, prompt, residuals)
+
+
 class Learner(nn.Module):
     """What is wrapped for several devices: only the ControlNet's parameters are its own.
 
@@ -34,14 +61,21 @@ class Learner(nn.Module):
         unet: locked; kept out of this module's parameters, so that nothing synchronises it.
         diffusion: noise schedule and loss.
         autocast: number format of products; float32 casts nothing.
+        predict: of the method.
     """
 
     def __init__(
-        self, control: ControlNet, unet: Any, diffusion: Diffusion, autocast: torch.dtype
+        self,
+        control: ControlNet,
+        unet: Any,
+        diffusion: Diffusion,
+        autocast: torch.dtype,
+        predict: Predict = controlled,
     ) -> None:
         super().__init__()
         self.control = control
         self._locked = (unet,)
+        self._predict = predict
         self._diffusion = diffusion
         self._autocast = autocast
 
@@ -58,9 +92,9 @@ class Learner(nn.Module):
         told = Prompt(text_BLD=text_BLD, pooled_BP=pooled_BP, sizes_B6=sizes_B6)
         noisy_BCHW = self._diffusion.noisy(clean_BCHW, noise_BCHW, timestep_B)
         with self._casting(noisy_BCHW.device.type):
-            residuals = self.control(noisy_BCHW, timestep_B, told, hint_BCHW)
-            unet = self._locked[0]
-            predicted_BCHW = predict(unet, noisy_BCHW.to(unet.dtype), timestep_B, told, residuals)
+            predicted_BCHW = self._predict(
+                self.control, self._locked[0], noisy_BCHW, timestep_B, told, hint_BCHW
+            )
         return self._diffusion.loss(predicted_BCHW, clean_BCHW, noise_BCHW, timestep_B)
 
     def _casting(self, device: str) -> contextlib.AbstractContextManager[Any]:

@@ -23,9 +23,10 @@ from controlnet.trainer.folder import (
 )
 from controlnet.trainer.journal import PROBES, Journal, read_lines
 from controlnet.trainer.judge import Judge
+from controlnet.trainer.learner import Method
 from controlnet.trainer.optimizers import learning_rate
 from controlnet.trainer.probe import Bounds
-from controlnet.trainer.setup import Run, prepare
+from controlnet.trainer.setup import CONTROLNET, Run, prepare
 from controlnet.trainer.snap import snap_step
 from controlnet.trainer.steps import Place, Step, batches_from, optimize, refuse_nan
 from controlnet.trainer.stopping import StopRequest
@@ -45,12 +46,15 @@ class Outcome:
     snap: int | None
 
 
-def train(config: TrainConfig, *, judge: Judge | None = None) -> Outcome:
+def train(
+    config: TrainConfig, *, judge: Judge | None = None, method: Method = CONTROLNET
+) -> Outcome:
     """Train a ControlNet.
 
     Args:
         config: everything.
         judge: scores samples in probes.
+        method: what is trained; a run goes on with the one that it was started with.
 
     Returns:
         How it ended. The result is in `output/controlnet`, a diffusers `ControlNetModel` folder.
@@ -60,7 +64,7 @@ def train(config: TrainConfig, *, judge: Judge | None = None) -> Outcome:
             the last good checkpoint stays.
     """
     resumed = claim_output(config)
-    run = prepare(config, judge)
+    run = prepare(config, judge, method)
     return _Loop(run, resumed).go()
 
 

@@ -33,7 +33,7 @@ from controlnet.trainer.devices import (
 from controlnet.trainer.draws import DrawOptions
 from controlnet.trainer.index import Index, scan
 from controlnet.trainer.judge import Judge
-from controlnet.trainer.learner import Learner
+from controlnet.trainer.learner import Learner, Method, controlled
 from controlnet.trainer.loss import Diffusion
 from controlnet.trainer.metadata import metadata_of
 from controlnet.trainer.optimizers import new_optimizer
@@ -72,7 +72,28 @@ class Run:
         return self.accelerator.is_main_process
 
 
-def prepare(config: TrainConfig, judge: Judge | None) -> Run:
+def new_or_given(config: TrainConfig, base: Base) -> ControlNet:
+    """The network that a run starts from.
+
+    Raises:
+        ConfigError: the given one was made for another base.
+    """
+    if config.init is None:
+        # The hint block is the only part that is drawn; the paper's other weights are copies.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            return new_control(
+                base, widths=hint_widths(base.space.factor), global_pool=config.pools
+            )
+    control = load_control(Path(config.init))
+    fits(control, base)
+    return control.float().requires_grad_(True).train()
+
+
+CONTROLNET = Method(build=new_or_given, predict=controlled)
+
+
+def prepare(config: TrainConfig, judge: Judge | None, method: Method = CONTROLNET) -> Run:
     """Open data and base, build network and optimizer.
 
     Raises:
@@ -99,14 +120,14 @@ def prepare(config: TrainConfig, judge: Judge | None) -> Run:
     base = dataclasses.replace(base, text=None)  # `texts` holds it where it is still needed
     needs_vae = index.latents is None or validation is not None
     base = _placed(dataclasses.replace(base, vae=base.vae if needs_vae else None), device, config)
-    control = _control(config, base).to(device)
+    control = method.build(config, base).to(device)
     control.to(memory_format=layout_of_weights(config, device))
     if config.gradient_checkpointing:
         checkpoint_blocks(control)
         checkpoint_blocks(base.unet)
         base.unet.train()  # diffusers' blocks checkpoint in training mode only; still frozen
     diffusion = _diffusion(config, base).to(device)
-    learner = Learner(control, base.unet, diffusion, dtype)
+    learner = Learner(control, base.unet, diffusion, dtype, method.predict)
     optimizer = new_optimizer(control.parameters(), config)
     if config.compile:
         learner.compile()
@@ -224,19 +245,6 @@ def _placed(base: Base, device: torch.device, config: TrainConfig) -> Base:
     if layout_of_weights(config, device) == torch.channels_last:
         base.unet.to(memory_format=torch.channels_last)
     return base
-
-
-def _control(config: TrainConfig, base: Base) -> ControlNet:
-    if config.init is None:
-        # The hint block is the only part that is drawn; the paper's other weights are copies.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
-            return new_control(
-                base, widths=hint_widths(base.space.factor), global_pool=config.pools
-            )
-    control = load_control(Path(config.init))
-    fits(control, base)
-    return control.float().requires_grad_(True).train()
 
 
 def _diffusion(config: TrainConfig, base: Base) -> Diffusion:
