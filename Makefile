@@ -31,7 +31,7 @@ test: setup ## all tests, the fast ones first
 	$(BIN)/pytest -q -m "not slow"
 	$(BIN)/pytest -q -m slow
 
-demo: setup ## photographs -> a verified set of Canny triples and its preview
+demo: setup ## pictures -> data set -> ControlNet -> numbers -> report (12 minutes on two cores)
 	$(BIN)/controlset demo --output demo-output
 
 bench: setup ## throughput and memory, as in BENCHMARKS.md (an hour)

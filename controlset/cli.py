@@ -23,10 +23,12 @@ COMMANDS = {
     "inspect": "counts, histograms and quality flags of a data set",
     "verify": "check a data set against its manifest; extract maps again and compare",
     "train": "a ControlNet on a data set's shards; probes say when it obeys",
+    "evaluate": "does it obey? adherence with ceiling, floor and intervals, and a report",
+    "ablate": "the paper's ablations on the nano base, in one table",
     "export": "a trained ControlNet for ComfyUI, A1111 and diffusers",
     "weights": "list or download what annotators need, with licences",
     "doctor": "versions, devices, runners, and which annotators are ready",
-    "demo": "make a small data set from photographs that are installed already",
+    "demo": "the whole story in minutes: pictures, data set, ControlNet, numbers, report",
 }
 
 HELP = """usage: controlset COMMAND ...

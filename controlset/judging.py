@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from annotators.protocol import Annotation
 from annotators.registry import spec_from_record
 from annotators.runtime import Runtime
-from controlnet.evaluator.adherence import edge_f1
+from controlnet.evaluator.edges import edge_f1
 from controlnet.trainer.judge import Judge, Map
 from schemas.dataset import open_dataset
 from schemas.pixels import RgbU8

@@ -1,0 +1,127 @@
+"""What is sampled for an evaluation: one cell for each network with each setting."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from controlnet.evaluator.settings import EvaluateConfig
+from schemas.errors import ConfigError
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class RunPlace:
+    """A ControlNet to judge."""
+
+    name: str  # short, no two alike
+    path: Path  # folder of the run, or the ControlNetModel folder itself
+    control: Path  # the ControlNetModel folder
+
+    @property
+    def is_run(self) -> bool:
+        """Whether training left its record beside the weights."""
+        return self.path != self.control
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """Pictures of one network with one setting."""
+
+    name: str  # its folder
+    run: RunPlace
+    control: Path | None  # weights; None: the base alone
+    guidance: float
+    scale: float
+    swept: tuple[str, float] | None = None  # ("guidance", 5.0)
+    step: int | None = None  # of a saved step
+
+
+def places_of(runs: Sequence[str]) -> list[RunPlace]:
+    """Where the ControlNets lie.
+
+    Raises:
+        ConfigError: no ControlNet there.
+    """
+    places: list[RunPlace] = []
+    for given in runs:
+        path = Path(given)
+        control = path / "controlnet" if (path / "controlnet").is_dir() else path
+        if not (control / "config.json").is_file() or not (control / WEIGHTS).is_file():
+            raise ConfigError(
+                f"--run {given}: need the folder of a run or a ControlNetModel folder, found no "
+                f"{control / WEIGHTS}; `controlset train` writes it at the end and when it is "
+                "stopped"
+            )
+        places.append(RunPlace(name=_name(path, places), path=path, control=control))
+    return places
+
+
+def told_by(place: RunPlace, what: str) -> str | None:
+    """What a ControlNet's file says about itself: `condition`, `base`, …; None: nothing."""
+    try:
+        with safe_open(place.control / WEIGHTS, framework="pt") as opened:
+            return (opened.metadata() or {}).get(f"controlset.{what}")
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(
+            f"{place.control / WEIGHTS}: need a whole safetensors file, got {error}; train again, "
+            "or take a checkpoint of the run"
+        ) from error
+
+
+def _name(path: Path, others: Sequence[RunPlace]) -> str:
+    taken = {other.name for other in others} | {"floor", "ceiling", "real", "wanted"}
+    stem = path.resolve().name
+    name, number = stem, 2
+    while name in taken:
+        name, number = f"{stem}-{number}", number + 1
+    return name
+
+
+def cells_of(places: Sequence[RunPlace], config: EvaluateConfig) -> list[Cell]:
+    """All cells; each run's own first, its floor last of what everybody needs."""
+    assert config.guidance is not None, "resolve the configuration first"
+    guidance, scale = config.guidance, config.scale
+    cells: list[Cell] = []
+    for place in places:
+        own = Cell(
+            name=place.name, run=place, control=place.control, guidance=guidance, scale=scale
+        )
+        cells.append(own)
+        for what, values in (("guidance", config.sweep_guidance), ("scale", config.sweep_scale)):
+            for value in values:
+                changed = {what: value, "swept": (what, value)}
+                name = f"{place.name}-{what}-{value:g}"
+                cells.append(dataclasses.replace(own, name=name, **changed))
+        if config.curve:
+            cells += [
+                dataclasses.replace(
+                    own, name=f"{place.name}-step-{step}", control=folder, step=step
+                )
+                for step, folder in _saved(place)
+            ]
+    return cells
+
+
+def floor_of(place: RunPlace, name: str, config: EvaluateConfig) -> Cell:
+    """The base of a run, without control."""
+    assert config.guidance is not None, "resolve the configuration first"
+    return Cell(name=name, run=place, control=None, guidance=config.guidance, scale=0.0)
+
+
+def _saved(place: RunPlace) -> list[tuple[int, Path]]:
+    folders = sorted((place.path / "checkpoints").glob("step-*")) if place.is_run else []
+    return [
+        (int(folder.name.removeprefix("step-")), folder / "controlnet")
+        for folder in folders
+        if (folder / "controlnet" / WEIGHTS).is_file()
+    ]
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file."""
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

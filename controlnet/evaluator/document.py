@@ -1,0 +1,53 @@
+"""The result of an evaluation as a document: what the report and other programs read."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from controlnet.evaluator.claim import RESULT
+from controlnet.evaluator.scores import Measure
+from controlnet.evaluator.tally import Scored
+
+VERSION = 1
+_FIRST, _EACH = 12, 4
+
+
+def write_document(folder: Path, document: Mapping[str, Any]) -> Path:
+    """Write `evaluation.json`, whole or not at all."""
+    temporary = folder / f".{RESULT}.tmp"
+    stamped = {"format": "controlset-evaluation", "version": VERSION, **document}
+    temporary.write_text(json.dumps(stamped, indent=1, allow_nan=False) + "\n")
+    os.replace(temporary, folder / RESULT)
+    return folder / RESULT
+
+
+def measure_records(measures: Sequence[Measure]) -> list[dict[str, Any]]:
+    """What the document says about measures; the headline first."""
+    names = ("name", "label", "unit", "higher_is_better", "kind")
+    return [{name: getattr(one, name) for name in names} for one in measures]
+
+
+def chosen_places(model: Scored, headline: Measure) -> dict[int, str]:
+    """Which pictures are shown, and why: the first by key, the best, the middle and the worst.
+
+    Args:
+        model: of the first run.
+        headline: what is ranked by.
+
+    Returns:
+        Place of a picture among the run's -> why, in the order of the places.
+    """
+    scores = np.array(model.of_pictures(headline))
+    ranked = np.argsort(scores if headline.higher_is_better else -scores, kind="stable")
+    ranked = ranked[~np.isnan(scores[ranked])]
+    firsts = [place for place, number in enumerate(model.numbers) if number == 0]
+    middle = max(0, (len(ranked) - _EACH) // 2)
+    chosen = {int(place): "first" for place in firsts[:_FIRST]}
+    chosen |= {int(place): "median" for place in ranked[middle : middle + _EACH]}
+    chosen |= {int(place): "worst" for place in ranked[:_EACH]}
+    chosen |= {int(place): "best" for place in ranked[-_EACH:]}
+    return dict(sorted(chosen.items()))

@@ -1,0 +1,51 @@
+"""Which scorer a condition has."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from controlnet.evaluator.depth_scores import DepthScorer
+from controlnet.evaluator.edges import EdgeScorer
+from controlnet.evaluator.normal_scores import NormalScorer
+from controlnet.evaluator.pose_scores import PoseScorer
+from controlnet.evaluator.scores import Scorer
+from controlnet.evaluator.segmentation_scores import SegmentationScorer
+from controlnet.evaluator.settings import Preset
+from controlnet.evaluator.similarity import SimilarityScorer
+from schemas.errors import ConfigError
+
+
+def scorer_of(
+    condition: str,
+    record: Mapping[str, Any],
+    *,
+    preset: Preset = "strict",
+    tolerance_px: int = 1,
+    palette_C3: np.ndarray | None = None,
+) -> Scorer:
+    """A scorer for a condition; one that nobody knows is judged by how its maps are stored.
+
+    Args:
+        condition: its name.
+        record: of its annotator, from the manifest.
+        preset: cnpp puts ControlNet++'s own numbers first.
+        tolerance_px: of edges.
+        palette_C3: (C, 3) uint8, colours of a segmentation's classes.
+
+    Raises:
+        ConfigError: a segmentation without a palette.
+    """
+    if record["hint_mode"] == "bilevel":
+        return EdgeScorer(tolerance_px=tolerance_px, exact_first=preset == "cnpp")
+    if "people" in record["stats"].values():
+        return PoseScorer()
+    if condition == "depth":
+        return DepthScorer(legacy_first=preset == "cnpp")
+    if condition == "normal":
+        return NormalScorer()
+    if condition == "segmentation":
+        if palette_C3 is None:
+            raise ConfigError("segmentation: need the palette of its classes to score it")
+        return SegmentationScorer(palette_C3=palette_C3)
+    return SimilarityScorer()

@@ -1,0 +1,161 @@
+"""Networks that draw for an evaluation: one base in memory at a time, told apart by name."""
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from controlnet.architecture.backbone import (
+    Base,
+    fingerprint,
+    fits,
+    load_base,
+    load_control,
+)
+from controlnet.architecture.sampling import SampleOptions
+from controlnet.evaluator.cells import Cell, RunPlace, floor_of, told_by
+from controlnet.evaluator.sampler import Request, Sampler
+from controlnet.evaluator.settings import EvaluateConfig
+from controlnet.nano import NAME, base_folder
+from controlnet.trainer.probe import to_pictures
+from schemas.errors import ConfigError
+from schemas.pixels import RgbU8
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Studio:
+    """Bases and samplers as they are asked for; the last of each stays."""
+
+    def __init__(self, config: EvaluateConfig, device: str) -> None:
+        self._config = config
+        self.device = device
+        self.precision = _precision(config, device)
+        self._base: tuple[str, Base] | None = None
+        self._sampler: tuple[str, Sampler] | None = None
+
+    def base_of(self, place: RunPlace) -> str:
+        """The base of a run: asked for, or what its record or file says; `nano` as its folder.
+
+        Raises:
+            ConfigError: nobody says.
+        """
+        name = self._config.base or _trained_on(place)
+        if name is None:
+            raise ConfigError(
+                f"--run {place.path}: its file does not say which base it was trained on; "
+                "give --base BASE"
+            )
+        bundled = name == NAME or (not Path(name).exists() and name.endswith("nano/base"))
+        return str(base_folder()) if bundled else name
+
+    def floors(self, places: Sequence[RunPlace]) -> dict[str, Cell]:
+        """A cell without control for each distinct base: `floor`, `floor-2` and so on."""
+        floors: dict[str, Cell] = {}
+        for base in dict.fromkeys(map(self.base_of, places)):
+            place = next(one for one in places if self.base_of(one) == base)
+            name = "floor" if not floors else f"floor-{len(floors) + 1}"
+            floors[name] = floor_of(place, name, self._config)
+        return floors
+
+    def check(self, places: Sequence[RunPlace]) -> None:
+        """Load every run's networks once, so that what does not fit is known before anything runs.
+
+        Raises:
+            ConfigError: a base that is not there, or not the one that a ControlNet was made for.
+        """
+        for place in places:
+            base = self._loaded(place)
+            fits(load_control(place.control), base)
+            meant = told_by(place, "base_fingerprint")
+            if meant is not None and meant != fingerprint(base.unet):
+                raise ConfigError(
+                    f"--base {base.name}: {place.path} was trained on a base with other weights "
+                    f"(fingerprint {meant}, got {fingerprint(base.unet)}); use the one that it was "
+                    "trained on"
+                )
+
+    def sample(self, cell: Cell, requests: Sequence[Request]) -> list[RgbU8]:
+        """Draw a batch for a cell."""
+        if self._sampler is None or self._sampler[0] != cell.name:
+            self._sampler = (cell.name, self._new_sampler(cell))
+        return self._sampler[1](requests)
+
+    @torch.no_grad()
+    def round_trip(self, place: RunPlace, picture: RgbU8) -> RgbU8:
+        """The picture through the VAE of a run's base and back."""
+        base = self._loaded(place)
+        image_CHW = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
+        moments_BCHW = base.moments(image_CHW[None].to(self.device))
+        mean_BCHW, _ = moments_BCHW.chunk(2, dim=1)
+        space = base.space
+        latent_BCHW = (mean_BCHW - space.shift_factor) * space.scaling_factor
+        return to_pictures(base.pictures(latent_BCHW))[0]
+
+    def _new_sampler(self, cell: Cell) -> Sampler:
+        base, config = self._loaded(cell.run), self._config
+        control = None
+        if cell.control is not None:
+            control = load_control(cell.control).requires_grad_(False).eval()
+            control.to(self.device)
+        return Sampler(
+            base,
+            control,
+            SampleOptions(
+                steps=config.steps,
+                guidance=float(cell.guidance),
+                scale=float(cell.scale),
+                scheduler={"ddim": "DDIMScheduler", "unipc": "UniPCMultistepScheduler"}[
+                    config.scheduler or "ddim"
+                ],
+            ),
+            negative_prompt=config.negative_prompt or "",
+            device=torch.device(self.device),
+            autocast=DTYPES[self.precision],
+        )
+
+    def _loaded(self, place: RunPlace) -> Base:
+        name = self.base_of(place)
+        if self._base is None or self._base[0] != name:
+            base = load_base(name, dtype=DTYPES[self.precision], offline=self._config.offline)
+            assert base.text is not None
+            assert base.vae is not None
+            for module in (base.unet, base.vae, *base.text.models):
+                module.to(self.device)
+            self._base, self._sampler = (name, base), None
+        return self._base[1]
+
+
+def record_of_run(place: RunPlace, base: str) -> dict[str, Any]:
+    """What the document says of a run."""
+    summary = _read(place.path / "summary.json")
+    return {
+        "name": place.name,
+        "path": str(place.path.resolve()),
+        "step": summary.get("step"),
+        "base": NAME if base == str(base_folder()) else base,
+        "condition": told_by(place, "condition"),
+    }
+
+
+def _trained_on(place: RunPlace) -> str | None:
+    config = _read(place.path / "config.json").get("config", {})
+    return config.get("base") or told_by(place, "base")
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+        return json.loads(path.read_text())
+    return {}
+
+
+def _precision(config: EvaluateConfig, device: str) -> str:
+    """`auto`: bf16 on GPUs that have it, fp32 elsewhere."""
+    if config.precision != "auto":
+        return config.precision
+    has = device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if has else "fp32"

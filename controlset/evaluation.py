@@ -1,0 +1,193 @@
+"""`controlset evaluate`: the judge is chosen here, since learning never annotates."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from annotators.canny import CannySpec
+from annotators.options import EyeOptions
+from annotators.protocol import Annotation, Spec
+from annotators.registry import record_of, spec_from_record, specs_of, weights_ready
+from annotators.runtime import Runtime, resolve_device
+from controlnet.evaluator.cells import places_of, told_by
+from controlnet.evaluator.evaluate import OnProgress, Panel, evaluate
+from controlnet.evaluator.eye import Eye
+from controlnet.evaluator.scorers import scorer_of
+from controlnet.evaluator.scores import Seen
+from controlnet.evaluator.settings import EvaluateConfig
+from controlset.console import progress
+from controlset.extras import extras_of
+from schemas.dataset import open_dataset
+from schemas.errors import ConfigError
+from schemas.pixels import RgbU8
+
+# What ControlNet++ looks with, as options of ours; Canny is kornia's.
+_CNPP: Mapping[str, Mapping[str, Any]] = {"depth": {"depth_model": "Intel/dpt-large"}}
+
+
+def run_evaluation(config: EvaluateConfig) -> tuple[dict[str, Any], Path | None]:
+    """Judge, and write the report.
+
+    Args:
+        config: as it was asked for.
+
+    Returns:
+        The document in `evaluation.json`, and the report. Processes but the first: an empty
+        document, and None.
+
+    Raises:
+        ConfigError: anything that would fail later.
+    """
+    config = config.resolved()
+    panel = panel_of(config)
+    with _bars() as on_progress:
+        document = evaluate(config, panel, on_progress=on_progress)
+    if document is None:
+        return {}, None
+    if not config.report:
+        return document, None
+    from controlset.report.page import write_report
+
+    return document, write_report(config.output)
+
+
+def panel_of(config: EvaluateConfig) -> Panel:
+    """Who judges.
+
+    Raises:
+        ConfigError: no such condition, an annotator or weights that are not here.
+    """
+    condition = condition_of(config)
+    manifest = open_dataset(config.data).manifest
+    if condition not in manifest.annotators:
+        raise ConfigError(
+            f"{config.data}: need the condition {condition!r}, found "
+            f"{', '.join(manifest.annotators)}; run `controlset add {config.data} --conditions "
+            f"{condition}`"
+        )
+    record = manifest.annotators[condition]
+    eye, same_judge = _eye(config, condition, record)
+    extras, missing = extras_of(config)
+    return Panel(
+        condition=condition,
+        eye=eye,
+        scorer=scorer_of(condition, record, preset=config.preset, tolerance_px=config.tolerance),
+        same_judge=same_judge,
+        extras=extras,
+        missing=missing,
+    )
+
+
+def condition_of(config: EvaluateConfig) -> str:
+    """The condition that is judged: asked for, or what the runs say of themselves.
+
+    Raises:
+        ConfigError: nobody says, or they do not agree.
+    """
+    if config.condition is not None:
+        return config.condition
+    told = {place.name: told_by(place, "condition") for place in places_of(config.run)}
+    names = set(told.values())
+    if len(names) > 1:
+        each = ", ".join(f"{name}: {condition}" for name, condition in told.items())
+        raise ConfigError(f"--run: need runs of one condition, got {each}; judge them one by one")
+    (name,) = names
+    if name is None:
+        raise ConfigError(
+            f"--run {config.run[0]}: its file does not say which condition it obeys; "
+            "give --condition NAME"
+        )
+    return name
+
+
+def _eye(config: EvaluateConfig, condition: str, record: Mapping[str, Any]) -> tuple[Eye, bool]:
+    """The judge, and whether it drew the maps of the data set."""
+    if config.preset == "cnpp" and condition == "canny" and config.judge == ():
+        return _kornia(), False
+    device = resolve_device(config.device)
+    runtime = Runtime(device=device, weights=config.weights, offline=config.offline)
+    drew = spec_from_record(condition, record)
+    spec = drew
+    if config.judge or (config.preset == "cnpp" and condition in _CNPP):
+        spec = _asked(config, condition)
+    found = weights_ready([spec], runtime, download=True)
+    annotate = spec.load(runtime)
+
+    def look(pictures: Sequence[RgbU8], keys: Sequence[str]) -> list[Seen | None]:
+        results = annotate(pictures, keys)
+        return [
+            Seen(pixels=one.pixels, stats=one.stats) if isinstance(one, Annotation) else None
+            for one in results
+        ]
+
+    said = {"name": spec.name, **record_of(spec, found.get(spec.name, ()))}
+    return Eye(record=said, look=look, by_key=_draws_by_key(spec)), spec == drew
+
+
+def _asked(config: EvaluateConfig, condition: str) -> Spec:
+    """The annotator that `--judge` describes: a name, and options as `generate` has them."""
+    options: dict[str, Any] = dict(_CNPP.get(condition, {})) if config.preset == "cnpp" else {}
+    fields = {field.name: field for field in dataclasses.fields(EyeOptions)}
+    for word in config.judge:
+        name, separator, value = word.partition("=")
+        if not separator:
+            condition = word
+            continue
+        name = name.replace("-", "_")
+        if name not in fields or name == "conditions":
+            raise ConfigError(
+                f"--judge {word}: need an annotator's name or an option of `generate`, e.g. "
+                "canny-thresholds=100,200"
+            )
+        options[name] = _cast(word, fields[name].default, value)
+    options.setdefault("device", config.device)
+    (spec,) = specs_of(EyeOptions(conditions=(condition,), **options))
+    return spec
+
+
+def _cast(word: str, default: object, value: str) -> object:
+    """A value as its option has it, judged by the option's default."""
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "false": False}[value.lower()]
+        if isinstance(default, int | float):
+            return type(default)(value)
+        return tuple(value.split(",")) if isinstance(default, tuple) else value
+    except (KeyError, ValueError) as error:
+        kind = type(default).__name__
+        raise ConfigError(f"--judge {word}: need a value of type {kind}, got {value!r}") from error
+
+
+def _draws_by_key(spec: Spec) -> bool:
+    """Whether the same picture under another key may have another map."""
+    if isinstance(spec, CannySpec):
+        return spec.low[0] != spec.low[1] or spec.high[0] != spec.high[1]
+    return not type(spec).__module__.startswith("annotators.") or spec.name == "shuffle"
+
+
+def _kornia() -> Eye:
+    """Edges as ControlNet++ extracts them, from the samples and from the real pictures."""
+    from controlnet.evaluator import cnpp
+
+    def look(pictures: Sequence[RgbU8], keys: Sequence[str]) -> list[Seen | None]:
+        return [cnpp.kornia_canny(picture) for picture in pictures]
+
+    record = {"name": "kornia canny", "parameters": {"low": 0.1, "high": 0.2}}
+    return Eye(record=record, look=look, by_key=False, from_pictures=True)
+
+
+@contextlib.contextmanager
+def _bars() -> Iterator[OnProgress]:
+    """One bar after the other: sampling, judging."""
+    with contextlib.ExitStack() as stack:
+        advances: dict[str, Callable[[int, int], None]] = {}
+
+        def on_progress(doing: str, done: int, total: int) -> None:
+            if doing not in advances:
+                stack.close()
+                advances[doing] = stack.enter_context(progress(doing))
+            advances[doing](done, total)
+
+        yield on_progress

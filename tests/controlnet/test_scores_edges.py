@@ -1,0 +1,91 @@
+"""Edges: identical, shifted, inverted, empty and constant pairs, worked out by hand."""
+
+import numpy as np
+import pytest
+
+from controlnet.evaluator.edges import EdgeScorer, edge_f1, precision_recall
+from controlnet.evaluator.scores import Seen
+
+NOTHING = np.zeros((9, 12), np.uint8)
+
+
+def line(column):
+    """A vertical line of 9 px."""
+    pixels = NOTHING.copy()
+    pixels[:, column] = 255
+    return pixels
+
+
+def scored(found, wanted, **options):
+    scorer = EdgeScorer(**options)
+    counts = scorer(None if found is None else Seen(pixels=found, stats={}), seen(wanted))
+    return {name: value.item() for name, value in counts.items()}
+
+
+def seen(pixels):
+    return Seen(pixels=pixels, stats={})
+
+
+def test_identical_maps_score_one():
+    assert set(scored(line(5), line(5)).values()) == {1.0}
+
+
+def test_a_shift_of_one_pixel_ruins_the_exact_score_alone():
+    values = scored(line(6), line(5))
+    assert values["f1_1px"] == 1
+    assert values["f1_exact"] == 0
+
+
+def test_a_shift_of_two_pixels_needs_more_tolerance():
+    assert edge_f1(line(7), line(5), tolerance_px=1) == 0
+    assert edge_f1(line(7), line(5), tolerance_px=2) == 1
+
+
+def test_precision_is_of_the_found_and_recall_of_the_wanted():
+    both = np.maximum(line(2), line(9))
+    assert precision_recall(both, line(2), tolerance_px=1) == (0.5, 1.0)
+    assert precision_recall(line(2), both, tolerance_px=1) == (1.0, 0.5)
+    values = scored(both, line(2))
+    assert values["f1_1px"] == pytest.approx(2 / 3)
+    assert values["density_ratio"] == 2
+
+
+def test_an_inverted_map_is_not_the_map():
+    values = scored(255 - line(5), line(5))
+    assert values["f1_exact"] == 0
+    # the two columns beside the line are near it, out of eleven; every line pixel has neighbours
+    assert values["precision_1px"] == pytest.approx(2 / 11)
+    assert values["recall_1px"] == 1
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "value"),
+    [
+        (NOTHING, NOTHING, 1.0),
+        (line(5), NOTHING, 0.0),
+        (NOTHING, line(5), 0.0),
+        (None, line(5), 0.0),
+    ],
+)
+def test_empty_maps_are_defined(found, wanted, value):
+    values = scored(found, wanted)
+    assert values["f1_1px"] == values["f1_exact"] == value
+    assert np.isnan(values["density_ratio"]) == (not wanted.any())
+
+
+def test_everything_white_has_full_recall():
+    values = scored(np.full_like(NOTHING, 255), line(5))
+    assert values["recall_1px"] == 1
+    assert values["precision_1px"] == pytest.approx(3 / 12)
+
+
+def test_maps_of_different_sizes_are_refused():
+    with pytest.raises(ValueError, match=r"maps of one size, got \(9, 12\) and \(9, 11\)"):
+        edge_f1(NOTHING, NOTHING[:, :11])
+
+
+def test_the_headline_is_the_tolerant_score_unless_the_exact_is_asked_for():
+    assert EdgeScorer().measures[0].name == "f1_1px"
+    assert EdgeScorer(tolerance_px=3).measures[0].label == "F1 (3 px)"
+    assert EdgeScorer(exact_first=True).measures[0].name == "f1_exact"
+    assert len({one.name for one in EdgeScorer(exact_first=True).measures}) == 5

@@ -1,0 +1,206 @@
+"""`controlset evaluate` as typed."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from controlset.cli import main
+from tests.controlnet.tiny_runs import data, keys_of, trained
+
+ROWS = ("ceiling", "model", "shuffled", "floor")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("trained") / "run", steps=3, keep_last=3)
+
+
+def words(run, output, *more):
+    given = ["evaluate", "--run", str(run), "--data", str(data()), "--output", str(output)]
+    return [*given, "--steps", "2", "--device", "cpu", "--no-report", *map(str, more)]
+
+
+def evaluated(run, output, *more):
+    assert main(words(run, output, *more)) == 0
+    return json.loads((Path(output) / "evaluation.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def plain(run, tmp_path_factory):
+    """The folder of an evaluation that nothing happened to, and its document."""
+    output = tmp_path_factory.mktemp("plain") / "evaluation"
+    return output, evaluated(run, output)
+
+
+def numbers_of(document):
+    return [(row["row"], row["values"]) for row in document["rows"]]
+
+
+def test_there_are_always_four_rows_with_intervals(plain):
+    _, document = plain
+    assert tuple(row["row"] for row in document["rows"]) == ROWS
+    headline = document["measures"][0]["name"]
+    for row in document["rows"]:
+        value = row["values"][headline]
+        assert 0 <= value["low"] <= value["value"] <= value["high"] <= 1
+        assert value["count"] == len(keys_of("validation"))
+    named = {row["row"]: row["values"][headline]["value"] for row in document["rows"]}
+    assert named["ceiling"] > named["shuffled"]
+
+
+def test_every_picture_has_its_scores_in_parquet(plain):
+    output, document = plain
+    table = pq.read_table(output / "scores.parquet").to_pandas()
+    keys = set(keys_of("validation"))
+    assert set(table["row"]) == set(ROWS)
+    for row in ROWS:
+        assert set(table[table["row"] == row]["key"]) == keys
+    headline = document["measures"][0]["name"]
+    of_model = table[table["row"] == "model"][headline]
+    value = next(row for row in document["rows"] if row["row"] == "model")["values"][headline]
+    assert of_model.mean() == pytest.approx(value["value"])
+
+
+def test_what_is_shown_lies_beside_it_and_says_why_it_was_chosen(plain):
+    output, document = plain
+    assert {one["why"] for one in document["pictures"]} >= {"best", "worst"}
+    for one in document["pictures"]:
+        shown = [one["real"], one["wanted"]]
+        for row in ("model", "floor"):
+            shown += [each[name] for each in one["rows"][row] for name in ("picture", "found")]
+        for path in shown:
+            with Image.open(output / path) as picture:
+                assert picture.size == (64, 64)
+
+
+def test_the_protocol_says_how_it_was_measured_and_the_data_what_by(plain):
+    _, document = plain
+    protocol = document["protocol"]
+    assert re.fullmatch(r"strict-[0-9a-f]{8}", protocol["id"])
+    assert protocol["judge"]["parameters"]["low"] == [60, 60]
+    assert (protocol["scheduler"], protocol["steps"], protocol["codec"]) == ("ddim", 2, "png")
+    assert document["data"]["used"] == len(keys_of("validation"))
+    assert any("the judge is the annotator" in text for text in document["warnings"])
+    assert document["software"]["torch"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_the_batch_does_not_change_a_score(run, plain, tmp_path, batch_size):
+    document = evaluated(run, tmp_path / "evaluation", "--batch-size", batch_size)
+    assert numbers_of(document) == numbers_of(plain[1])
+    assert document["protocol"]["id"] == plain[1]["protocol"]["id"]
+
+
+def test_an_interrupted_evaluation_goes_on_and_ends_the_same(run, plain, tmp_path):
+    output = shutil.copytree(plain[0], tmp_path / "evaluation")
+    (output / "evaluation.json").unlink()
+    sampled = sorted((output / "pictures" / "run").glob("*-0.png"))
+    for path in sampled[::2]:
+        path.unlink()
+    torn = sampled[1]
+    torn.write_bytes(torn.read_bytes()[:100])
+    kept = sampled[3]
+    before = kept.stat().st_mtime_ns
+    assert numbers_of(evaluated(run, output)) == numbers_of(plain[1])
+    assert kept.stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_scores_of_one(run, plain, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
+    output = tmp_path / "evaluation"
+    finished = subprocess.run(
+        [sys.executable, *launcher, "-m", "controlset", *words(run, output)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    document = json.loads((output / "evaluation.json").read_text())
+    assert numbers_of(document) == numbers_of(plain[1])
+
+
+def test_runs_are_compared_in_pairs(run, tmp_path):
+    other = trained(tmp_path / "other", steps=2, seed=3)
+    document = evaluated(run, tmp_path / "evaluation", "--run", other)
+    assert [one["name"] for one in document["runs"]] == ["run", "other"]
+    headline = document["measures"][0]["name"]
+    (pair,) = [one for one in document["comparisons"] if one["measure"] == headline]
+    values = {
+        row["run"]: row["values"][headline]["value"]
+        for row in document["rows"]
+        if row["row"] == "model"
+    }
+    assert pair["value"] == pytest.approx(values["other"] - values["run"])
+    assert pair["low"] <= pair["value"] <= pair["high"]
+    assert [row["row"] for row in document["rows"]].count("floor") == 1  # of one base
+
+
+def test_sweeps_and_saved_steps_are_curves(run, tmp_path):
+    more = ["--sweep-scale", "0", "1", "--sweep-guidance", "1", "--curve"]
+    document = evaluated(run, tmp_path / "evaluation", *more)
+    headline = document["measures"][0]["name"]
+    sweeps = {one["what"]: one["points"] for one in document["sweeps"]}
+    assert [point["at"] for point in sweeps["scale"]] == [0, 1]
+    rows = {row["row"]: row["values"][headline] for row in document["rows"]}
+    assert sweeps["scale"][1]["values"][headline] == rows["model"]
+    assert sweeps["scale"][0]["values"][headline] == rows["floor"]
+    (curve,) = document["curve"]
+    assert [point["step"] for point in curve["points"]] == [2, 3]
+    assert curve["points"][-1]["values"][headline] == rows["model"]
+
+
+def test_several_samples_of_a_row_are_of_different_seeds(run, tmp_path):
+    document = evaluated(run, tmp_path / "evaluation", "--samples", "2", "--limit", "3")
+    pictures = sorted((tmp_path / "evaluation/pictures/run").glob("*-[01].png"))
+    assert len(pictures) == 6
+    first, second = (np.asarray(Image.open(path)) for path in pictures[:2])
+    assert (first != second).any()
+    assert any(one["kind"] == "diversity" for one in document["measures"])
+
+
+def test_another_judge_is_named_and_no_warning_is_given(run, tmp_path):
+    document = evaluated(
+        run, tmp_path / "evaluation", "--limit", "3", "--judge", "canny-thresholds=20,40"
+    )
+    assert document["protocol"]["judge"]["parameters"]["low"] == [20, 20]
+    assert not document["protocol"]["same_judge"]
+    assert not any("the judge is" in text for text in document["warnings"])
+
+
+def test_an_expectation_that_is_not_met_is_status_1(run, tmp_path, capsys):
+    common = words(run, tmp_path / "evaluation", "--limit", "3")
+    assert main([*common, "--expect", "1.01"]) == 1
+    assert "--expect: need F1 (1 px) at least 1.01, got 0." in capsys.readouterr().out
+    assert main([*common, "--expect", "0"]) == 0
+
+
+def test_a_report_lies_beside_the_numbers(run, tmp_path, capsys):
+    given = [one for one in words(run, tmp_path / "evaluation") if one != "--no-report"]
+    assert main([*given, "--limit", "4"]) == 0
+    report = tmp_path / "evaluation" / "report.html"
+    assert f"look: {report}" in capsys.readouterr().out
+    assert report.stat().st_size > 20_000
+
+
+def test_the_help_fits_a_terminal_and_has_an_example(capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "example:\n  controlset evaluate --run run --data canny-set --output evaluation" in out

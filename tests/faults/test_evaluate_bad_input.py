@@ -1,0 +1,121 @@
+"""What cannot be judged is said in one line, before anything is sampled."""
+
+import json
+import shutil
+
+import pytest
+
+from controlset.cli import main
+from tests.controlnet.tiny_runs import WEIGHTS, base, data, trained
+from tests.pipeline.handmade import photograph, row_of, write_dataset
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("finished") / "run", steps=1)
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def refusal(capsys, output, run, *more, dataset=None):
+    given = ["--run", str(run), "--data", str(dataset or data()), "--output", str(output)]
+    capsys.readouterr()
+    status = main(["evaluate", *given, "--device", "cpu", "--steps", "2", *map(str, more)])
+    printed = capsys.readouterr()
+    assert (status, printed.out) == (2, "")
+    assert printed.err.count("\n") == 1
+    assert not (output / "pictures").exists()
+    return printed.err
+
+
+def test_a_data_set_without_validation_rows(capsys, tmp_path, run):
+    folder = tmp_path / "dataset"
+    rows = [row_of(photograph("coffee", 64), f"{n}.jpg") for n in range(4)]
+    write_dataset(folder, {"train": rows})
+    said = refusal(capsys, tmp_path / "out", run, dataset=folder)
+    assert "need rows of the split 'validation' that no training saw, found only train" in said
+    assert "generate with --validation 0.02" in said
+
+
+def test_a_condition_that_the_set_does_not_have(capsys, tmp_path, run):
+    said = refusal(capsys, tmp_path / "out", run, "--condition", "depth")
+    assert "need the condition 'depth', found canny" in said
+    assert f"`controlset add {data()} --conditions depth`" in said
+
+
+def test_a_folder_that_is_no_run(capsys, tmp_path):
+    said = refusal(capsys, tmp_path / "out", tmp_path / "nothing")
+    assert f"--run {tmp_path}/nothing: need the folder of a run or a ControlNetModel" in said
+
+
+def test_a_torn_checkpoint(capsys, tmp_path, run):
+    path = run / "controlnet" / WEIGHTS
+    path.write_bytes(path.read_bytes()[:5000])
+    said = refusal(capsys, tmp_path / "out", run)
+    assert f"{path}: need a whole safetensors file, got " in said
+
+
+def test_a_base_of_another_architecture(capsys, tmp_path, run):
+    other = base(name="wide", width=32)
+    said = refusal(capsys, tmp_path / "out", run, "--base", other)
+    assert f"--base {other}: need a base with block_out_channels [16, 16]" in said
+
+
+def test_a_base_of_the_same_shape_but_other_weights_is_said(capsys, tmp_path, run):
+    other = shutil.copytree(base(), tmp_path / "other")
+    from safetensors.torch import load_file, save_file
+
+    path = other / "unet" / WEIGHTS
+    changed = {name: value + 0.5 for name, value in load_file(path).items()}
+    save_file(changed, path, metadata={"format": "pt"})
+    said = refusal(capsys, tmp_path / "out", run, "--base", other)
+    assert "was trained on a base with other weights" in said
+
+
+def test_a_base_that_is_gone(capsys, tmp_path, run):
+    path = run / "config.json"
+    document = json.loads(path.read_text())
+    document["config"]["base"] = str(tmp_path / "gone")
+    path.write_text(json.dumps(document))
+    said = refusal(capsys, tmp_path / "out", run, "--offline")
+    assert f"--base {tmp_path}/gone: need a model in diffusers' folder format" in said
+
+
+def test_weights_of_the_judge_that_are_not_here(capsys, tmp_path, run):
+    more = ["--judge", "hed", "--offline", "--weights", str(tmp_path)]
+    said = refusal(capsys, tmp_path / "out", run, *more)
+    assert "ControlNetHED.pth" in said
+
+
+def test_weights_of_inception_and_clip_that_are_not_here(capsys, tmp_path, run):
+    said = refusal(capsys, tmp_path / "out", run, "--inception", tmp_path / "gone.pth")
+    assert f"{tmp_path}/gone.pth" in said
+    said = refusal(capsys, tmp_path / "out", run, "--clip", tmp_path / "gone", "--offline")
+    assert f"{tmp_path}/gone" in said
+
+
+def test_a_folder_that_holds_something_else(capsys, tmp_path, run):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("years of work")
+    said = refusal(capsys, tmp_path / "out", run)
+    assert "need an empty folder or an evaluation, got something else" in said
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_folder_that_holds_another_evaluation(capsys, tmp_path, run):
+    common = ["--run", str(run), "--data", str(data()), "--output", str(tmp_path / "out")]
+    common += ["--device", "cpu", "--limit", "2", "--no-report"]
+    assert main(["evaluate", *common, "--steps", "2"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", *common, "--steps", "3"]) == 2
+    assert "holds another evaluation (protocol 'strict-" in capsys.readouterr().err
+
+
+def test_a_judge_that_nobody_knows(capsys, tmp_path, run):
+    said = refusal(capsys, tmp_path / "out", run, "--judge", "eyes")
+    assert "no such annotator" in said
+    said = refusal(capsys, tmp_path / "out", run, "--judge", "colour=red")
+    assert "--judge colour=red: need an annotator's name or an option of `generate`" in said
