@@ -105,10 +105,27 @@ class ControlNet(nn.Module):
         Returns:
             As many as the U-Net has skips, and the middle one; all zero before training.
         """
+        return self.answer(latent_BCHW, timestep_B, prompt, self.features(hint_BCHW))
+
+    def features(self, hint_BCHW: Tensor) -> Tensor:
+        """What the hint block makes of a map: the same at every step, so samplers ask once.
+
+        Args:
+            hint_BCHW: (B, 3, 8H, 8W) in [0, 1].
+
+        Returns:
+            (B, C, H, W).
+        """
         if self.config["controlnet_conditioning_channel_order"] == "bgr":  # some people's; not ours
             hint_BCHW = hint_BCHW.flip(1)
+        return self.controlnet_cond_embedding(hint_BCHW)
+
+    def answer(
+        self, latent_BCHW: Tensor, timestep_B: Tensor, prompt: Prompt, features_BCHW: Tensor
+    ) -> Residuals:
+        """Residuals from the features of a hint; else as `forward`."""
         emb_BE = embedding(self, timestep_B, prompt, latent_BCHW.dtype)
-        h_BCHW = self.conv_in(latent_BCHW) + self.controlnet_cond_embedding(hint_BCHW)
+        h_BCHW = self.conv_in(latent_BCHW) + features_BCHW
         outputs, middle_BCHW = encode(self, h_BCHW, emb_BE, prompt.text_BLD)
         doors = zip(self.controlnet_down_blocks, outputs, strict=True)
         residuals = Residuals(

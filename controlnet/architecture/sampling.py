@@ -1,7 +1,8 @@
-"""From noise to pictures under control; training's probe and the sampler both use it."""
+"""From noise, or from a picture, to pictures under control: training's probe and the sampler."""
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +10,21 @@ from torch import Tensor
 from controlnet.architecture.backbone import Base, predict, scheduler
 from controlnet.architecture.control import ControlNet
 from controlnet.architecture.prompts import Embedded
+from controlnet.architecture.residuals import (
+    Residuals,
+    guess_weights,
+    resolution_weights,
+    summed,
+)
 from controlnet.architecture.unet import Prompt
+
+SCHEDULERS = {
+    "ddim": "DDIMScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+}
+"""Name of a sampler -> diffusers' class; none of them draws noise on the way."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,7 +34,29 @@ class SampleOptions:
     steps: int = 20
     guidance: float = 3.0  # of classifier-free guidance; 1 is none
     scale: float = 1.0  # of the control
-    scheduler: str = "DDIMScheduler"
+    scheduler: str = "ddim"  # a name in SCHEDULERS, or any class of diffusers
+    start: float = 0.0  # share of the steps after which control begins
+    end: float = 1.0  # and after which it ends
+    guess: bool = False  # control without prompts: on the guided half only, deep louder
+    by_resolution: bool = False  # the paper's weighting for guidance, on the guided half only
+    strength: float = 1.0  # share of the steps that a given picture goes through
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Steering:
+    """A ControlNet with what it is shown."""
+
+    control: ControlNet
+    hint_BCHW: Tensor  # (B, 3, H, W) in [0, 1]
+    scale: float = 1.0  # beside that of the options
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Painted:
+    """A picture to start from, and which part of it may change."""
+
+    latent_BCHW: Tensor  # scaled
+    mask_B1HW: Tensor | None = None  # (B, 1, H, W) of the latent: 1 changes, 0 stays; None: all
 
 
 @torch.no_grad()
@@ -34,7 +71,7 @@ def sample(
     *,
     sizes_B6: Tensor | None = None,
 ) -> Tensor:
-    """Denoise.
+    """Denoise under one ControlNet; see `denoise`.
 
     Args:
         base: with its VAE.
@@ -49,25 +86,149 @@ def sample(
     Returns:
         (B, 3, H, W) float32 in [0, 1].
     """
-    steps = scheduler(base, options.scheduler)
+    steering = [] if control is None else [Steering(control=control, hint_BCHW=hint_BCHW)]
+    return denoise(base, steering, prompts, empty, noise_BCHW, options, sizes_B6=sizes_B6)
+
+
+@torch.no_grad()
+def denoise(
+    base: Base,
+    steering: Sequence[Steering],
+    prompts: Embedded,
+    empty: Embedded,
+    noise_BCHW: Tensor,
+    options: SampleOptions,
+    *,
+    sizes_B6: Tensor | None = None,
+    painted: Painted | None = None,
+) -> Tensor:
+    """Denoise under any number of ControlNets.
+
+    Args:
+        base: with its VAE.
+        steering: ControlNets, whose residuals are summed; none samples the base alone.
+        prompts: of each picture.
+        empty: "" or a negative prompt, one row or one for each picture.
+        noise_BCHW: (B, C, H/factor, W/factor) standard normal: the seed of each picture.
+        options: see there.
+        sizes_B6: SDXL's micro-conditioning.
+        painted: start from a picture, as `options.strength` says.
+
+    Returns:
+        (B, 3, H, W) float32 in [0, 1]; equal to diffusers' pipelines from the same noise.
+    """
+    steps = scheduler(base, SCHEDULERS.get(options.scheduler, options.scheduler))
     steps.set_timesteps(options.steps, device=noise_BCHW.device)
+    timesteps = _timesteps(steps, options, painted)
+    latent_BCHW = _start(steps, timesteps, noise_BCHW, options, painted)
     guided = options.guidance != 1.0
     prompt = _doubled(prompts, empty, sizes_B6) if guided else _prompt(prompts, sizes_B6)
     copies = 2 if guided else 1
-    hint_BCHW = hint_BCHW.repeat(copies, 1, 1, 1)
-    latent_BCHW = noise_BCHW * steps.init_noise_sigma
-    for timestep in steps.timesteps:
+    steered = _Steered(steering, options, _prompt(prompts, sizes_B6), prompt, guided=guided)
+    for number, timestep in enumerate(timesteps):
         noisy_BCHW = steps.scale_model_input(latent_BCHW.repeat(copies, 1, 1, 1), timestep)
         timestep_B = timestep.expand(len(noisy_BCHW))
-        residuals = None
-        if control is not None:
-            residuals = control(noisy_BCHW, timestep_B, prompt, hint_BCHW).scaled(options.scale)
+        residuals = steered(noisy_BCHW, timestep_B, number, len(timesteps))
         predicted_BCHW = predict(base.unet, noisy_BCHW, timestep_B, prompt, residuals)
         if guided:
             without_BCHW, with_BCHW = predicted_BCHW.chunk(2)
             predicted_BCHW = without_BCHW + options.guidance * (with_BCHW - without_BCHW)
         latent_BCHW = steps.step(predicted_BCHW, timestep, latent_BCHW).prev_sample
+        if painted is not None and painted.mask_B1HW is not None:
+            kept_BCHW = painted.latent_BCHW
+            if number + 1 < len(timesteps):
+                kept_BCHW = steps.add_noise(kept_BCHW, noise_BCHW, timesteps[number + 1][None])
+            latent_BCHW = kept_BCHW + painted.mask_B1HW * (latent_BCHW - kept_BCHW)
     return base.pictures(latent_BCHW)
+
+
+class _Steered:
+    """Residuals of all ControlNets, step after step; the hint blocks are asked once."""
+
+    def __init__(
+        self,
+        steering: Sequence[Steering],
+        options: SampleOptions,
+        single: Prompt,
+        prompt: Prompt,
+        *,
+        guided: bool,
+    ) -> None:
+        self._options, self._guided = options, guided
+        # in these modes the unguided half gets no control at all
+        self._half = guided and (options.guess or options.by_resolution)
+        self._prompt = single if self._half else prompt
+        copies = 2 if guided and not self._half else 1
+        self._parts = [
+            (one, one.control.features(one.hint_BCHW).repeat(copies, 1, 1, 1)) for one in steering
+        ]
+
+    def __call__(
+        self, noisy_BCHW: Tensor, timestep_B: Tensor, number: int, count: int
+    ) -> Residuals | None:
+        """Residuals for a step.
+
+        Args:
+            noisy_BCHW: both halves under guidance, the unguided one first.
+            timestep_B: likewise.
+            number: of the step.
+            count: steps.
+        """
+        options = self._options
+        off = number / count < options.start or (number + 1) / count > options.end
+        if off or not self._parts:
+            return None
+        if self._half:
+            noisy_BCHW, timestep_B = noisy_BCHW.chunk(2)[1], timestep_B.chunk(2)[1]
+        said = [
+            self._weighted(one.control.answer(noisy_BCHW, timestep_B, self._prompt, features), one)
+            for one, features in self._parts
+        ]
+        total = summed(said)
+        return _below_nothing(total) if self._half else total
+
+    def _weighted(self, residuals: Residuals, one: Steering) -> Residuals:
+        options, several = self._options, residuals.all
+        weights = [options.scale * one.scale] * len(several)
+        if options.guess:
+            # diffusers' 0.1 ... 1 evenly in log scale: 0.8254^k for 13 residuals
+            by = guess_weights(len(several), base=10 ** (-1 / (len(several) - 1)))
+            weights = [weight * factor for weight, factor in zip(weights, by, strict=True)]
+        if options.by_resolution:
+            by = resolution_weights([residual.shape[-2] for residual in several])
+            weights = [weight * factor for weight, factor in zip(weights, by, strict=True)]
+        return residuals.scaled(weights)
+
+
+def _below_nothing(residuals: Residuals) -> Residuals:
+    """Zeros for the unguided half, on top of the guided half's residuals."""
+    doubled = [torch.cat([torch.zeros_like(one), one]) for one in residuals.all]
+    return Residuals(skips=tuple(doubled[:-1]), middle=doubled[-1])
+
+
+def _timesteps(steps: Any, options: SampleOptions, painted: Painted | None) -> Tensor:
+    """All of them, or the last ones where a picture is given."""
+    if painted is None:
+        return steps.timesteps
+    wanted = min(int(options.steps * options.strength), options.steps)
+    first = max(options.steps - wanted, 0) * steps.order
+    if hasattr(steps, "set_begin_index"):
+        steps.set_begin_index(first)
+    return steps.timesteps[first:]
+
+
+def _start(
+    steps: Any,
+    timesteps: Tensor,
+    noise_BCHW: Tensor,
+    options: SampleOptions,
+    painted: Painted | None,
+) -> Tensor:
+    """Pure noise, or the picture with as much of it as the first step expects."""
+    whole = painted is None or (painted.mask_B1HW is not None and options.strength >= 1.0)
+    if whole or painted is None:
+        return noise_BCHW * steps.init_noise_sigma
+    return steps.add_noise(painted.latent_BCHW, noise_BCHW, timesteps[:1])
 
 
 def one_prompt(embedded: Sequence[Embedded]) -> Embedded:

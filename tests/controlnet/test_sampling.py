@@ -13,7 +13,7 @@ from diffusers import (
 
 from controlnet.architecture.backbone import load_base, scheduler
 from controlnet.architecture.prompts import Embedded
-from controlnet.architecture.sampling import SampleOptions, one_prompt, sample
+from controlnet.architecture.sampling import SCHEDULERS, SampleOptions, one_prompt, sample
 from tests.controlnet.tiny_bases import (
     KINDS,
     base_folder,
@@ -52,7 +52,7 @@ def pipeline_of(kind, base, control, schedule):
     made = pipelines.get(kind, StableDiffusionControlNetPipeline).from_pretrained(
         base.name,
         controlnet=twin(control),
-        scheduler=scheduler(base, schedule),
+        scheduler=scheduler(base, SCHEDULERS.get(schedule, schedule)),
         **({} if kind == "sdxl" else {"safety_checker": None}),
     )
     made.set_progress_bar_config(disable=True)
@@ -72,6 +72,9 @@ def by_diffusers(kind, base, control, options):
         negative_prompt=["", ""],  # not None: SDXL's pipeline would make zeros of it
         latents=given.latent_BCHW.clone(),
         controlnet_conditioning_scale=options.scale,
+        control_guidance_start=options.start,
+        control_guidance_end=options.end,
+        guess_mode=options.guess,
         output_type="pt",
     ).images
 
@@ -103,7 +106,12 @@ OPTIONS = [
     SampleOptions(steps=STEPS, guidance=1.0),
     SampleOptions(steps=STEPS, guidance=7.5, scale=0.4),
     SampleOptions(steps=STEPS, guidance=3.0, scheduler="EulerDiscreteScheduler"),
-    SampleOptions(steps=STEPS, guidance=3.0, scheduler="UniPCMultistepScheduler"),
+    SampleOptions(steps=STEPS, guidance=3.0, scheduler="unipc"),
+    SampleOptions(steps=STEPS, guidance=3.0, scheduler="dpm++"),
+    SampleOptions(steps=STEPS, guidance=3.0, scheduler="euler", start=0.25, end=0.7),
+    SampleOptions(steps=STEPS, guidance=3.0, start=0.3, end=0.5),
+    SampleOptions(steps=STEPS, guidance=3.0, guess=True),
+    SampleOptions(steps=STEPS, guidance=1.0, guess=True, scale=0.7),
 ]
 
 
