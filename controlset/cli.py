@@ -23,6 +23,7 @@ COMMANDS = {
     "inspect": "counts, histograms and quality flags of a data set",
     "verify": "check a data set against its manifest; extract maps again and compare",
     "train": "a ControlNet on a data set's shards; probes say when it obeys",
+    "sample": "pictures under one or several ControlNets",
     "evaluate": "does it obey? adherence with ceiling, floor and intervals, and a report",
     "ablate": "the paper's ablations on the nano base, in one table",
     "export": "a trained ControlNet for ComfyUI, A1111 and diffusers",

@@ -24,7 +24,7 @@ from controlnet.evaluator.rows import load_rows
 from controlnet.evaluator.score import Bench
 from controlnet.evaluator.scores import Measure, Scorer
 from controlnet.evaluator.settings import EvaluateConfig
-from controlnet.evaluator.studio import Studio, record_of_run
+from controlnet.evaluator.studio import Studio, floors_of, record_of_run
 from controlnet.evaluator.tally import Scored, write_scores
 
 SCORES = "scores.parquet"
@@ -74,10 +74,15 @@ class _Evaluation:
         self._rows = load_rows(
             config.data, split=config.split, condition=panel.condition, limit=config.limit
         )
-        self._studio = Studio(config, str(self._state.device))
+        self._studio = Studio(
+            base=config.base,
+            precision=config.precision,
+            offline=config.offline,
+            device=str(self._state.device),
+        )
         self._studio.check(self._places)
         self._cells = cells_of(self._places, config)
-        self._floors = self._studio.floors(self._places)
+        self._floors = floors_of(self._places, self._studio, config)
         self._measures: tuple[Measure, ...] = (
             *panel.scorer.measures,
             *(one for extra in panel.extras for one in extra.measures),
@@ -163,7 +168,7 @@ class _Evaluation:
             fill(
                 self._gallery(cell.name),
                 self._rows,
-                lambda requests, cell=cell: self._studio.sample(cell, requests),
+                lambda requests, cell=cell: self._studio.sample(cell, config, requests),
                 controlled=cell.control is not None,
                 empty_prompt=config.empty_prompt,
                 samples=config.samples,

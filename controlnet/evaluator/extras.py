@@ -1,7 +1,7 @@
 """Measures beside adherence: of the pictures themselves, and of their captions."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from controlnet.evaluator.scores import Measure
 from schemas.pixels import RgbU8
 
 
+@runtime_checkable
 class Extra(Protocol):
     """Scores pictures without looking at their condition."""
 

@@ -93,7 +93,7 @@ def fill(
             Request(
                 key=row.key,
                 prompt="" if empty_prompt else row.text,
-                hint=row.wanted.pixels if controlled else None,
+                hints=(row.wanted.pixels,) if controlled else (),
                 seed=seed_of(seed, row.key, number),
                 size=row.size,
             )

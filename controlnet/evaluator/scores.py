@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -49,6 +49,7 @@ class Measure:
         return self.aggregate(counts_K[None])
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """Compares what was found in a picture with what was wanted."""
 

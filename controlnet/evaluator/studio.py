@@ -16,6 +16,7 @@ from controlnet.architecture.backbone import (
     load_base,
     load_control,
 )
+from controlnet.architecture.control import ControlNet
 from controlnet.architecture.sampling import SampleOptions
 from controlnet.evaluator.cells import Cell, RunPlace, floor_of, told_by
 from controlnet.evaluator.sampler import Request, Sampler
@@ -29,12 +30,19 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Studio:
-    """Bases and samplers as they are asked for; the last of each stays."""
+    """Bases and samplers as they are asked for; the last of each stays.
 
-    def __init__(self, config: EvaluateConfig, device: str) -> None:
-        self._config = config
+    Args:
+        base: for all runs; None takes the one that each was trained on.
+        precision: fp32, bf16, fp16 or auto.
+        offline: never ask the hub.
+        device: of the networks.
+    """
+
+    def __init__(self, *, base: str | None, precision: str, offline: bool, device: str) -> None:
+        self._asked, self._offline = base, offline
         self.device = device
-        self.precision = _precision(config, device)
+        self.precision = _resolved(precision, device)
         self._base: tuple[str, Base] | None = None
         self._sampler: tuple[str, Sampler] | None = None
 
@@ -44,7 +52,7 @@ class Studio:
         Raises:
             ConfigError: nobody says.
         """
-        name = self._config.base or _trained_on(place)
+        name = self._asked or _trained_on(place)
         if name is None:
             raise ConfigError(
                 f"--run {place.path}: its file does not say which base it was trained on; "
@@ -53,15 +61,6 @@ class Studio:
         bundled = name == NAME or (not Path(name).exists() and name.endswith("nano/base"))
         return str(base_folder()) if bundled else name
 
-    def floors(self, places: Sequence[RunPlace]) -> dict[str, Cell]:
-        """A cell without control for each distinct base: `floor`, `floor-2` and so on."""
-        floors: dict[str, Cell] = {}
-        for base in dict.fromkeys(map(self.base_of, places)):
-            place = next(one for one in places if self.base_of(one) == base)
-            name = "floor" if not floors else f"floor-{len(floors) + 1}"
-            floors[name] = floor_of(place, name, self._config)
-        return floors
-
     def check(self, places: Sequence[RunPlace]) -> None:
         """Load every run's networks once, so that what does not fit is known before anything runs.
 
@@ -69,7 +68,7 @@ class Studio:
             ConfigError: a base that is not there, or not the one that a ControlNet was made for.
         """
         for place in places:
-            base = self._loaded(place)
+            base = self.base(place)
             fits(load_control(place.control), base)
             meant = told_by(place, "base_fingerprint")
             if meant is not None and meant != fingerprint(base.unet):
@@ -79,16 +78,22 @@ class Studio:
                     "trained on"
                 )
 
-    def sample(self, cell: Cell, requests: Sequence[Request]) -> list[RgbU8]:
-        """Draw a batch for a cell."""
+    def control(self, folder: Path) -> ControlNet:
+        """A ControlNet, frozen and in its place."""
+        return load_control(folder).requires_grad_(False).eval().to(self.device)
+
+    def sample(
+        self, cell: Cell, config: EvaluateConfig, requests: Sequence[Request]
+    ) -> list[RgbU8]:
+        """Draw a batch for a cell of an evaluation."""
         if self._sampler is None or self._sampler[0] != cell.name:
-            self._sampler = (cell.name, self._new_sampler(cell))
+            self._sampler = (cell.name, self._new_sampler(cell, config))
         return self._sampler[1](requests)
 
     @torch.no_grad()
     def round_trip(self, place: RunPlace, picture: RgbU8) -> RgbU8:
         """The picture through the VAE of a run's base and back."""
-        base = self._loaded(place)
+        base = self.base(place)
         image_CHW = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
         moments_BCHW = base.moments(image_CHW[None].to(self.device))
         mean_BCHW, _ = moments_BCHW.chunk(2, dim=1)
@@ -96,38 +101,46 @@ class Studio:
         latent_BCHW = (mean_BCHW - space.shift_factor) * space.scaling_factor
         return to_pictures(base.pictures(latent_BCHW))[0]
 
-    def _new_sampler(self, cell: Cell) -> Sampler:
-        base, config = self._loaded(cell.run), self._config
-        control = None
-        if cell.control is not None:
-            control = load_control(cell.control).requires_grad_(False).eval()
-            control.to(self.device)
+    def _new_sampler(self, cell: Cell, config: EvaluateConfig) -> Sampler:
+        base = self.base(cell.run)
+        controls = [] if cell.control is None else [(self.control(cell.control), 1.0)]
         return Sampler(
             base,
-            control,
+            controls,
             SampleOptions(
                 steps=config.steps,
                 guidance=float(cell.guidance),
                 scale=float(cell.scale),
-                scheduler={"ddim": "DDIMScheduler", "unipc": "UniPCMultistepScheduler"}[
-                    config.scheduler or "ddim"
-                ],
+                scheduler=config.scheduler or "ddim",
             ),
             negative_prompt=config.negative_prompt or "",
             device=torch.device(self.device),
             autocast=DTYPES[self.precision],
         )
 
-    def _loaded(self, place: RunPlace) -> Base:
+    def base(self, place: RunPlace) -> Base:
+        """The base of a run, in its place."""
         name = self.base_of(place)
         if self._base is None or self._base[0] != name:
-            base = load_base(name, dtype=DTYPES[self.precision], offline=self._config.offline)
+            base = load_base(name, dtype=DTYPES[self.precision], offline=self._offline)
             assert base.text is not None
             assert base.vae is not None
             for module in (base.unet, base.vae, *base.text.models):
                 module.to(self.device)
             self._base, self._sampler = (name, base), None
         return self._base[1]
+
+
+def floors_of(
+    places: Sequence[RunPlace], studio: Studio, config: EvaluateConfig
+) -> dict[str, Cell]:
+    """A cell without control for each distinct base: `floor`, `floor-2` and so on."""
+    floors: dict[str, Cell] = {}
+    for base in dict.fromkeys(map(studio.base_of, places)):
+        place = next(one for one in places if studio.base_of(one) == base)
+        name = "floor" if not floors else f"floor-{len(floors) + 1}"
+        floors[name] = floor_of(place, name, config)
+    return floors
 
 
 def record_of_run(place: RunPlace, base: str) -> dict[str, Any]:
@@ -153,9 +166,9 @@ def _read(path: Path) -> Mapping[str, Any]:
     return {}
 
 
-def _precision(config: EvaluateConfig, device: str) -> str:
+def _resolved(precision: str, device: str) -> str:
     """`auto`: bf16 on GPUs that have it, fp32 elsewhere."""
-    if config.precision != "auto":
-        return config.precision
+    if precision != "auto":
+        return precision
     has = device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16" if has else "fp32"

@@ -26,7 +26,7 @@ from controlnet.trainer.judge import Judge
 from controlnet.trainer.learner import Method
 from controlnet.trainer.optimizers import learning_rate
 from controlnet.trainer.probe import Bounds
-from controlnet.trainer.setup import CONTROLNET, Run, prepare
+from controlnet.trainer.setup import Run, prepare
 from controlnet.trainer.snap import snap_step
 from controlnet.trainer.steps import Place, Step, batches_from, optimize, refuse_nan
 from controlnet.trainer.stopping import StopRequest
@@ -47,14 +47,15 @@ class Outcome:
 
 
 def train(
-    config: TrainConfig, *, judge: Judge | None = None, method: Method = CONTROLNET
+    config: TrainConfig, *, judge: Judge | None = None, method: Method | None = None
 ) -> Outcome:
     """Train a ControlNet.
 
     Args:
         config: everything.
         judge: scores samples in probes.
-        method: what is trained; a run goes on with the one that it was started with.
+        method: what is trained instead of a ControlNet; a run goes on with the one that it was
+            started with.
 
     Returns:
         How it ended. The result is in `output/controlnet`, a diffusers `ControlNetModel` folder.
@@ -64,7 +65,7 @@ def train(
             the last good checkpoint stays.
     """
     resumed = claim_output(config)
-    run = prepare(config, judge, method)
+    run = prepare(config, judge) if method is None else prepare(config, judge, method)
     return _Loop(run, resumed).go()
 
 

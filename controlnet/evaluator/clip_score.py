@@ -1,0 +1,115 @@
+"""Whether a picture shows what its caption says, as CLIP sees it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+
+from controlnet.architecture.backbone import fingerprint
+from schemas.errors import ConfigError
+from schemas.pixels import RgbU8
+
+# How transformers says that files are not there, torn, or of another model.
+_NOT_THERE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+
+_BATCH = 16  # bounds memory only
+
+
+class ClipScore:
+    """100 * max(cos, 0) of a picture's and its caption's embedding.
+
+    Args:
+        name: a CLIP model: folder, or name on the hub. Scores of two models do not compare:
+            ControlNet++ and HumanSD use `openai/clip-vit-base-patch16`.
+        device: where it runs.
+        offline: never ask the hub.
+
+    Raises:
+        ConfigError: it is not there, or no CLIP model.
+
+    Source: Hessel et al. 2021 without their factor 2.5 and prefix, as torchmetrics has it; but
+        each pair's score is cut at 0, not the mean of all.
+    """
+
+    def __init__(self, name: str, *, device: str = "cpu", offline: bool = False) -> None:
+        model, self._processor = _loaded(name, offline)
+        self._model, self._device = model.requires_grad_(False).eval().to(device), device
+        self._tokens: int = model.config.text_config.max_position_embeddings
+        self._name = (
+            f"CLIP {Path(name).name if Path(name).is_dir() else name} "
+            f"(weights {fingerprint(model)}), 100 * max(cos, 0), captions cut at {self._tokens} "
+            "tokens"
+        )
+
+    @property
+    def name(self) -> str:
+        """Model, its weights and the formula."""
+        return self._name
+
+    @torch.no_grad()
+    def __call__(self, pictures: Sequence[RgbU8], texts: Sequence[str]) -> list[float]:
+        """Score each picture against its own text.
+
+        Args:
+            pictures: of any sizes.
+            texts: as many.
+
+        Returns:
+            0..100 of each picture.
+
+        Raises:
+            ValueError: not as many texts as pictures.
+        """
+        if len(pictures) != len(texts):
+            raise ValueError(f"need a text for each picture, got {len(pictures)} and {len(texts)}")
+        scores: list[float] = []
+        for start in range(0, len(pictures), _BATCH):
+            chosen = slice(start, start + _BATCH)
+            scores += self._of_batch(pictures[chosen], texts[chosen])
+        return scores
+
+    def _of_batch(self, pictures: Sequence[RgbU8], texts: Sequence[str]) -> list[float]:
+        inputs = self._processor(
+            # Pillow's pictures are uint8 RGB beyond doubt: floats would be divided by 255 again,
+            # and of an array the processor guesses which axis the colours are.
+            images=[Image.fromarray(picture) for picture in pictures],
+            text=list(texts),
+            padding=True,
+            truncation=True,
+            max_length=self._tokens,
+            return_tensors="pt",
+        ).to(self._device)
+        found = self._model(**inputs)
+        cosine_B = torch.cosine_similarity(found.image_embeds, found.text_embeds)
+        return (100 * cosine_B.float().clamp(min=0)).tolist()
+
+
+def _loaded(name: str, offline: bool) -> tuple[Any, Any]:
+    from huggingface_hub.utils import enable_progress_bars
+    from transformers import CLIPModel, CLIPProcessor
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # which silences downloads, too
+    enable_progress_bars()
+    try:
+        kind: Any = CLIPModel  # with its loading info it gives a pair, which pyright is not told
+        model, found = kind.from_pretrained(
+            name, local_files_only=offline, output_loading_info=True
+        )
+        if missing := sorted(found["missing_keys"]):  # transformers makes them up
+            raise KeyError(f"no {missing[0]} in its file, nor {len(missing) - 1} other weights")
+        processor = CLIPProcessor.from_pretrained(name, local_files_only=offline)
+        tokenizer = processor.tokenizer
+        if tokenizer.vocab_size <= len(tokenizer.all_special_ids):  # its answer to no files
+            raise FileNotFoundError("no vocabulary")
+    except _NOT_THERE as error:
+        text = error.args[0] if isinstance(error, KeyError) else error  # or it comes in quotes
+        why = (str(text) or type(error).__name__).splitlines()[0][:160]
+        raise ConfigError(
+            f"--clip {name}: need a CLIP model in transformers' folder format, found none that is "
+            f"usable ({why}); give its folder or its name on the hub with --clip NAME"
+        ) from error
+    return model, processor

@@ -1,0 +1,261 @@
+"""`controlset sample`: files in, pictures with their recipe out."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from annotators.protocol import Annotation
+from annotators.registry import spec_from_record, weights_ready
+from annotators.runtime import Runtime, resolve_device
+from controlnet.architecture.sampling import SampleOptions
+from controlnet.evaluator.cells import RunPlace, places_of, told_by
+from controlnet.evaluator.sampler import Request, Sampler, check_size
+from controlnet.evaluator.studio import DTYPES, Studio
+from controlset.commands.sample import SampleConfig
+from controlset.console import progress
+from schemas.errors import ConfigError
+from schemas.pixels import MapU8, RgbU8, decode_stored_map
+
+_GAP_PX = 4
+_IMG2IMG_STRENGTH = 0.8  # diffusers' default
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Row:
+    """What one hint, or one set of hints, asks for."""
+
+    name: str
+    hints: tuple[np.ndarray, ...]
+    prompt: str
+
+
+def draw(config: SampleConfig) -> list[Path]:
+    """Draw everything that was asked for.
+
+    Args:
+        config: what, and how.
+
+    Returns:
+        The picture, or every picture and then the grid.
+
+    Raises:
+        ConfigError: a run, base or file that will not do.
+    """
+    places = places_of(config.run)
+    device = resolve_device(config.device)
+    studio = Studio(
+        base=config.base, precision=config.precision, offline=config.offline, device=device
+    )
+    rows = _rows(config, places, device)
+    sampler, base = _sampler(config, studio, places)
+    size = _size(rows)
+    check_size(size, base, f"--hint {config.hint[0]}")
+    image, mask = _given(config, size)
+    requests = [
+        Request(
+            key=row.name,
+            prompt=row.prompt,
+            hints=row.hints,
+            seed=config.seed + number,
+            size=size,
+            image=image,
+            mask=mask,
+        )
+        for row in rows
+        for number in range(config.count)
+    ]
+    pictures: list[RgbU8] = []
+    with progress("drawing") as advance:
+        for start in range(0, len(requests), config.batch_size):
+            pictures += sampler(requests[start : start + config.batch_size])
+            advance(len(pictures), len(requests))
+    return _stored(config, rows, requests, pictures)
+
+
+def _sampler(
+    config: SampleConfig, studio: Studio, places: Sequence[RunPlace]
+) -> tuple[Sampler, Any]:
+    studio.check(places)
+    bases = {studio.base_of(place) for place in places}
+    if len(bases) > 1:
+        raise ConfigError(f"--run: need runs on one base, got {', '.join(sorted(bases))}")
+    scales = config.scale * len(places) if len(config.scale) == 1 else config.scale
+    controls = [
+        (studio.control(place.control), float(scale))
+        for place, scale in zip(places, scales, strict=True)
+    ]
+    painted = 1.0 if config.mask is not None else _IMG2IMG_STRENGTH
+    options = SampleOptions(
+        steps=config.steps,
+        guidance=float(config.guidance),
+        scheduler=config.scheduler,
+        start=float(config.start),
+        end=float(config.end),
+        guess=config.guess,
+        by_resolution=config.resolution_weighting,
+        strength=float(config.strength or painted),
+    )
+    base = studio.base(places[0])
+    sampler = Sampler(
+        base,
+        controls,
+        options,
+        negative_prompt=config.negative_prompt,
+        device=torch.device(studio.device),
+        autocast=DTYPES[studio.precision],
+    )
+    return sampler, base
+
+
+def _rows(config: SampleConfig, places: Sequence[RunPlace], device: str) -> list[_Row]:
+    read = _annotated(config, places, device) if config.annotate else _as_it_is
+    if len(places) > 1:
+        hints = tuple(read(path, number) for number, path in enumerate(config.hint))
+        return [_Row(name="00", hints=hints, prompt=config.prompt[0])]
+    prompts = config.prompt * len(config.hint) if len(config.prompt) == 1 else config.prompt
+    return [
+        _Row(name=f"{number:02d}", hints=(read(path, 0),), prompt=prompt)
+        for number, (path, prompt) in enumerate(zip(config.hint, prompts, strict=True))
+    ]
+
+
+def _size(rows: Sequence[_Row]) -> tuple[int, int]:
+    """(width, height) that all hints have.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    sizes = {(hint.shape[1], hint.shape[0]) for row in rows for hint in row.hints}
+    if len(sizes) > 1:
+        each = ", ".join(f"{width} x {height}" for width, height in sorted(sizes))
+        raise ConfigError(f"--hint: need maps of one size, got {each}; draw them one by one")
+    (size,) = sizes
+    return size
+
+
+def _as_it_is(path: Path, number: int) -> np.ndarray:
+    """The pixels of a file that holds a map."""
+    with _opened(path, "--hint") as picture:
+        picture.load()
+    return decode_stored_map(path.read_bytes())
+
+
+def _annotated(
+    config: SampleConfig, places: Sequence[RunPlace], device: str
+) -> Callable[[Path, int], np.ndarray]:
+    """Reads a photograph and extracts the condition that a run was trained on."""
+    annotators = []
+    for place in places:
+        condition, record = told_by(place, "condition"), told_by(place, "annotator")
+        if condition is None or record is None:
+            raise ConfigError(
+                f"--annotate: {place.path} does not say which annotator drew its training maps; "
+                "give maps instead of photographs"
+            )
+        spec = spec_from_record(condition, json.loads(record))
+        runtime = Runtime(device=device, offline=config.offline)
+        weights_ready([spec], runtime, download=True)
+        annotators.append(spec.load(runtime))
+
+    def read(path: Path, number: int) -> np.ndarray:
+        with _opened(path, "--hint") as picture:
+            rgb = np.asarray(picture.convert("RGB"))
+        (seen,) = annotators[number]([rgb], [path.name])
+        if not isinstance(seen, Annotation):
+            raise ConfigError(f"--hint {path}: nothing to draw by: {seen.detail}")
+        return seen.pixels
+
+    return read
+
+
+def _given(config: SampleConfig, size: tuple[int, int]) -> tuple[RgbU8 | None, MapU8 | None]:
+    """The picture to start from and the mask, of the hints' size."""
+    if config.init_image is None:
+        return None, None
+    image = np.asarray(_fitting(config.init_image, "--init-image", size).convert("RGB"))
+    if config.mask is None:
+        return image, None
+    return image, np.asarray(_fitting(config.mask, "--mask", size).convert("L"))
+
+
+def _fitting(path: Path, option: str, size: tuple[int, int]) -> Image.Image:
+    with _opened(path, option) as picture:
+        if picture.size != size:
+            need, got = (f"{one[0]} x {one[1]}" for one in (size, picture.size))
+            raise ConfigError(f"{option} {path}: need the hint's {need} px, got {got}")
+        return picture.copy()
+
+
+def _opened(path: Path, option: str) -> Image.Image:
+    try:
+        return Image.open(path)
+    except (OSError, UnidentifiedImageError) as error:
+        raise ConfigError(f"{option} {path}: need a picture, got {error}") from error
+
+
+def _stored(
+    config: SampleConfig,
+    rows: Sequence[_Row],
+    requests: Sequence[Request],
+    pictures: Sequence[RgbU8],
+) -> list[Path]:
+    """Write pictures, each with its recipe, and the grid of several."""
+    try:
+        if len(pictures) == 1 and config.output.suffix:
+            config.output.parent.mkdir(parents=True, exist_ok=True)
+            return [_saved(config.output, pictures[0], _recipe(config, requests[0]))]
+        config.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output: need a place to write to, got {error}") from error
+    paths = []
+    for number, (request, picture) in enumerate(zip(requests, pictures, strict=True)):
+        name = f"{request.key}-{number % config.count}.png"
+        paths.append(_saved(config.output / name, picture, _recipe(config, request)))
+    return [*paths, _saved(config.output / "grid.png", _grid(rows, pictures), PngInfo())]
+
+
+def _recipe(config: SampleConfig, request: Request) -> PngInfo:
+    """What the picture was made with, as the file's text."""
+    values = {
+        **{name: str(value) for name, value in dataclasses.asdict(config).items()},
+        "prompt": request.prompt,
+        "seed": str(request.seed),
+    }
+    info = PngInfo()
+    info.add_itxt("controlset", json.dumps(values))
+    return info
+
+
+def _saved(path: Path, picture: np.ndarray, info: PngInfo) -> Path:
+    temporary = path.with_name(f".{path.name}.tmp")
+    Image.fromarray(picture).save(temporary, "PNG", pnginfo=info)
+    os.replace(temporary, path)
+    return path
+
+
+def _grid(rows: Sequence[_Row], pictures: Sequence[RgbU8]) -> RgbU8:
+    """One row a hint: its maps, then its pictures."""
+    each = len(pictures) // len(rows)
+    lines = []
+    for number, row in enumerate(rows):
+        tiles = [*map(_shown, row.hints), *pictures[number * each : (number + 1) * each]]
+        height, width = tiles[0].shape[:2]
+        line = np.full((height, len(tiles) * (width + _GAP_PX) - _GAP_PX, 3), 255, np.uint8)
+        for place, tile in enumerate(tiles):
+            line[:, place * (width + _GAP_PX) :][:, :width] = tile
+        lines += [line, np.full((_GAP_PX, line.shape[1], 3), 255, np.uint8)]
+    return np.concatenate(lines[:-1])
+
+
+def _shown(pixels: np.ndarray) -> RgbU8:
+    if pixels.dtype == np.uint16:
+        pixels = (pixels >> 8).astype(np.uint8)
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
