@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from annotators.canny import CannySpec
+from annotators.networks import reference
 from annotators.options import EyeOptions
 from annotators.protocol import Annotation, Spec
 from annotators.registry import record_of, spec_from_record, specs_of, weights_ready
@@ -69,15 +72,26 @@ def panel_of(config: EvaluateConfig) -> Panel:
         )
     record = manifest.annotators[condition]
     eye, same_judge = _eye(config, condition, record)
-    extras, missing = extras_of(config)
+    extras, missing = extras_of(config, condition, resolve_device(config.device))
     return Panel(
         condition=condition,
         eye=eye,
-        scorer=scorer_of(condition, record, preset=config.preset, tolerance_px=config.tolerance),
+        scorer=scorer_of(
+            condition,
+            record,
+            preset=config.preset,
+            tolerance_px=config.tolerance,
+            palette_C3=_palette() if condition == "segmentation" else None,
+        ),
         same_judge=same_judge,
         extras=extras,
         missing=missing,
     )
+
+
+def _palette() -> np.ndarray:
+    """Colours of ADE20K's classes, as the segmentation annotator draws them."""
+    return np.array(reference("util").ade_palette(), np.uint8)
 
 
 def condition_of(config: EvaluateConfig) -> str:

@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from annotators.protocol import Annotation
 from annotators.registry import spec_from_record
 from annotators.runtime import Runtime
-from controlnet.evaluator.edges import edge_f1
+from controlnet.evaluator.scorers import scorer_of
+from controlnet.evaluator.scores import Seen
 from controlnet.trainer.judge import Judge, Map
 from schemas.dataset import open_dataset
 from schemas.pixels import RgbU8
 
-_TOLERANCE_PX = 1
+_BY_PIXELS = {"bilevel", "grey", "grey16"}
 
 
 def judge_of(data: str, condition: str, runtime: Runtime) -> Judge | None:
@@ -22,25 +25,29 @@ def judge_of(data: str, condition: str, runtime: Runtime) -> Judge | None:
         runtime: where the annotator runs.
 
     Returns:
-        Edge F1 with the data set's own annotator and parameters; None for maps that are not
-        two-valued, whose scores come with `controlset evaluate`.
+        The first score of `controlset evaluate` in which higher is better, by the data set's own
+        annotator and parameters: edge F1, MS-SSIM, delta of depth. None for coloured maps, whose
+        scores need more than pixels.
 
     Raises:
         ConfigError: the annotator or its weights are not here.
     """
     records = open_dataset(data).manifest.annotators
-    if condition not in records or records[condition]["hint_mode"] != "bilevel":
+    if condition not in records or records[condition]["hint_mode"] not in _BY_PIXELS:
         return None
-    spec = spec_from_record(condition, records[condition])
-    annotator = spec.load(runtime)
+    annotator = spec_from_record(condition, records[condition]).load(runtime)
+    scorer = scorer_of(condition, records[condition])
+    measure = next(one for one in scorer.measures if one.higher_is_better)
 
     def score(pictures: Sequence[RgbU8], maps: Sequence[Map], keys: Sequence[str]) -> list[float]:
         results = annotator(pictures, keys)
-        return [
-            edge_f1(result.pixels, wanted, tolerance_px=_TOLERANCE_PX)
-            if isinstance(result, Annotation)
-            else 0.0
-            for result, wanted in zip(results, maps, strict=True)
-        ]
+        values = []
+        for result, wanted in zip(results, maps, strict=True):
+            found = None
+            if isinstance(result, Annotation):
+                found = Seen(pixels=result.pixels, stats=result.stats)
+            counts = scorer(found, Seen(pixels=wanted, stats={}))
+            values.append(float(np.nan_to_num(measure.of_one(counts[measure.name]))))
+        return values
 
-    return Judge(name=f"{condition} F1 ({_TOLERANCE_PX} px)", score=score)
+    return Judge(name=f"{condition} {measure.label}", score=score)

@@ -101,9 +101,9 @@ def lpips_distance(folder: str, *, device: str = "cpu") -> Lpips:
             f"--lpips {folder}: need a folder with torchvision's {BACKBONE}, got none "
             f"({error.strerror}); give one with --lpips FOLDER"
         ) from error
-    network = _untrained(folder)
     need = f"--lpips {folder}: need torchvision's AlexNet in {BACKBONE}"
     backbone = state_of(stored, need)
+    network = _untrained(folder)
     try:
         # lpips cuts `features` into slices, but keeps each layer's number.
         network.net.load_state_dict(

@@ -121,7 +121,7 @@ def run(arguments: Sequence[str]) -> int:
             arguments,
             description="Draw pictures that obey a condition map: with one ControlNet or several, "
             "from noise, from a picture, or into the masked part of one.",
-            example=f'{COMMAND} --run run --hint map.png --prompt "a red star" --output star.png',
+            example=f'{COMMAND} --run run --hint map.png --prompt "a red star"',
         )
         from controlset.drawing import draw
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from controlnet.nano.scenes import draw, random_scene
 from controlset.cli import main
 from tests.controlnet.tiny_runs import data, keys_of, trained
 
@@ -204,3 +205,22 @@ def test_the_help_fits_a_terminal_and_has_an_example(capsys):
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
     assert "example:\n  controlset evaluate --run run --data canny-set --output evaluation" in out
+
+
+def test_a_grey_condition_is_judged_by_its_structure(tmp_path):
+    source = tmp_path / "scenes"
+    source.mkdir()
+    rng = np.random.default_rng(11)
+    for number in range(24):
+        Image.fromarray(draw(random_scene(rng))).save(source / f"{number}.png")
+    dataset, small = tmp_path / "set", ["--resolution", "64", "--min-side", "64"]
+    given = ["generate", str(source), "--output", str(dataset), "--conditions", "grey"]
+    assert main([*given, *small, "--validation", "0.4", "--caption", "none"]) == 0
+    grey = trained(tmp_path / "run", steps=1, data=str(dataset), condition="grey", batch_size=2)
+    output = tmp_path / "evaluation"
+    given = ["evaluate", "--run", str(grey), "--data", str(dataset), "--output", str(output)]
+    assert main([*given, "--steps", "2", "--device", "cpu", "--no-report"]) == 0
+    document = json.loads((output / "evaluation.json").read_text())
+    assert [one["name"] for one in document["measures"]][:3] == ["ms_ssim", "ssim", "rmse"]
+    rows = {row["row"]: row["values"]["rmse"]["value"] for row in document["rows"]}
+    assert rows["ceiling"] < rows["floor"]

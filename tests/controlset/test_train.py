@@ -255,14 +255,14 @@ def test_the_judge_is_the_data_sets_own_annotator():
     assert max(others) < 0.9
 
 
-def test_there_is_no_judge_of_what_is_not_there_or_not_two_valued(tmp_path):
+def test_there_is_no_judge_of_what_is_not_there_or_coloured(tmp_path):
     assert judge_of(str(data()), "depth", Runtime(device="cpu")) is None
-    grey = shutil.copytree(data(), tmp_path / "grey")
-    path = grey / "manifest.json"
+    coloured = shutil.copytree(data(), tmp_path / "coloured")
+    path = coloured / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest["annotators"]["canny"]["hint_mode"] = "gray"
+    manifest["annotators"]["canny"]["hint_mode"] = "rgb"
     path.write_text(json.dumps(manifest))
-    assert judge_of(str(grey), "canny", Runtime(device="cpu")) is None
+    assert judge_of(str(coloured), "canny", Runtime(device="cpu")) is None
 
 
 def test_the_tiny_base_is_not_the_bundled_one():
