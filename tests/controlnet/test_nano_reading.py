@@ -1,0 +1,81 @@
+"""The words of a caption are checked against pixels, and drawn scenes pass."""
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+
+from controlnet.nano.reading import Claims, parse_caption, text_scores
+from controlnet.nano.scenes import SHAPES, Scene, Shape, draw, random_scene
+
+COUNT = 200
+
+
+def scenes():
+    rng = np.random.default_rng(5)
+    return [random_scene(rng) for _ in range(COUNT)]
+
+
+def mean_of(scores):
+    return {name: np.mean([one[name] for one in scores]) for name in scores[0]}
+
+
+def shape(name, color, x, y=0.5, radius=0.2):
+    return Shape(shape=name, color=color, x=x, y=y, radius=radius, angle=0.0)
+
+
+def test_captions_of_scenes_are_read_and_others_are_not():
+    text = "a red circle, an orange star and a blue heart on a white background"
+    things = (("red", "circle"), ("orange", "star"), ("blue", "heart"))
+    assert parse_caption(text) == Claims(background="white", things=things)
+    for other in ("a cat", "", "a red circle", "a red dog on a white background"):
+        assert parse_caption(other) is None
+        assert all(math.isnan(value) for value in text_scores(draw(scenes()[0]), other).values())
+
+
+def test_every_scene_s_own_caption_parses():
+    for scene in scenes():
+        claims = parse_caption(scene.caption)
+        assert claims.background == scene.background
+        assert claims.things == tuple((one.color, one.shape) for one in scene.shapes)
+
+
+@pytest.mark.parametrize("blur", [0.0, 0.7])
+def test_drawn_scenes_show_what_their_captions_say(blur):
+    def picture(scene):
+        return cv2.GaussianBlur(draw(scene), (0, 0), blur) if blur else draw(scene)
+
+    found = mean_of([text_scores(picture(one), one.caption) for one in scenes()])
+    assert found["colors"] >= 0.97
+    assert found["shapes"] >= 0.9
+    assert found["background"] >= 0.99
+
+
+def test_somebody_else_s_caption_is_not_true():
+    several = scenes()
+    pairs = zip(several, [*several[1:], several[0]], strict=True)
+    found = mean_of([text_scores(draw(one), other.caption) for one, other in pairs])
+    assert found["colors"] < 0.3
+    assert found["shapes"] < 0.1
+    assert found["background"] < 0.2
+
+
+def test_each_named_thing_needs_a_region_of_its_own():
+    scene = Scene(background="white", shapes=(shape("circle", "red", 0.25),))
+    both = "a red circle and a red circle on a white background"
+    assert text_scores(draw(scene), both) == {"colors": 0.5, "shapes": 0.5, "background": 1.0}
+    other = "a red star on a white background"
+    assert text_scores(draw(scene), other) == {"colors": 1.0, "shapes": 0.0, "background": 1.0}
+
+
+def test_an_empty_picture_shows_its_background_alone():
+    blank = draw(Scene(background="white", shapes=()))
+    found = text_scores(blank, "a white star on a white background")
+    assert found == {"colors": 0.0, "shapes": 0.0, "background": 1.0}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_shape_is_told_from_the_others(name):
+    scene = Scene(background="gray", shapes=(shape(name, "yellow", 0.5, radius=0.3),))
+    assert text_scores(draw(scene), scene.caption)["shapes"] == 1
