@@ -41,8 +41,17 @@ def legacy_rmse(found_HW: np.ndarray, wanted_HW: np.ndarray) -> float:
         wanted_HW: likewise.
 
     Returns:
-        RMSE in 0..255; nothing is aligned, so that its table can be compared with.
+        RMSE in 0..255; nothing is aligned, so that its table can be compared with: even equal maps
+        differ where the label does not reach 0. A constant label is all 0, as is a black
+        prediction.
+
+    Raises:
+        ValueError: maps of different sizes.
+
+    Source: ControlNet++ `eval/eval_depth.py`, which knows no constant maps.
     """
+    if found_HW.shape != wanted_HW.shape:
+        raise ValueError(f"need maps of one size, got {found_HW.shape} and {wanted_HW.shape}")
     low, high = wanted_HW.min(), wanted_HW.max()
     label = (wanted_HW - low) / (high - low) if high > low else np.zeros_like(wanted_HW)
     top = found_HW.max()

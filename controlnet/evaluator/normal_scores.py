@@ -40,7 +40,10 @@ class NormalScorer:
     @property
     def protocol(self) -> str:
         """Definition in one line."""
-        return "angle between normals of each pixel that has one in both maps, mean of each image"
+        return (
+            "angle between normals of each pixel that has one in both maps (longer than 0.5), mean "
+            "of each image; shares of those pixels under 11.25, 22.5 and 30 degrees"
+        )
 
     @property
     def measures(self) -> tuple[Measure, ...]:
@@ -57,7 +60,7 @@ class NormalScorer:
         angles = np.zeros(0) if found is None else angles_deg(found.pixels, wanted.pixels)
         if not len(angles):
             return {one.name: np.array([np.nan]) for one in self.measures}
-        shares = {_share(limit): np.mean(angles <= limit) for limit in _WITHIN_DEG}
+        shares = {_share(limit): np.mean(angles < limit) for limit in _WITHIN_DEG}
         return {
             name: np.array([float(value)])
             for name, value in {"angle": angles.mean(), **shares}.items()

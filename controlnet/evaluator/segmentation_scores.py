@@ -71,16 +71,16 @@ class SegmentationScorer:
     def __call__(self, found: Seen | None, wanted: Seen) -> dict[str, np.ndarray]:
         """See `Scorer`."""
         count = len(self.palette_C3)
+        if found is not None and found.pixels.shape != wanted.pixels.shape:
+            raise ValueError(
+                f"need maps of one size, got {found.pixels.shape} and {wanted.pixels.shape}"
+            )
         asked = classes_of(wanted.pixels, self.palette_C3).ravel()
         if found is None:
             unions = np.bincount(asked, minlength=count)
             pooled = np.concatenate([np.zeros(count), unions])
             return {"miou": pooled, "pixel_accuracy": np.array([0.0])}
         there = classes_of(found.pixels, self.palette_C3).ravel()
-        if there.shape != asked.shape:
-            raise ValueError(
-                f"need maps of one size, got {found.pixels.shape} and {wanted.pixels.shape}"
-            )
         same = there == asked
         intersections = np.bincount(asked[same], minlength=count)
         sums = np.bincount(asked, minlength=count) + np.bincount(there, minlength=count)

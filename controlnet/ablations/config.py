@@ -1,0 +1,101 @@
+"""What a user can ask of `ablate`. Light to import."""
+
+import dataclasses
+from typing import Any
+
+from controlnet.trainer import recipes
+from controlnet.trainer.config import TrainConfig
+from schemas.errors import ConfigError
+
+_PARTS = (0, 1, 4, 8, 12, 16)  # sixteenths of the steps after which a variant is looked at
+EARLY = 1  # of them: where a broken start shows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class AblationConfig:
+    """Everything that the table depends on."""
+
+    data: str
+    """Data set of drawn shapes that `controlset generate` wrote, with validation rows."""
+
+    output: str
+    """Folder of the table; run again, the command goes on where it stopped."""
+
+    condition: str = "canny"
+    """Which of its condition columns to obey."""
+
+    steps: int = 480
+    """Optimizer steps of each variant; a multiple of 16."""
+
+    seeds: int = 1
+    """Trainings of each variant, with seeds 0, 1, …"""
+
+    images: int = 64
+    """Validation rows that every variant is asked for."""
+
+    batch_size: int = 32
+    """Samples of a step."""
+
+    sample_steps: int = 20
+    """Of the sampler."""
+
+    guidance: float = 3.0
+    """Of samples with prompts; empty prompts have nothing to be guided by."""
+
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, or cuda."""
+
+    def __post_init__(self) -> None:
+        self._need(self.steps > 0 and self.steps % 16 == 0, "steps", "a multiple of 16")
+        for name in ("seeds", "batch_size", "sample_steps"):
+            self._need(getattr(self, name) >= 1, name, "1 or more")
+        self._need(self.images >= 2, "images", "2 or more")
+        self._need(bool(self.output), "output", "a folder")
+
+    def _need(self, satisfied: bool, name: str, rule: str) -> None:
+        if not satisfied:
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{option}: need {rule}, got {getattr(self, name)!r}")
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Steps after which a variant is looked at, 0 and the last one among them."""
+        return tuple(self.steps * part // 16 for part in _PARTS)
+
+    @property
+    def early(self) -> int:
+        """The first look after the start."""
+        return self.looks[EARLY]
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a table to go on."""
+        ignored = {"output", "device", "seeds"}
+        return {name: one for name, one in dataclasses.asdict(self).items() if name not in ignored}
+
+    def training(self, *, base: str, output: str, seed: int) -> TrainConfig:
+        """The nano recipe, shortened; a variant changes it further.
+
+        The learning rate stays constant after the warm-up: a cosine over so few steps would end
+        before control is in (nano: about step 400), and curves over steps would not compare.
+
+        Args:
+            base: folder.
+            output: of the run.
+            seed: of order, noise, timesteps and the hint block.
+        """
+        recipe = recipes.nano(data=self.data, condition=self.condition, output=output)
+        return dataclasses.replace(
+            recipe,
+            base=base,
+            steps=self.steps,
+            batch_size=self.batch_size,
+            schedule="constant",
+            warmup=min(recipe.warmup, self.steps // 8),
+            checkpoint_every=self.early,  # every look is one of these
+            keep_last=16,
+            probe_every=0,
+            tracker="none",
+            seed=seed,
+            device=self.device,
+            offline=True,
+        )

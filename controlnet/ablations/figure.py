@@ -1,0 +1,159 @@
+"""`ablation.png`: curves over steps, and what the variants draw with and without control."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+
+from controlnet.ablations.bench import Bench
+from controlnet.ablations.results import Row, Table
+from controlnet.ablations.runs import load_base_look, load_look, run_folder
+from controlnet.evaluator.scores import Estimate
+from controlnet.trainer.journal import METRICS, read_lines
+from schemas.pixels import RgbU8
+
+_COLORS = {
+    "zero": "#2864d8",
+    "gaussian": "#d64545",
+    "lite": "#e0912f",
+    "no-dropout": "#3a9d5d",
+    "unlocked": "#8a4fbf",
+}
+_INK, _FAINT = "#1f2933", "#9aa5b1"
+_SHOWN = 6  # pictures a strip
+
+
+def draw_figure(table: Table, bench: Bench, path: Path) -> None:
+    """Draw it.
+
+    Args:
+        table: numbers.
+        bench: whose conditions head the strips.
+        path: of the PNG; replaced atomically.
+    """
+    matplotlib.use("Agg", force=False)
+    figure = Figure(figsize=(16, 10), dpi=110, layout="constrained")
+    parts = figure.subfigures(2, 1, squeeze=False, height_ratios=[1.0, 1.6])
+    _curves(parts[0, 0], table)
+    _strips(parts[1, 0], table, bench)
+    temporary = path.with_suffix(".tmp.png")
+    figure.savefig(temporary)
+    os.replace(temporary, path)
+
+
+def _curves(figure: SubFigure, table: Table) -> None:
+    prompted, empty, quality, start = figure.subplots(1, 4)
+    _panel(prompted, table, "Does it obey? Prompts", lambda row: _of(row.prompted, "adherence"))
+    _panel(empty, table, "Does it obey? Empty prompts", lambda row: _of(row.empty, "adherence"))
+    _panel(
+        quality,
+        table,
+        "Are samples still good?",
+        lambda row: _of(row.prompted, "distance"),
+    )
+    for panel in (prompted, empty):
+        panel.set_ylabel(table.judge)
+        panel.set_ylim(0, 1.02)
+        for value, name in (
+            (table.real.adherence.value, "ceiling"),
+            (table.before.adherence.value, "floor"),
+        ):
+            _line(panel, value, name)
+    quality.set_ylabel("Fréchet distance (lower is better)")
+    quality.set_yscale("log")
+    _line(quality, table.before.distance.value, "base")
+    _losses(start, table)
+    prompted.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0.0, 0.93))
+
+
+def _of(scores: dict[int, object], name: str) -> dict[int, Estimate]:
+    return {step: getattr(one, name) for step, one in scores.items()}
+
+
+def _panel(
+    panel: Axes, table: Table, title: str, course: Callable[[Row], dict[int, Estimate]]
+) -> None:
+    panel.set_title(title, loc="left", fontsize=11, color=_INK)
+    panel.set_xlabel("optimizer step")
+    panel.spines[["top", "right"]].set_visible(False)
+    for row in table.rows:
+        seen = course(row)
+        steps, color = list(seen), _COLORS[row.name]
+        panel.fill_between(
+            steps,
+            [one.low for one in seen.values()],
+            [one.high for one in seen.values()],
+            color=color,
+            alpha=0.12,
+            linewidth=0,
+        )
+        values = [one.value for one in seen.values()]
+        panel.plot(steps, values, color=color, marker="o", ms=3, label=row.label)
+
+
+def _losses(panel: Axes, table: Table) -> None:
+    """Training loss of the first steps: how long a start has to be made good for."""
+    panel.set_title("What does the start cost?", loc="left", fontsize=11, color=_INK)
+    panel.set_xlabel("optimizer step")
+    panel.set_ylabel("training loss")
+    panel.spines[["top", "right"]].set_visible(False)
+    config = table.config
+    for row in table.rows:
+        lines = read_lines(run_folder(config, row.name, 0) / METRICS)
+        first = [one for one in lines if one["step"] <= max(config.looks[2], 1)]
+        steps, losses = [one["step"] for one in first], [one["loss"] for one in first]
+        panel.plot(steps, losses, color=_COLORS[row.name], marker="o", ms=3)
+    panel.set_yscale("log")
+
+
+def _line(panel: Axes, value: float, name: str) -> None:
+    panel.axhline(value, color=_INK, linewidth=0.6, linestyle=":")
+    where = {"xycoords": ("axes fraction", "data"), "fontsize": 8, "ha": "right", "va": "bottom"}
+    panel.annotate(name, (1.0, value), **where)
+
+
+def _strips(figure: SubFigure, table: Table, bench: Bench) -> None:
+    """Three columns of strips: without control, under control early, under control at the end."""
+    config = table.config
+    real, before = load_base_look(config)
+    hints = np.stack([_rgb(one) for one in bench.maps[:_SHOWN]])
+    count = len(table.rows) + 1
+    panels = figure.subplots(count, 3, squeeze=False)
+    titles = (
+        f"base without control, after {config.steps} steps",
+        f"under control, after {config.early} steps",
+        f"under control, after {config.steps} steps",
+    )
+    _strip(panels[0, 0], before, "base without control, before")
+    _strip(panels[0, 1], hints, "condition")
+    _strip(panels[0, 2], real, "real picture")
+    for number, row in enumerate(table.rows, start=1):
+        early = load_look(config, row.name, 0, config.early)
+        end = load_look(config, row.name, 0, config.steps)
+        free = before if end.free is None else end.free
+        for column, pictures in enumerate((free, early.prompted, end.prompted)):
+            _strip(panels[number, column], pictures, titles[column] if number == 1 else "")
+        panels[number, 0].set_ylabel(
+            row.label.replace(": ", ":\n").replace(" (", "\n(").replace(", ", ",\n"),
+            fontsize=9,
+            color=_COLORS[row.name],
+            rotation=0,
+            ha="right",
+            va="center",
+        )
+
+
+def _strip(panel: Axes, pictures: Sequence[RgbU8] | np.ndarray, title: str) -> None:
+    panel.imshow(np.concatenate(list(pictures[:_SHOWN]), axis=1), interpolation="nearest")
+    panel.set_title(title, loc="left", fontsize=9, color=_INK)
+    panel.set_xticks([])
+    panel.set_yticks([])
+    panel.spines[:].set_visible(False)
+
+
+def _rgb(pixels: np.ndarray) -> RgbU8:
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)

@@ -1,0 +1,52 @@
+"""`controlset ablate`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from controlnet.ablations.config import AblationConfig
+from controlset.interrupt import leaving_at_once
+from controlset.parse import parse
+from schemas.errors import ConfigError
+
+COMMAND = "controlset ablate"
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Make the paper's ablation table on the nano base."""
+    config = parse(
+        AblationConfig,
+        COMMAND,
+        arguments,
+        description="The paper's ablations on the nano base in one table: zero convolutions, "
+        "Gaussian ones, ControlNet-lite, no prompt dropout, the base fine-tuned without a lock. "
+        "Run it again to go on where it stopped.",
+        example=f"{COMMAND} --data shapes-set --output ablation",
+    )
+    with leaving_at_once("ablate"):
+        from rich.console import Console
+
+        from annotators.runtime import Runtime
+        from controlnet.ablations.table import ablate
+        from controlnet.nano import base_folder
+        from controlnet.trainer.index import scan
+        from controlset.judging import judge_of
+    scan(config.data, split="validation", condition=config.condition, wants_latents=False)
+    judge = judge_of(config.data, config.condition, Runtime())
+    if judge is None:
+        raise ConfigError(
+            f"--condition: need maps that are compared pixel by pixel, got {config.condition}; "
+            "take canny"
+        )
+    console = Console(stderr=True)
+
+    def tell(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    stopped_by = ablate(config, judge, base=str(base_folder()), tell=tell)
+    if isinstance(stopped_by, int):
+        tell("stopped by a signal; the same command goes on")
+        return 128 + stopped_by
+    folder = Path(config.output)
+    print((folder / "ablation.md").read_text(), end="")
+    tell(f"look: {folder}/ablation.png {folder}/ablation.json")
+    return 0

@@ -1,0 +1,270 @@
+"""The whole table, small: made once, gone on with, refused where it would not be the same."""
+
+import json
+import math
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from controlnet.ablations import runs
+from controlnet.ablations.bench import Bench
+from controlnet.ablations.claims import Claim
+from controlnet.ablations.config import AblationConfig
+from controlnet.ablations.marks import difference
+from controlnet.ablations.quality import distance_to, estimate_distance, latent_features
+from controlnet.ablations.table import ablate
+from controlnet.ablations.variants import VARIANTS
+from controlnet.architecture.backbone import load_base
+from controlnet.evaluator.scores import Estimate, mean
+from controlnet.trainer.judge import Judge
+from controlnet.trainer.loop import Outcome
+from schemas.errors import ConfigError
+from tests.controlnet.tiny_runs import base, data
+
+NAMES = [one.name for one in VARIANTS]
+
+
+def brightness(pictures, maps, keys):
+    assert len(pictures) == len(maps) == len(keys) == 3
+    return [float(one.mean()) / 255 for one in pictures]
+
+
+JUDGE = Judge(name="brightness", score=brightness)
+
+
+def config_for(output, **changes):
+    values = {"steps": 16, "images": 3, "batch_size": 2, "sample_steps": 2, "device": "cpu"}
+    return AblationConfig(data=str(data()), output=str(output), **values | changes)
+
+
+def made(config, told=None):
+    tell = (lambda _: None) if told is None else told.append
+    return ablate(config, JUDGE, base=str(base()), tell=tell)
+
+
+def looks_of(folder):
+    return {path.name: path.read_bytes() for path in (folder / "looks").iterdir()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A finished table, and its result."""
+    folder = tmp_path_factory.mktemp("whole") / "table"
+    return folder, made(config_for(folder))
+
+
+@pytest.fixture
+def copied(whole, tmp_path):
+    """A copy of it, to be changed."""
+    return shutil.copytree(whole[0], tmp_path / "table")
+
+
+def test_the_table_has_every_variant_at_every_look_with_intervals(whole):
+    folder, table = whole
+    written = json.loads((folder / "ablation.json").read_text())
+    assert [one["name"] for one in written["variants"]] == NAMES
+    for row in written["variants"]:
+        assert [one["step"] for one in row["looks"]] == [0, 1, 4, 8, 12, 16]
+        for look in row["looks"]:
+            assert set(look["prompts"]) == {"adherence", "frechet_distance", "text"}
+            assert set(look["empty_prompts"]) == {"adherence", "frechet_distance"}
+            one = look["prompts"]["adherence"]
+            assert one["low"] <= one["value"] <= one["high"]
+            assert one["count"] == 3
+    assert written["judge"] == "brightness"
+    assert len(written["claims"]) == 7
+    assert table.real.adherence.value > 0
+
+
+def test_variants_with_zero_doors_start_from_the_same_samples_and_the_gaussian_one_does_not(whole):
+    _, table = whole
+    start = {row.name: row.prompted[0].distance.value for row in table.rows}
+    assert len({start[name] for name in NAMES if name != "gaussian"}) == 1
+    assert start["gaussian"] != start["zero"]
+    assert start["zero"] == table.before.distance.value
+
+
+def test_only_the_unlocked_base_draws_something_else_after_training(whole):
+    _, table = whole
+    for row in table.rows:
+        changed = row.free[16] != table.before
+        assert changed == (row.name == "unlocked")
+    assert table.rows[-1].free[0] == table.before  # nor did it before training
+
+
+def test_trained_parameters_are_counted(whole):
+    _, table = whole
+    counts = {row.name: row.parameters for row in table.rows}
+    assert counts["lite"] < counts["zero"] == counts["gaussian"] == counts["no-dropout"]
+    assert counts["unlocked"] > counts["zero"]
+
+
+def test_the_markdown_is_a_table_whose_rows_have_as_many_cells_as_its_head(whole):
+    text = (whole[0] / "ablation.md").read_text()
+    first, second = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    for block, rows in ((first, 4 + len(VARIANTS)), (second, 2 + 7)):
+        lines = block.splitlines()
+        assert len(lines) == rows
+        assert len({line.count("|") for line in lines}) == 1
+    assert "nan" not in text
+    assert "points come out as in the paper" in text or "in every point" in text
+
+
+def test_the_figure_is_a_picture_that_shows_something(whole):
+    with Image.open(whole[0] / "ablation.png") as picture:
+        assert picture.width > 1000
+        assert np.asarray(picture.convert("RGB")).std() > 20
+
+
+def test_checkpoints_go_when_they_were_looked_at(whole):
+    assert list(whole[0].glob("runs/*/checkpoints")) == []
+    assert len(list(whole[0].glob("runs/*/controlnet"))) == len(VARIANTS)
+
+
+def refuse_to_train(*arguments, **options):
+    raise AssertionError("trained again")
+
+
+def test_a_finished_table_is_not_made_again(copied, monkeypatch):
+    monkeypatch.setattr(runs, "train", refuse_to_train)
+    before = looks_of(copied)
+    told = []
+    made(config_for(copied), told)
+    assert looks_of(copied) == before
+    assert sum("is there already" in line for line in told) == len(VARIANTS)
+
+
+def test_only_the_variant_that_is_missing_is_made_and_comes_out_the_same(
+    whole, copied, monkeypatch
+):
+    lost = ("lite-0-00000004.npz", "lite-0-00000016.npz")
+    for name in lost:
+        (copied / "looks" / name).unlink()
+    trained, train = [], runs.train
+
+    def counted(config, **options):
+        trained.append(config.output)
+        return train(config, **options)
+
+    monkeypatch.setattr(runs, "train", counted)
+    config = config_for(copied)
+    bench = Bench(config, str(base()))
+    assert runs.make_all(config, bench, base=str(base()), tell=lambda _: None) is None
+    assert trained == [str(copied / "runs" / "lite-0")]
+    for name in lost:
+        with np.load(copied / "looks" / name) as file, np.load(whole[0] / "looks" / name) as old:
+            assert np.array_equal(file["prompted"], old["prompted"])
+
+
+def test_a_signal_ends_the_table_and_the_same_command_goes_on(tmp_path, monkeypatch):
+    train, config = runs.train, config_for(tmp_path / "table")
+
+    def stopped(config, **options):
+        if "gaussian" in config.output:
+            return Outcome(**{name: None for name in Outcome.__dataclass_fields__} | NEEDED)
+        return train(config, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "train", stopped)
+        assert made(config) == 15
+    assert not (tmp_path / "table" / "ablation.json").exists()
+    done = looks_of(tmp_path / "table")
+    assert set(done) == {"base.npz", *(f"zero-0-{step:08d}.npz" for step in config.looks)}
+
+
+NEEDED = {"step": 3, "stopped_by": 15, "seconds": 1.0, "samples_per_s": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"images": 2}, "images 3 -> 2"), ({"steps": 32}, "steps 16 -> 32")],
+)
+def test_another_table_in_the_same_folder_is_refused(copied, change, named):
+    with pytest.raises(ConfigError, match=f"need the options that the table was .*{named}"):
+        runs.claim_table(config_for(copied, **change))
+
+
+def test_more_seeds_may_be_added_to_a_table(copied):
+    runs.claim_table(config_for(copied, seeds=2))
+
+
+def test_a_folder_that_holds_something_else_is_refused(tmp_path):
+    (tmp_path / "letter.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="need an empty folder or an unfinished table"):
+        runs.claim_table(config_for(tmp_path))
+
+
+def test_a_condition_that_the_data_lack_is_one_clear_error_before_anything_is_written(tmp_path):
+    with pytest.raises(ConfigError, match="need the condition 'depth', got shards with canny"):
+        made(config_for(tmp_path / "table", condition="depth"))
+    assert not (tmp_path / "table").exists()
+
+
+def test_too_few_validation_rows_are_one_clear_error(tmp_path):
+    with pytest.raises(ConfigError, match="need 64 validation rows of one size, got"):
+        made(config_for(tmp_path / "table", images=64))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 40}, "--steps: need a multiple of 16, got 40"),
+        ({"seeds": 0}, "--seeds: need 1 or more, got 0"),
+        ({"images": 1}, "--images: need 2 or more, got 1"),
+    ],
+)
+def test_options_that_make_no_table_are_refused(change, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        config_for("somewhere", **change)
+
+
+def test_every_look_has_a_checkpoint():
+    for steps in (16, 480, 1600):
+        config = config_for("somewhere", steps=steps)
+        every = config.training(base="", output="run", seed=0).checkpoint_every
+        assert all(step % every == 0 for step in config.looks)
+        assert config.looks[-1] == steps
+
+
+def test_the_interval_of_a_distance_lies_around_it_and_shrinks_with_more_pictures():
+    rng = np.random.default_rng(0)
+    distance = distance_to(rng.standard_normal((500, 4)))
+    few, many = (
+        estimate_distance(list(rng.standard_normal((count, 1, 4)) + 1), distance)
+        for count in (20, 400)
+    )
+    for one in (few, many):
+        assert one.low < one.value < one.high
+    assert many.high - many.low < (few.high - few.low) / 2
+    assert many.value == pytest.approx(4, abs=0.8)  # means 1 apart in each of four directions
+
+
+def test_features_see_noise():
+    clean = np.full((1, 64, 64, 3), 90, np.uint8)
+    noisy = clean + np.random.default_rng(0).integers(0, 60, clean.shape, np.uint8)
+    whole_base = load_base(str(base()), offline=True)
+    features = latent_features(whole_base, np.concatenate([clean, noisy]))
+    assert features.shape == (2, 24)
+    first_differences = features[:, 8:16]
+    assert (first_differences[1] > first_differences[0]).all()
+
+
+def test_differences_are_paired_and_one_seed_stands_against_each_of_the_other():
+    worse = [np.array([[0.1 * n]]) for n in range(10)]
+    better = [np.array([[0.1 * n + 0.2], [0.1 * n + 0.4]]) for n in range(10)]
+    found = difference(worse, better, mean, resamples=50)
+    assert found.value == pytest.approx(0.3)
+    assert found.high - found.low < 1e-9  # the same for every image
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [(0.1, 0.3, "yes"), (-0.3, -0.1, "no"), (-0.1, 0.3, "not decided")],
+)
+def test_a_claim_holds_where_its_whole_interval_lies_above_zero(low, high, verdict):
+    found = Estimate(value=(low + high) / 2, low=low, high=high, count=3)
+    assert Claim(text="It works", measure="adherence", difference=found).verdict == verdict
+    assert not math.isnan(found.value)
