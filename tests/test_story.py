@@ -28,6 +28,7 @@ def test_from_pictures_to_a_report(told):
     page = (told / "report.html").read_text()
     assert f"{rows['model']:.2f}" in page
     assert "data:image/png;base64," in page
+    assert (told / "evaluation" / "figures" / "pictures.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow

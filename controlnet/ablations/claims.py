@@ -56,13 +56,11 @@ def claims_of(config: AblationConfig, looks: Looks, distance: Aggregate) -> list
         for name, other in (("gaussian", "Gaussian ones"), ("lite", "ControlNet-lite"))
     ]
     for step in (start, early):
-        claims.append(
-            _claim(
-                f"Gaussian convolutions spoil samples after {step} steps, zero ones do not",
-                "Fréchet distance under control",
-                further(zero[step].prompted.features, looks["gaussian"][step].prompted.features),
-            )
-        )
+        ours, others = zero[step].prompted, looks["gaussian"][step].prompted
+        text = f"Gaussian convolutions spoil samples after {step} steps, zero ones do not"
+        apart = further(ours.features, others.features)
+        claims.append(_claim(text, "Fréchet distance under control", apart))
+        claims.append(_claim(text, "text under control", more(others.text, ours.text)))
     claims.append(
         _claim(
             "With empty prompts, training with prompt dropout obeys better than without",
@@ -81,7 +79,7 @@ def claims_of(config: AblationConfig, looks: Looks, distance: Aggregate) -> list
     claims.append(
         _claim(
             f"{end} steps of direct fine-tuning make the base forget words",
-            "text adherence without control",
+            "text without control",
             more(after.text, before.text),
         )
     )

@@ -48,7 +48,7 @@ def legacy_rmse(found_HW: np.ndarray, wanted_HW: np.ndarray) -> float:
     Raises:
         ValueError: maps of different sizes.
 
-    Source: ControlNet++ `eval/eval_depth.py`, which knows no constant maps.
+    Source: ControlNet++ `eval/eval_depth.py`.
     """
     if found_HW.shape != wanted_HW.shape:
         raise ValueError(f"need maps of one size, got {found_HW.shape} and {wanted_HW.shape}")

@@ -174,8 +174,8 @@ class PoseScorer:
         """Definition in one line."""
         return (
             "COCO OKS AP 0.50:0.95 over the set, 20 people an image, 17 joints, unseen masked, "
-            "area 0.53 of the box of seen joints; PCK of matched people by the box's longer side; "
-            "recall at OKS 0.5"
+            "area 0.53 of the box of seen joints; PCK of the most similar person by the box's "
+            "longer side; recall at OKS 0.5"
         )
 
     @property
@@ -199,6 +199,7 @@ class PoseScorer:
         """See `Scorer`."""
         asked = bodies_of(wanted.stats["keypoints"])
         there = [] if found is None else bodies_of(found.stats["keypoints"])
+        off = abs(len(there) - len(asked))  # of all, while the others see the surest
         there = sorted(there, key=lambda one: -one.score)[:MOST]
         similarity_DW = np.array([[oks(one, other) for other in asked] for one in there])
         similarity_DW = similarity_DW.reshape(len(there), len(asked))
@@ -213,7 +214,7 @@ class PoseScorer:
             "pck_10": _pck(there, asked, similarity_DW, 0.1),
             "pck_20": _pck(there, asked, similarity_DW, 0.2),
             "person_recall": np.array([hits_DT[:, 0].sum(), len(asked)], np.float64),
-            "count_error": np.array([float(abs(len(there) - len(asked)))]),
+            "count_error": np.array([float(off)]),
         }
 
 

@@ -36,16 +36,20 @@ def scorer_of(
     Raises:
         ConfigError: a segmentation without a palette.
     """
-    if record["hint_mode"] == "bilevel":
+    mode = record["hint_mode"]
+    if mode == "bilevel":
         return EdgeScorer(tolerance_px=tolerance_px, exact_first=preset == "cnpp")
-    if "people" in record["stats"].values():
+    if record["stats"].get("keypoints") == "people":
         return PoseScorer()
-    if condition == "depth":
+    if condition == "depth" and mode != "rgb":
         return DepthScorer(legacy_first=preset == "cnpp")
-    if condition == "normal":
+    if condition == "normal" and mode == "rgb":
         return NormalScorer()
     if condition == "segmentation":
         if palette_C3 is None:
-            raise ConfigError("segmentation: need the palette of its classes to score it")
+            raise ConfigError(
+                "segmentation: need the palette of its classes to score it, got none; give the "
+                "colours that its annotator draws with"
+            )
         return SegmentationScorer(palette_C3=palette_C3)
     return SimilarityScorer()

@@ -30,7 +30,7 @@ def classes_of(colors_HW3: RgbU8, palette_C3: np.ndarray) -> np.ndarray:
         palette_C3: (C, 3) uint8, the colour of each class.
 
     Returns:
-        (H, W) int64.
+        (H, W) int64; of classes that share a colour the first.
 
     Raises:
         ValueError: a colour that no class has.
@@ -55,9 +55,10 @@ class SegmentationScorer:
     @property
     def protocol(self) -> str:
         """Definition in one line."""
+        colours = np.unique(self.palette_C3, axis=0)  # two classes of ADE20K share one
         return (
-            f"mIoU of {len(self.palette_C3)} classes, intersections and unions pooled over the "
-            "set, absent classes left out; pixel accuracy of each image"
+            f"mIoU of {len(colours)} classes told apart by colour, intersections and unions pooled "
+            "over the set, absent classes left out; pixel accuracy of each image"
         )
 
     @property

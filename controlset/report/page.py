@@ -14,6 +14,7 @@ from controlset.report.figures import draw_rows, draw_series
 from controlset.report.forest import Forest, differences, forest
 from controlset.report.gather import gather
 from controlset.report.records import Evaluation, MeasureView, Series, Training
+from controlset.report.sheet import draw_sheet
 from controlset.report.tiles import Card, cards
 from controlset.report.training_figures import draw_strips, draw_training
 from controlset.report.verdict import RULE, Verdict, by_rank, in_order, verdict_of
@@ -58,6 +59,7 @@ def write_report(evaluation: str | Path) -> Path:
     """
     folder = Path(evaluation)
     found = gather(folder)
+    draw_sheet(found)  # for slides and READMEs; the page has the same pictures
     html = render_report(found)
     path, temporary = folder / REPORT, folder / f".{REPORT}.tmp"
     temporary.write_text(html, encoding="utf-8")

@@ -1,0 +1,53 @@
+"""One picture of what an evaluation looks like: the first rows by key, chosen by nobody."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from controlset.report.canvas import Plate, saved, styled
+from controlset.report.records import Evaluation, PictureView
+
+_ROWS, _ACROSS = 4, 2
+_COLUMNS = ("condition", "sample", "seen in it", "original", "no control")
+
+
+@styled
+def draw_sheet(found: Evaluation) -> Plate | None:
+    """Draw `figures/pictures.png`: condition, sample, what the judge sees in it, original, floor.
+
+    Args:
+        found: the evaluation; its folder gets the file.
+
+    Returns:
+        None where no picture is left to draw.
+    """
+    firsts = [one for one in found.pictures if one.why in {"first", None} and _files(one)]
+    chosen = firsts[: _ROWS * _ACROSS]
+    if not chosen:
+        return None
+    rows, columns = -(-len(chosen) // _ACROSS), len(_COLUMNS) * _ACROSS
+    figure = Figure(figsize=(0.92 * columns, 0.98 * rows + 0.2), dpi=110, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for panel in panels.flat:
+        panel.axis("off")
+    for number, one in enumerate(chosen):
+        row, first = number % rows, number // rows * len(_COLUMNS)
+        for column, path in enumerate(_files(one)):
+            panel = panels[row, first + column]
+            if path is not None:
+                with Image.open(path) as picture:
+                    panel.imshow(np.asarray(picture.convert("RGB")), interpolation="nearest")
+            if row == 0:
+                panel.set_title(_COLUMNS[column], fontsize=8)
+    return saved(figure, found.folder, "pictures.png", "The first rows", "by key")
+
+
+def _files(one: PictureView) -> list[Path | None]:
+    """In the order of the columns; empty where the sample is gone."""
+    if not one.models or one.models[0].picture is None:
+        return []
+    model = one.models[0]
+    floor = one.floors[0].picture if one.floors else None
+    return [one.wanted, model.picture, model.found, one.real, floor]
