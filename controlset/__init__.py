@@ -7,6 +7,10 @@
     controlset.add(controlset.AddConfig(output="set", conditions=("grey",)))
     data = controlset.open("set", split="train")
     data[0].image, data[0].maps["canny"], data[0].text
+    controlset.train(controlset.TrainConfig(data="set", condition="canny", base=BASE, output="run"))
+    document, report = controlset.evaluate(
+        controlset.EvaluateConfig(run=("run",), data="set", output="evaluation")
+    )
 
 Names load when they are first used, so that the command line answers at once.
 """
@@ -15,6 +19,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from controlnet.evaluator.settings import EvaluateConfig
+    from controlnet.trainer.config import TrainConfig
+    from controlset.evaluation import run_evaluation as evaluate
+    from controlset.training import train
     from pipeline.adding.launch import add
     from pipeline.adding.options import AddConfig
     from pipeline.inspection import inspect_dataset as inspect
@@ -29,23 +37,31 @@ __version__ = "0.1.0"
 __all__ = [
     "AddConfig",
     "ConfigError",
+    "EvaluateConfig",
     "GenerateConfig",
+    "TrainConfig",
     "__version__",
     "add",
+    "evaluate",
     "generate",
     "inspect",
     "open",
+    "train",
     "verify",
 ]
 
 _PLACES = {
     "AddConfig": ("pipeline.adding.options", "AddConfig"),
     "ConfigError": ("schemas.errors", "ConfigError"),
+    "EvaluateConfig": ("controlnet.evaluator.settings", "EvaluateConfig"),
     "GenerateConfig": ("pipeline.options", "GenerateConfig"),
+    "TrainConfig": ("controlnet.trainer.config", "TrainConfig"),
     "add": ("pipeline.adding.launch", "add"),
+    "evaluate": ("controlset.evaluation", "run_evaluation"),
     "generate": ("pipeline.launch", "generate"),
     "inspect": ("pipeline.inspection", "inspect_dataset"),
     "open": ("schemas.dataset", "open_dataset"),
+    "train": ("controlset.training", "train"),
     "verify": ("pipeline.verify", "verify_dataset"),
 }
 

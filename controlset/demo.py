@@ -133,14 +133,11 @@ def _data_config(options: Demo, shapes: Path, data: Path) -> GenerateConfig:
 
 def _train(options: Demo, data: Path, run: Path) -> None:
     """Train, or go on; a run that is finished stays as it is."""
-    from annotators.runtime import Runtime
-    from controlnet.trainer.loop import train
-    from controlset.judging import judge_of
+    from controlset.training import train
 
     recipe = recipes.nano(data=str(data), condition="canny", output=str(run))
     config = dataclasses.replace(
         recipe,
-        base=str(nano.base_folder()),
         steps=options.steps,
         warmup=min(recipe.warmup, options.steps // 4),
         seed=options.seed,
@@ -149,8 +146,7 @@ def _train(options: Demo, data: Path, run: Path) -> None:
     )
     if _is_finished(run, options.steps):
         return
-    judge = judge_of(config.data, config.condition, Runtime())
-    outcome = train(config, judge=judge)
+    outcome = train(config)
     if outcome.stopped_by is not None:
         raise KeyboardInterrupt
 

@@ -26,11 +26,8 @@ def run(arguments: Sequence[str]) -> int:
         if config.dry_run:
             print(json.dumps(dataclasses.asdict(config), indent=1))
             return 0
-        from annotators.runtime import Runtime
-        from controlnet.trainer.loop import train
-        from controlset.judging import judge_of
-    judge = judge_of(config.data, config.condition, Runtime()) if config.probe_every else None
-    outcome = train(_with_folder(config), judge=judge)
+        from controlset.training import train
+    outcome = train(config)
     print(_told(config, outcome))
     return 0 if outcome.stopped_by is None else 128 + outcome.stopped_by
 
@@ -67,15 +64,6 @@ def _recipe(given: Sequence[str]) -> list[str]:
         if field.default is not dataclasses.MISSING and getattr(recipe, field.name) != field.default
     }
     return as_flags(changed, but=given, kind=TrainConfig)
-
-
-def _with_folder(config: TrainConfig) -> TrainConfig:
-    """`nano` as the folder that it is."""
-    if config.base != "nano":
-        return config
-    from controlnet.nano import base_folder
-
-    return dataclasses.replace(config, base=str(base_folder()))
 
 
 def _told(config: TrainConfig, outcome: Any) -> str:

@@ -21,8 +21,8 @@ def test_the_names_are_the_functions_behind_the_commands():
 
 
 def test_other_names_are_attribute_errors():
-    with pytest.raises(AttributeError, match="module 'controlset' has no attribute 'train'"):
-        controlset.train  # noqa: B018
+    with pytest.raises(AttributeError, match="module 'controlset' has no attribute 'fly'"):
+        controlset.fly  # noqa: B018
 
 
 def test_the_version_is_that_of_the_package():

@@ -218,7 +218,7 @@ def test_a_run_that_was_stopped_ends_with_the_status_of_its_signal(capsys, monke
         bounds=Bounds(floor=0.1, ceiling=0.9),
         snap=None,
     )
-    monkeypatch.setattr(loop, "train", lambda config, judge: outcome)
+    monkeypatch.setattr(loop, "train", lambda config, judge=None: outcome)
     status, out, _ = in_process(capsys, *NEEDED, "--probe-every", "0")
     assert status == 128 + number
     assert out == (

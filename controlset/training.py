@@ -1,0 +1,27 @@
+"""`controlset train` as a function: the judge is chosen here, since learning never annotates."""
+
+import dataclasses
+
+from annotators.runtime import Runtime
+from controlnet import nano
+from controlnet.trainer import loop
+from controlnet.trainer.config import TrainConfig
+from controlset.judging import judge_of
+
+
+def train(config: TrainConfig) -> loop.Outcome:
+    """Train a ControlNet; probes are judged by the annotator that drew the data set's maps.
+
+    Args:
+        config: everything; `nano` is the bundled base.
+
+    Returns:
+        How it ended. The result is in `output/controlnet`.
+
+    Raises:
+        ConfigError: something is wrong with data, base or output.
+    """
+    judge = judge_of(config.data, config.condition, Runtime()) if config.probe_every else None
+    if config.base == nano.NAME:
+        config = dataclasses.replace(config, base=str(nano.base_folder()))
+    return loop.train(config, judge=judge)
