@@ -11,9 +11,8 @@ from matplotlib.figure import Figure, SubFigure
 
 from controlnet.ablations.bench import Bench
 from controlnet.ablations.results import Row, Table
-from controlnet.ablations.runs import load_base_look, load_look, run_folder
+from controlnet.ablations.runs import load_base_look, load_look
 from controlnet.evaluator.scores import Estimate
-from controlnet.trainer.journal import METRICS, read_lines
 from schemas.pixels import RgbU8
 
 _COLORS = {
@@ -101,12 +100,10 @@ def _losses(panel: Axes, table: Table) -> None:
     panel.set_xlabel("optimizer step")
     panel.set_ylabel("training loss")
     panel.spines[["top", "right"]].set_visible(False)
-    config = table.config
+    last = table.config.looks[2]
     for row in table.rows:
-        lines = read_lines(run_folder(config, row.name, 0) / METRICS)
-        first = [one for one in lines if one["step"] <= max(config.looks[2], 1)]
-        steps, losses = [one["step"] for one in first], [one["loss"] for one in first]
-        panel.plot(steps, losses, color=_COLORS[row.name], marker="o", ms=3)
+        first = {step: loss for step, loss in row.losses.items() if step <= last}
+        panel.plot(list(first), list(first.values()), color=_COLORS[row.name], marker="o", ms=3)
     panel.set_yscale("log")
 
 

@@ -23,6 +23,7 @@ class Row:
     prompted: dict[int, Score]  # by step
     empty: dict[int, Score]
     free: dict[int, Score]  # the variant's base without control
+    losses: dict[int, float]  # of training, first seed, by step
     snap: int | None  # step by which half the way from floor to ceiling lasted
 
 
@@ -57,6 +58,7 @@ def plain(table: Table) -> dict[str, Any]:
             "training_seconds": row.seconds,
             "locked": row.is_locked,
             "control_in_by_step": row.snap,
+            "training_loss": row.losses,
             "looks": [
                 {
                     "step": step,

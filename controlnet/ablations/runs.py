@@ -158,6 +158,12 @@ def costs_of(config: AblationConfig, variant: str, seed: int) -> dict[str, Any]:
     return json.loads((run_folder(config, variant, seed) / COSTS).read_text())
 
 
+def losses_of(config: AblationConfig, variant: str, seed: int) -> dict[int, float]:
+    """Training losses by step, each the mean since the one before."""
+    lines = read_lines(run_folder(config, variant, seed) / METRICS)
+    return {line["step"]: line["loss"] for line in lines}
+
+
 def _train(
     config: AblationConfig, variant: Variant, seed: int, base: str, tell: Tell
 ) -> int | None:

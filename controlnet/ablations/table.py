@@ -15,7 +15,14 @@ from controlnet.ablations.figure import draw_figure
 from controlnet.ablations.marks import Look, Marker, Score
 from controlnet.ablations.quality import real_features
 from controlnet.ablations.results import Row, Table, plain
-from controlnet.ablations.runs import Tell, claim_table, costs_of, make_all, write_text
+from controlnet.ablations.runs import (
+    Tell,
+    claim_table,
+    costs_of,
+    losses_of,
+    make_all,
+    write_text,
+)
 from controlnet.ablations.variants import VARIANTS, Variant
 from controlnet.ablations.words import markdown
 from controlnet.trainer.judge import Judge
@@ -96,6 +103,7 @@ def _row(
         free={
             look.step: before if variant.is_locked else marker.score(look.free) for look in looks
         },
+        losses=losses_of(config, variant.name, 0),
         snap=snap_step(
             list(prompted),
             [one.adherence.value for one in prompted.values()],

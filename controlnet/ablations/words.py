@@ -5,6 +5,8 @@ from controlnet.ablations.results import Row, Table
 from controlnet.evaluator.scores import Estimate
 
 _MARKS = {"yes": "✔", "no": "✘", "not decided": "?"}
+_PAPERS_RATE = 1e-5
+_REPAIRED = 1.1  # times the loss of zero convolutions
 
 
 def markdown(table: Table) -> str:
@@ -97,9 +99,10 @@ def _of_row(row: Row, early: int, end: int) -> list[str]:
 
 
 def _verdict(table: Table) -> str:
-    """One honest sentence."""
+    """What comes out as in the paper and what does not."""
     by_verdict = {
-        verdict: [one.text for one in table.claims if one.verdict == verdict] for verdict in _MARKS
+        verdict: [f"{one.text} ({one.measure})" for one in table.claims if one.verdict == verdict]
+        for verdict in _MARKS
     }
     if len(by_verdict["yes"]) == len(table.claims):
         return "The paper's order is reproduced in every point."
@@ -107,8 +110,27 @@ def _verdict(table: Table) -> str:
     if by_verdict["no"]:
         parts.append(f"Against it: {'; '.join(by_verdict['no'])}.")
     if by_verdict["not decided"]:
-        parts.append(f"Not decided by so few images: {'; '.join(by_verdict['not decided'])}.")
-    return " ".join(parts)
+        parts.append(f"No difference to be seen: {'; '.join(by_verdict['not decided'])}.")
+    return " ".join([*parts, _start(table)])
+
+
+def _start(table: Table) -> str:
+    """How long training makes good for a Gaussian start; the batches are those of the first row."""
+    ours, gaussian = (
+        next(row.losses for row in table.rows if row.name == name) for name in ("zero", "gaussian")
+    )
+    ratios = {step: gaussian[step] / loss for step, loss in ours.items() if step in gaussian}
+    if not ratios:
+        return ""
+    first, highest = next(iter(ratios.items()))
+    repaired = next((step for step, ratio in ratios.items() if ratio < _REPAIRED), None)
+    until = "is not made good for" if repaired is None else f"is made good for by step {repaired}"
+    rate = table.config.training(base="", output="-", seed=0).learning_rate
+    return (
+        f"The Gaussian start costs {highest:.1f} times our training loss over the first {first} "
+        f"steps and {until} (within {_REPAIRED - 1:.0%}), probably because nano learns at a rate "
+        f"of {rate:g}, {rate / _PAPERS_RATE:.0f} times the paper's."
+    )
 
 
 def _told(one: Estimate | None, *, sign: bool = False) -> str:

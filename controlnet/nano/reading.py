@@ -72,7 +72,9 @@ def text_scores(picture: RgbU8, caption: str) -> dict[str, float]:
     there = right = 0
     for color in {color for color, _ in claims.things}:
         index = _INDEX[color]
-        asked = collections.Counter(shape for other, shape in claims.things if other == color)
+        asked: collections.Counter[str | None] = collections.Counter(
+            shape for other, shape in claims.things if other == color
+        )
         regions = _regions(nearest == index) if index != commonest else []
         seen = collections.Counter(_shape_of(_cover(one, picture)) for one in regions)
         there += min(asked.total(), len(regions))
@@ -123,7 +125,9 @@ def _cover(region: np.ndarray, picture: RgbU8) -> np.ndarray:
     own = np.median(picture[region], axis=0)
     behind = np.median(_border(picture), axis=0)
     step = own - behind
-    share = np.clip((picture - behind) @ step / max(float(step @ step), 1.0), 0, 1)
+    if np.linalg.norm(step) < _NEAR:  # a border of several colours, whose median is the region's
+        return region.astype(np.float64)
+    share = np.clip((picture - behind) @ step / (step @ step), 0, 1)
     return np.where(wide, share, 0)
 
 

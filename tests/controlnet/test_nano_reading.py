@@ -51,9 +51,8 @@ def test_captions_of_scenes_are_read_and_others_are_not():
 
 def test_every_scene_s_own_caption_parses():
     for scene in scenes():
-        claims = parse_caption(scene.caption)
-        assert claims.background == scene.background
-        assert claims.things == tuple((one.color, one.shape) for one in scene.shapes)
+        things = tuple((one.color, one.shape) for one in scene.shapes)
+        assert parse_caption(scene.caption) == Claims(background=scene.background, things=things)
 
 
 @pytest.mark.parametrize("blur", [0.0, 0.7])
@@ -102,10 +101,10 @@ def test_background_seen_through_a_ring_is_no_shape():
     assert found == {"colors": 0.0, "shapes": 0.0, "background": 1.0}
 
 
-def test_the_seam_where_black_blends_into_white_is_no_gray_shape():
-    scene = Scene(background="white", shapes=(shape("square", "black", 0.5, radius=0.4),))
+def test_the_seam_where_yellow_blends_into_red_is_no_orange_shape():
+    scene = Scene(background="red", shapes=(shape("circle", "yellow", 0.5, radius=0.4),))
     soft = cv2.GaussianBlur(draw(scene), (0, 0), 0.7)
-    assert text_scores(soft, "a gray square on a white background")["colors"] == 0
+    assert text_scores(soft, "an orange ring on a red background")["colors"] == 0
 
 
 def test_a_blot_has_a_colour_but_no_shape():
@@ -115,3 +114,12 @@ def test_a_blot_has_a_colour_but_no_shape():
     for name in SHAPES:
         found = text_scores(blot, f"a blue {name} on a white background")
         assert found == {"colors": 1.0, "shapes": 0.0, "background": 1.0}
+
+
+def test_a_shape_is_read_where_the_border_s_median_is_its_own_colour():
+    striped = np.full((64, 64, 3), COLORS["black"], np.uint8)
+    striped[:, 31:] = COLORS["white"]
+    striped[:14, 0] = striped[-14:, 0] = COLORS["gray"]
+    striped[:14, -1] = striped[-14:, -1] = COLORS["gray"]
+    striped[22:42, 22:42] = COLORS["gray"]
+    assert text_scores(striped, "a gray square on a white background")["shapes"] == 1
