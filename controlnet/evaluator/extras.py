@@ -111,7 +111,7 @@ class Distance:
 class Words:
     """Whether the words of a caption came true in a drawn scene: nano's captions only."""
 
-    protocol = "captions of drawn scenes: regions of the named colour, of the named shape"
+    protocol = "drawn scenes: regions of the named colour; shape by IoU >= 0.75 with drawn masks"
     measures = tuple(
         Measure(name=f"words_{name}", label=label, higher_is_better=True, kind="text")
         for name, label in (
