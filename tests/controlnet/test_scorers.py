@@ -1,6 +1,5 @@
 """Which scorer a condition has, and what all scorers promise."""
 
-import dataclasses
 import sys
 
 import numpy as np
@@ -127,12 +126,10 @@ def test_maps_of_different_sizes_are_refused(condition, mode, stats, shape):
 
 
 @pytest.mark.parametrize(("condition", "mode", "stats"), KINDS)
-def test_a_scorer_says_its_definition_in_one_line_and_cannot_be_changed(condition, mode, stats):
+def test_a_scorer_says_its_definition_in_one_line(condition, mode, stats):
     one = scorer(condition, mode, stats)
     assert one.protocol
     assert "\n" not in one.protocol
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        one.protocol = "another"
 
 
 def test_edges_of_the_preset_are_kornia_s_of_the_picture_in_0_to_1():
