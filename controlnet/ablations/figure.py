@@ -66,7 +66,8 @@ def _curves(figure: SubFigure, table: Table) -> None:
     quality.set_yscale("log")
     _line(quality, table.before.distance.value, "base")
     _losses(start, table)
-    prompted.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0.0, 0.93))
+    handles, labels = prompted.get_legend_handles_labels()
+    figure.legend(handles, labels, ncols=5, frameon=False, fontsize=9, loc="outside upper center")
 
 
 def _of(scores: dict[int, object], name: str) -> dict[int, Estimate]:
@@ -114,7 +115,7 @@ def _line(panel: Axes, value: float, name: str) -> None:
 
 
 def _strips(figure: SubFigure, table: Table, bench: Bench) -> None:
-    """Three columns of strips: without control, under control early, under control at the end."""
+    """Three columns of strips: without control, under control at the start and the end."""
     config = table.config
     real, before = load_base_look(config)
     hints = np.stack([_rgb(one) for one in bench.maps[:_SHOWN]])
@@ -122,17 +123,17 @@ def _strips(figure: SubFigure, table: Table, bench: Bench) -> None:
     panels = figure.subplots(count, 3, squeeze=False)
     titles = (
         f"base without control, after {config.steps} steps",
-        f"under control, after {config.early} steps",
+        "under control, before the first step",
         f"under control, after {config.steps} steps",
     )
     _strip(panels[0, 0], before, "base without control, before")
     _strip(panels[0, 1], hints, "condition")
     _strip(panels[0, 2], real, "real picture")
     for number, row in enumerate(table.rows, start=1):
-        early = load_look(config, row.name, 0, config.early)
+        start = load_look(config, row.name, 0, 0)
         end = load_look(config, row.name, 0, config.steps)
         free = before if end.free is None else end.free
-        for column, pictures in enumerate((free, early.prompted, end.prompted)):
+        for column, pictures in enumerate((free, start.prompted, end.prompted)):
             _strip(panels[number, column], pictures, titles[column] if number == 1 else "")
         panels[number, 0].set_ylabel(
             row.label.replace(": ", ":\n").replace(" (", "\n(").replace(", ", ",\n"),

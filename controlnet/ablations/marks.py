@@ -29,7 +29,9 @@ class Marks:
 
     adherence: Groups  # K = 1, adherence to the image's condition
     features: Groups  # K = 24
-    text: Groups  # K = 1, mean over what the caption says of colours, shapes and background
+    # K = 1, mean over what the caption says of colours, shapes and background; empty where the
+    # prompts were
+    text: Groups
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,29 +66,33 @@ class Marker:
         self._bench, self._judge = bench, judge
         self.distance: Aggregate = distance_to(real_ND)
 
-    def marks(self, of_seeds: Sequence[np.ndarray]) -> Marks:
+    def marks(self, of_seeds: Sequence[np.ndarray], *, prompted: bool = True) -> Marks:
         """Contributions of the same set from several trainings.
 
         Args:
             of_seeds: (N, H, W, 3) uint8 each, in the order of the bench's rows.
+            prompted: whether the pictures were asked for with their captions.
         """
         bench = self._bench
         adherence, features, text = [], [], []
         for pictures in of_seeds:
             adherence.append(self._judge.score(list(pictures), bench.maps, bench.keys))
             features.append(latent_features(bench.base, pictures))
-            pairs = zip(pictures, bench.captions, strict=True)
-            text.append([_told(picture, caption) for picture, caption in pairs])
+            if prompted:
+                pairs = zip(pictures, bench.captions, strict=True)
+                text.append([_told(picture, caption) for picture, caption in pairs])
         return Marks(
-            adherence=_grouped(adherence), features=_grouped(features), text=_grouped(text)
+            adherence=_grouped(adherence),
+            features=_grouped(features),
+            text=_grouped(text) if text else [],
         )
 
-    def score(self, marks: Marks, *, has_text: bool = True) -> Score:
+    def score(self, marks: Marks) -> Score:
         """Numbers with intervals."""
         return Score(
             adherence=estimate(marks.adherence, mean),
             distance=estimate_distance(marks.features, self.distance),
-            text=estimate(marks.text, mean) if has_text else None,
+            text=estimate(marks.text, mean) if marks.text else None,
         )
 
     def base(self, config: AblationConfig) -> tuple[Marks, Marks]:
@@ -108,7 +114,7 @@ class Marker:
         return Look(
             step=step,
             prompted=self.marks([one.prompted for one in seeds]),
-            empty=self.marks([one.empty for one in seeds]),
+            empty=self.marks([one.empty for one in seeds], prompted=False),
             free=self.marks(free) if free else before,
         )
 

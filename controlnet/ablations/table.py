@@ -99,7 +99,7 @@ def _row(
         seconds=sum(one["seconds"] for one in costs),
         is_locked=variant.is_locked,
         prompted=prompted,
-        empty={look.step: marker.score(look.empty, has_text=False) for look in looks},
+        empty={look.step: marker.score(look.empty) for look in looks},
         free={
             look.step: before if variant.is_locked else marker.score(look.free) for look in looks
         },
