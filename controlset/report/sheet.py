@@ -23,8 +23,9 @@ def draw_sheet(found: Evaluation) -> Plate | None:
     Returns:
         None where no picture is left to draw.
     """
-    firsts = [one for one in found.pictures if one.why in {"first", None} and _files(one)]
-    chosen = firsts[: _ROWS * _ACROSS]
+    there = [one for one in found.pictures if _files(one)]
+    firsts = [one for one in there if one.why in {"first", None}]
+    chosen = (firsts or there)[: _ROWS * _ACROSS]  # of a few rows each may be the best or worst
     if not chosen:
         return None
     rows, columns = -(-len(chosen) // _ACROSS), len(_COLUMNS) * _ACROSS

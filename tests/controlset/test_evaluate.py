@@ -124,7 +124,8 @@ def test_two_processes_give_the_scores_of_one(run, plain, tmp_path):
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
     output = tmp_path / "evaluation"
     finished = subprocess.run(
-        [sys.executable, *launcher, "-m", "controlset", *words(run, output)],
+        # `--`, or torchrun takes --run for an abbreviation of its own
+        [sys.executable, *launcher, "-m", "--", "controlset", *words(run, output)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         cwd=Path(__file__).parents[2],
         capture_output=True,
