@@ -41,6 +41,7 @@ bench: setup ## throughput and memory, as in BENCHMARKS.md (an hour)
 	$(BIN)/python -m tests.bench.captioner_throughput
 	$(BIN)/python -m tests.bench.one_pass
 	$(BIN)/python -m tests.bench.loader_throughput
+	$(BIN)/python -m tests.bench.sampler_throughput
 
 lock: setup ## resolve requirements.lock anew
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --upgrade --quiet \

@@ -3,7 +3,9 @@
 The precision is: it changes floats, so it is resolved once, at launch, and stands in every spec.
 """
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from schemas.errors import ConfigError
@@ -106,3 +108,18 @@ def use_one_thread_each() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@contextlib.contextmanager
+def threads_kept() -> Iterator[None]:
+    """Around work whose threads call `use_one_thread_each`.
+
+    A thread that has not computed yet would take that number over: ours first says its own.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -34,7 +34,7 @@ class Demo:
     output: Path
     source: str | None = None  # pictures of one's own instead of drawn ones
     pictures: int = 4000
-    steps: int = 1400
+    steps: int = 1100
     rows: int = 128  # judged
     seed: int = 0
 
@@ -51,8 +51,6 @@ def demo(options: Demo) -> int:
     Raises:
         ConfigError: a folder that will not do, or that holds a demo of other options.
     """
-    import torch
-
     from controlset.evaluation import run_evaluation
     from pipeline.adding.launch import add
     from pipeline.launch import generate
@@ -66,9 +64,7 @@ def demo(options: Demo) -> int:
     if not _has_latents(data):
         generate(_data_config(options, shapes, data), show=True)
         # encoding is a third of a nano step; `generate` will not touch a set that was added to
-        threads = torch.get_num_threads()
         add(AddConfig(output=str(data), latents=str(nano.base_folder()), device="cpu"), show=True)
-        torch.set_num_threads(threads)  # its workers compute with one each, and told torch so
     _told(out, "3/4", f"training a ControlNet on the nano base, {options.steps:,} steps of 32")
     _train(options, data, run)
     _told(out, "4/4", "does it obey? sampling, looking again, comparing")

@@ -32,7 +32,7 @@ from pipeline.sources import (
     resolve_source,
 )
 from pipeline.store import check_place, is_local, read_text
-from pipeline.workshop import close_workshops
+from pipeline.workshop import workshops
 from schemas.errors import ConfigError
 from schemas.manifest import MANIFEST_NAME, Manifest
 from schemas.records import ImageRef
@@ -58,11 +58,8 @@ def generate(config: GenerateConfig, *, show: bool = False) -> Manifest:
     """
     job = resolve(config)
     TALLY.reset()
-    with claimed(job), watched(TALLY) if show else contextlib.nullcontext():
-        try:
-            run_graph(job, build)
-        finally:
-            close_workshops()
+    with claimed(job), watched(TALLY) if show else contextlib.nullcontext(), workshops(job):
+        run_graph(job, build)
     where = f"{job.output}/{MANIFEST_NAME}"
     manifest = Manifest.from_json(read_text(where) or "", where=where)
     if show:

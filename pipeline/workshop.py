@@ -10,7 +10,7 @@ import cv2
 
 from annotators.latents import Moments
 from annotators.protocol import Annotation
-from annotators.runtime import use_one_thread_each
+from annotators.runtime import threads_kept, use_one_thread_each
 from pipeline.allocator import keep_buffers
 from pipeline.annotate import Eye, captioning_eye_of, encoding_eye_of, eye_of
 from pipeline.job import Job
@@ -75,8 +75,18 @@ def at_work(workshop: Workshop) -> Iterator[None]:
             _CHANGE.notify_all()
 
 
-def close_workshops() -> None:
-    """Let threads and models go; called when a local run ends, well or not.
+@contextlib.contextmanager
+def workshops(job: Job) -> Iterator[None]:
+    """Around a run: what this process set up for it goes when it ends, well or not."""
+    with threads_kept() if job.needs_networks else contextlib.nullcontext():
+        try:
+            yield
+        finally:
+            _close()
+
+
+def _close() -> None:
+    """Let threads and models go.
 
     After a failure other shards may still be under way: without a pool they fail at their next
     batch and sweep up; only then is the output folder free for the next run.

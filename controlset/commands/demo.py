@@ -25,7 +25,7 @@ class _Options:
     pictures: int = 4000
     """Pictures to draw."""
 
-    steps: int = 1400
+    steps: int = 1100
     """Training steps of 32 samples."""
 
     rows: int = 128

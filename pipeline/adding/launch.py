@@ -25,7 +25,7 @@ from pipeline.display import shards_text, show_result, watched
 from pipeline.launch import run_graph
 from pipeline.progress import TALLY
 from pipeline.shard import committed_record
-from pipeline.workshop import at_work, close_workshops, workshop_of
+from pipeline.workshop import at_work, workshop_of, workshops
 from schemas.dataset import filesystem_of, read_manifest
 from schemas.errors import ConfigError
 from schemas.manifest import MANIFEST_NAME, FileRecord, Manifest, ShardRecord
@@ -117,10 +117,8 @@ def _add(job: Addition) -> Manifest:
     TALLY.planned = job.old.rows
     _check_files(job)
     _prepare(job)
-    try:
+    with workshops(job):
         run_graph(job, _build)
-    finally:
-        close_workshops()
     staged = [committed_record(staging_of(job.output), old.name) for old in job.old.shards]
     shards = [record for record in staged if record is not None]
     manifest = job.manifest(shards)

@@ -111,6 +111,21 @@ def test_one_worker_writes_the_same_bytes(dataset, encoded, base):
     assert contents(dataset) == contents(encoded)
 
 
+@pytest.mark.slow
+def test_who_computes_next_in_the_process_has_all_threads(canny_alone, base, tmp_path):
+    output = shutil.copytree(canny_alone, tmp_path / "set")
+    add_it = (
+        "from pipeline.adding.launch import add; from pipeline.adding.options import AddConfig; "
+        f"add(AddConfig(output={str(output)!r}, latents={str(base)!r}, device='cpu')); "
+    )
+    tell = "import torch; print(torch.get_num_threads())"
+    afterwards, in_a_fresh_process = (
+        subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout
+        for script in (add_it + tell, tell)
+    )
+    assert afterwards == in_a_fresh_process
+
+
 def test_manifest_and_footers_tell_whose_they_are(encoded, base):
     expected = {
         "base": str(base),
