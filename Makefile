@@ -31,7 +31,7 @@ test: setup ## all tests, the fast ones first
 	$(BIN)/pytest -q -m "not slow"
 	$(BIN)/pytest -q -m slow
 
-demo: setup ## pictures -> data set -> ControlNet -> numbers -> report (12 minutes on two cores)
+demo: setup ## pictures -> data set -> ControlNet -> numbers -> report (11 minutes on two cores)
 	$(BIN)/controlset demo --output demo-output
 
 bench: setup ## throughput and memory, as in BENCHMARKS.md (an hour)

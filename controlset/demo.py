@@ -140,6 +140,7 @@ def _train(options: Demo, data: Path, run: Path) -> None:
         recipe,
         steps=options.steps,
         warmup=min(recipe.warmup, options.steps // 4),
+        probe_every=100,
         seed=options.seed,
         device="cpu",
         resume=(run / "config.json").exists(),
