@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.ready
 BIN := $(VENV)/bin
+IMAGE ?= controlset
 
 .DEFAULT_GOAL := help
 .PHONY: help setup check test demo bench lock image
@@ -47,5 +48,10 @@ lock: setup ## resolve requirements.lock anew
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --upgrade --quiet \
 	  --no-emit-index-url --no-annotate --output-file requirements.lock
 
-image: ## container images (not yet)
-	@echo "image: there is no docker/ in this release; container images come with the Dataflow work" >&2; exit 2
+image: setup ## container images of worker and trainer (needs Docker; see docs/dataflow.md)
+	@docker version >/dev/null 2>&1 || \
+	  { echo "image: need a Docker engine that answers, found none; start one" >&2; exit 2; }
+	rm -rf dist
+	$(BIN)/uv build --wheel --quiet --out-dir dist .
+	docker build --file docker/worker.Dockerfile --tag $(IMAGE)-worker --build-arg WEIGHTS="$(WEIGHTS)" .
+	docker build --file docker/trainer.Dockerfile --tag $(IMAGE)-trainer .

@@ -78,6 +78,8 @@ def captioner_of(name: str, options: EyeOptions) -> CaptionSpec:
 def _precision(name: str, options: EyeOptions) -> Precision:
     if name in _WITHOUT_NETWORK:
         return "fp32"
+    if options.precision != "auto":
+        return options.precision  # the device may be another machine's
     return resolve_precision(options.precision, resolve_device(options.device))
 
 

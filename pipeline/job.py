@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -62,7 +63,7 @@ class Job:
         matters = self.needs_networks or config.device not in {"auto", "cpu"}
         return Runtime(
             device=resolve_device(config.device) if matters else "cpu",
-            weights=config.weights,
+            weights=_weights_here(config.weights),
             offline=config.offline,
             compile=config.compile,
         )
@@ -100,3 +101,10 @@ class Job:
         """Arrow schema of the shards."""
         conditions = [Condition(name=spec.name, stats=spec.stats) for spec in self.specs]
         return triple_schema(conditions, self.footer)
+
+
+def _weights_here(folder: str | None) -> str | None:
+    """The folder that was named at launch, or on another machine the one of its image."""
+    if folder is None or os.path.isdir(folder):
+        return folder
+    return os.environ.get("CONTROLSET_WEIGHTS") or folder

@@ -17,6 +17,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from annotators.protocol import weights_of
 from annotators.registry import captioner_of, specs_of, weights_ready
 from annotators.runtime import Runtime
+from pipeline import dataflow
 from pipeline.claim import check_identity, claimed
 from pipeline.display import shards_text, show_result, watched
 from pipeline.job import Job
@@ -58,13 +59,32 @@ def generate(config: GenerateConfig, *, show: bool = False) -> Manifest:
     """
     job = resolve(config)
     TALLY.reset()
-    with claimed(job), watched(TALLY) if show else contextlib.nullcontext(), workshops(job):
+    remote = dataflow.is_dataflow(config.beam_args)  # the service shows its own progress
+    seen = watched(TALLY) if show and not remote else contextlib.nullcontext()
+    with claimed(job), seen, workshops(job), dataflow.submitted(job.config):
         run_graph(job, build)
     where = f"{job.output}/{MANIFEST_NAME}"
-    manifest = Manifest.from_json(read_text(where) or "", where=where)
+    text = read_text(where)
+    if text is None:  # only another machine's run can end without one and without an exception
+        raise ConfigError(
+            f"{where}: need a finished run, but it ended without one; see the runner's messages, "
+            "then give the same command again: finished shards are kept"
+        )
+    manifest = Manifest.from_json(text, where=where)
     if show:
         show_result(manifest, TALLY, job.output)
     return manifest
+
+
+def submit(config: GenerateConfig) -> None:
+    """Hand a run over to a service and leave: what a flex template's launcher does.
+
+    Raises:
+        ConfigError: as `generate` would, before anything runs.
+    """
+    job = resolve(config)
+    with claimed(job), dataflow.submitted(job.config):
+        run_graph(job, build)
 
 
 def resolve(config: GenerateConfig, *, download: bool = True) -> Job:
@@ -76,8 +96,9 @@ def resolve(config: GenerateConfig, *, download: bool = True) -> Job:
 
     Raises:
         ConfigError: nothing to read, a condition that nobody provides, weights or a device that
-            are not there, or an unknown file system.
+            are not there, an unknown file system, or a runner's option that is missing.
     """
+    config = dataflow.prepared(config)
     specs = specs_of(config)
     captioner = captioner_of(config.captioner, config) if config.captioner else None
     job = Job(config=config, specs=specs, captioner=captioner, source=resolve_source(config))

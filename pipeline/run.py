@@ -23,6 +23,11 @@ from pipeline.workshop import at_work, workshop_of
 from schemas.manifest import Manifest, ShardRecord
 from schemas.records import ImageRef, ShardPlan
 
+# What a runner's own monitoring shows, and `result.metrics()` of Beam.
+_SHARDS, _ROWS, _REJECTED = (
+    beam.metrics.Metrics.counter("controlset", name) for name in ("shards", "rows", "rejected")
+)
+
 
 def build(pipeline: beam.Pipeline, job: Job) -> beam.PCollection[Manifest]:
     """Wire the whole job; the same graph on every runner."""
@@ -89,6 +94,9 @@ class _MakeShard(beam.DoFn):
     def process(self, element: ShardPlan) -> Iterator[ShardRecord]:
         with TALLY.remembering_failure(), at_work(self._workshop):
             record = make_shard(element, self._job, self._workshop)
+        _SHARDS.inc()
+        _ROWS.inc(record.data.rows)
+        _REJECTED.inc(record.rejected_images)
         yield record
 
 
