@@ -17,7 +17,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from annotators.protocol import weights_of
 from annotators.registry import captioner_of, specs_of, weights_ready
 from annotators.runtime import Runtime
-from pipeline import dataflow
+from pipeline import dataflow, object_stores
 from pipeline.claim import check_identity, claimed
 from pipeline.display import shards_text, show_result, watched
 from pipeline.job import Job
@@ -99,10 +99,12 @@ def resolve(config: GenerateConfig, *, download: bool = True) -> Job:
             are not there, an unknown file system, or a runner's option that is missing.
     """
     config = dataflow.prepared(config)
+    object_stores.use(config.beam_args)
+    for place in (config.source, config.output):
+        check_place(place)
     specs = specs_of(config)
     captioner = captioner_of(config.captioner, config) if config.captioner else None
     job = Job(config=config, specs=specs, captioner=captioner, source=resolve_source(config))
-    check_place(job.output)
     _check_apart(job)
     if not _names_runner(config):
         _ = job.runtime  # a device that is asked for and absent is refused here, not by a worker

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
 
+from pipeline.object_stores import check_reachable, file_systems, refusal_of
 from schemas.errors import ConfigError
 
 TEMP_PREFIX = ".tmp-"
@@ -45,13 +45,14 @@ def check_place(path: str) -> None:
     """Check that Beam can reach the place at all.
 
     Raises:
-        ConfigError: no such file system, or its package is not installed.
+        ConfigError: no such file system, its package is not installed, or the bucket refuses.
     """
     if not is_local(path):
         try:
-            FileSystems.get_filesystem(path)
+            file_systems().get_filesystem(path)
         except ValueError as error:
             raise ConfigError(f"{path}: need a file system that Beam knows, got {error}") from None
+        check_reachable(path)
 
 
 @contextlib.contextmanager
@@ -60,17 +61,20 @@ def writing(path: str) -> Iterator[None]:
 
     Raises:
         OutputError: disk full, quota, read-only, permission denied, a place where nothing can be
-            made (/proc); other failures fly.
+            made (/proc), a bucket that refuses; other failures fly.
     """
     try:
         yield
-    except OSError as error:
-        advice = _WHAT_TO_DO.get(error.errno or 0)
-        if advice is None:
+    except OutputError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _WHAT_TO_DO:
+            got, advice = os.strerror(error.errno).lower(), _WHAT_TO_DO[error.errno]
+        elif not is_local(path) and (refusal := refusal_of(error)) is not None:
+            got, advice = refusal.got, refusal.advice
+        else:
             raise
-        raise OutputError(
-            f"{path}: need to write here, got {os.strerror(error.errno or 0).lower()}; {advice}"
-        ) from error
+        raise OutputError(f"{path}: need to write here, got {got}; {advice}") from error
 
 
 @contextlib.contextmanager
@@ -96,15 +100,13 @@ def commit(temporary: str, final: str) -> None:
     Args:
         temporary: from `temporary_file(final)`.
         final: path or URI; replaced if it exists.
+
+    Raises:
+        OutputError: a bucket refuses, or holds another number of bytes afterwards.
     """
     if not is_local(final):
-        with (
-            open(temporary, "rb") as source,
-            FileSystems.create(
-                final, compression_type=CompressionTypes.UNCOMPRESSED
-            ) as destination,
-        ):
-            shutil.copyfileobj(source, destination, 1 << 20)
+        with writing(final):
+            _upload(temporary, final)
         return
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
@@ -114,6 +116,20 @@ def commit(temporary: str, final: str) -> None:
         os.fsync(folder)  # the rename itself must survive a power cut
     finally:
         os.close(folder)
+
+
+def _upload(temporary: str, final: str) -> None:
+    with (
+        open(temporary, "rb") as source,
+        file_systems().create(final, compression_type=CompressionTypes.UNCOMPRESSED) as destination,
+    ):
+        shutil.copyfileobj(source, destination, 1 << 20)
+    sent, there = os.path.getsize(temporary), size_of(final)
+    if there != sent:
+        raise OutputError(
+            f"{final}: need {sent:,} bytes after the upload, found {there}; "
+            "run the same command again to go on"
+        )
 
 
 def commit_text(text: str, final: str) -> None:
@@ -132,9 +148,9 @@ def read_text(path: str) -> str | None:
                 return file.read()
         except FileNotFoundError:
             return None
-    if not FileSystems.exists(path):
+    if not file_systems().exists(path):
         return None
-    with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+    with file_systems().open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
         return file.read().decode(errors="replace")
 
 
@@ -142,7 +158,7 @@ def open_binary(path: str) -> BinaryIO:
     """A committed file for reading, seekable."""
     if is_local(path):
         return open(path, "rb")
-    return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    return file_systems().open(path, compression_type=CompressionTypes.UNCOMPRESSED)
 
 
 def size_of(path: str) -> int | None:
@@ -152,7 +168,7 @@ def size_of(path: str) -> int | None:
             return os.stat(path).st_size
         except FileNotFoundError:
             return None
-    found = FileSystems.match([path])[0].metadata_list
+    found = file_systems().match([path])[0].metadata_list
     return found[0].size_in_bytes if found else None
 
 
@@ -160,7 +176,7 @@ def names_in(folder: str) -> list[str]:
     """Names of the files in a folder, sorted; none if it is not there."""
     if is_local(folder):
         return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    found = FileSystems.match([f"{folder}/*"])[0].metadata_list
+    found = file_systems().match([f"{folder}/*"])[0].metadata_list
     return sorted(os.path.basename(entry.path) for entry in found)
 
 
@@ -169,5 +185,5 @@ def remove(path: str) -> None:
     if is_local(path):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
-    elif FileSystems.exists(path):
-        FileSystems.delete([path])
+    elif file_systems().exists(path):
+        file_systems().delete([path])

@@ -3,9 +3,11 @@
 import bisect
 import dataclasses
 import itertools
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -172,10 +174,36 @@ def _listed(columns: Sequence[str] | None) -> list[str] | None:
 
 
 def filesystem_of(path: str) -> tuple[pafs.FileSystem, str]:
-    """The file system that a path or URI lies in, and the path inside it."""
-    if "://" in path:
-        return pafs.FileSystem.from_uri(path)
-    return pafs.LocalFileSystem(), path
+    """The file system that a path or URI lies in, and the path inside it.
+
+    S3 and GCS are where the usual variables say: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL (MinIO and
+    others) and STORAGE_EMULATOR_HOST; pyarrow itself reads none of them.
+
+    Raises:
+        ConfigError: pyarrow does not know such a place, or cannot reach it.
+    """
+    scheme, marked, inside = path.partition("://")
+    if not marked:
+        return pafs.LocalFileSystem(), path
+    endpoint = next(filter(None, map(os.environ.get, _ENDPOINTS.get(scheme, ()))), None)
+    try:
+        if endpoint is None:
+            return pafs.FileSystem.from_uri(path)
+        host = urlsplit(endpoint if "://" in endpoint else f"http://{endpoint}")
+        if scheme == "s3":
+            return pafs.S3FileSystem(endpoint_override=host.netloc, scheme=host.scheme), inside
+        return pafs.GcsFileSystem(
+            anonymous=True, endpoint_override=host.netloc, scheme=host.scheme
+        ), inside
+    except (OSError, pa.ArrowInvalid) as error:
+        first = str(error).splitlines()[0]
+        raise ConfigError(f"{path}: need a place that pyarrow can open, got {first}") from error
+
+
+_ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+    "gs": ("STORAGE_EMULATOR_HOST",),
+}
 
 
 def read_manifest(files: pafs.FileSystem, root: str, path: str) -> Manifest:

@@ -70,15 +70,21 @@ def file_names(selection: Selection) -> Iterator[str]:
 def _match(patterns: list[str], *, limit: int | None = None) -> list[FileStat]:
     if not patterns:
         return []
-    from apache_beam.io.filesystems import FileSystems
+    from pipeline.object_stores import file_systems, refusal_of
 
     try:
-        FileSystems.get_filesystem(patterns[0])
+        file_systems().get_filesystem(patterns[0])
     except ValueError as error:
         raise ConfigError(
             f"{patterns[0]}: need a file system that Beam knows, got {error}"
         ) from None
-    results = FileSystems.match(patterns, [limit] * len(patterns))
+    try:
+        results = file_systems().match(patterns, [limit] * len(patterns))
+    except Exception as error:
+        refusal = refusal_of(error)
+        if refusal is None:
+            raise
+        raise ConfigError(f"{patterns[0]}: {refusal}") from error
     return [
         FileStat(
             uri=found.path,
@@ -102,16 +108,17 @@ def open_binary(uri: str) -> BinaryIO:
         Rejected: SOURCE_MISSING, SOURCE_UNREADABLE.
     """
     from apache_beam.io.filesystem import CompressionTypes
-    from apache_beam.io.filesystems import FileSystems
+
+    from pipeline.object_stores import file_systems
 
     try:
-        return FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED)
+        return file_systems().open(uri, compression_type=CompressionTypes.UNCOMPRESSED)
     except _not_found_errors():
         raise _gone() from None
     except PermissionError as error:
         raise Rejected(Reason.SOURCE_UNREADABLE, f"cannot be opened: {error}") from None
     except OSError:  # Beam's own error says nothing about the cause
-        if FileSystems.exists(uri):
+        if file_systems().exists(uri):
             raise
         raise _gone() from None
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions
+from apache_beam.options.pipeline_options import DirectOptions, SparkRunnerOptions
 from PIL import Image
 
 import pipeline.launch
@@ -203,12 +203,13 @@ def test_beams_options_are_added_and_win(source):
     assert options.view_as(DirectOptions).direct_runner_bundle_repeat == 2
 
 
-@pytest.mark.parametrize("runner", [["--runner=DataflowRunner"], ["--runner", "DataflowRunner"]])
+@pytest.mark.parametrize("runner", [["--runner=SparkRunner"], ["--runner", "SparkRunner"]])
 def test_another_runner_gets_the_users_options_and_none_of_ours(source, runner):
-    named, options = options_of(source, *runner, "--project=p")
+    """Dataflow is the exception: tests/dataflow."""
+    named, options = options_of(source, *runner, "--spark_master_url=local[2]")
     assert named is None
     assert options.get_all_options(drop_default=True) == {
-        "runner": "DataflowRunner",
-        "project": "p",
+        "runner": "SparkRunner",
+        "spark_master_url": "local[2]",
     }
-    assert options.view_as(GoogleCloudOptions).project == "p"
+    assert options.view_as(SparkRunnerOptions).spark_master_url == "local[2]"
