@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 IMAGE ?= controlset
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo bench lock image
+.PHONY: help setup check test demo bench prism lock image
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ bench: setup ## throughput and memory, as in BENCHMARKS.md (an hour)
 	$(BIN)/python -m tests.bench.one_pass
 	$(BIN)/python -m tests.bench.loader_throughput
 	$(BIN)/python -m tests.bench.sampler_throughput
+
+prism: ## Beam's runner in Go, for the tests of portable runners (needs Go)
+	go install github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0
 
 lock: setup ## resolve requirements.lock anew
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --upgrade --quiet \

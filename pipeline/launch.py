@@ -17,7 +17,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from annotators.protocol import weights_of
 from annotators.registry import captioner_of, specs_of, weights_ready
 from annotators.runtime import Runtime
-from pipeline import dataflow, object_stores
+from pipeline import dataflow, object_stores, portable
 from pipeline.claim import check_identity, claimed
 from pipeline.display import shards_text, show_result, watched
 from pipeline.job import Job
@@ -61,7 +61,8 @@ def generate(config: GenerateConfig, *, show: bool = False) -> Manifest:
     TALLY.reset()
     remote = dataflow.is_dataflow(config.beam_args)  # the service shows its own progress
     seen = watched(TALLY) if show and not remote else contextlib.nullcontext()
-    with claimed(job), seen, workshops(job), dataflow.submitted(job.config):
+    portable.check_endpoint(config.beam_args)
+    with claimed(job), seen, workshops(job), _told(job.config):
         run_graph(job, build)
     where = f"{job.output}/{MANIFEST_NAME}"
     text = read_text(where)
@@ -83,8 +84,15 @@ def submit(config: GenerateConfig) -> None:
         ConfigError: as `generate` would, before anything runs.
     """
     job = resolve(config)
-    with claimed(job), dataflow.submitted(job.config):
+    with claimed(job), _told(job.config):
         run_graph(job, build)
+
+
+@contextlib.contextmanager
+def _told(config: GenerateConfig) -> Iterator[None]:
+    """What other machines' runners say, and how they fail, in our words."""
+    with portable.submitted(config.beam_args), dataflow.submitted(config):
+        yield
 
 
 def resolve(config: GenerateConfig, *, download: bool = True) -> Job:

@@ -5,10 +5,6 @@ import hashlib
 import json
 import os
 import random
-import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +16,8 @@ from pipeline.launch import generate
 from pipeline.options import GenerateConfig
 from pipeline.progress import TALLY
 from tests.golden import regenerate
+from tests.runners.services import job_service, worker_pool
 
-ROOT = Path(__file__).parents[2]
 COUNT = 70
 MODIFIED_S = 1_700_000_000
 
@@ -146,46 +142,10 @@ def test_a_file_system_that_lists_backwards_changes_no_byte(
 # Portable runners -----------------------------------------------------------------------------
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]
-
-
-@contextlib.contextmanager
-def serving(module, port, folder, *arguments):
-    """A Beam service in a process of its own, up and listening."""
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-    }
-    command = [sys.executable, "-m", module, *arguments]
-    with (folder / f"{module}.log").open("w") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=log, env=environment, cwd=folder, start_new_session=True
-        )
-    try:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and process.poll() is None:
-            with contextlib.suppress(OSError), socket.create_connection(("localhost", port)):
-                break
-            time.sleep(0.1)
-        else:
-            pytest.fail(f"{module} does not answer:\n{(folder / f'{module}.log').read_text()}")
-        yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, 9)  # it and the workers that it has started
-        process.wait()
-
-
 @pytest.fixture(scope="module")
 def job_endpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("job-service")
-    port = free_port()
-    module = "apache_beam.runners.portability.local_job_service_main"
-    with serving(module, port, folder, "--port", str(port), "--staging_dir", str(folder)):
-        yield f"localhost:{port}"
+    with job_service(tmp_path_factory.mktemp("job-service")) as (_, endpoint):
+        yield endpoint
 
 
 @pytest.mark.slow
@@ -197,9 +157,7 @@ def test_a_portable_runner_gives_the_same_bytes(source, expected, tmp_path, job_
 
 @pytest.mark.slow
 def test_a_worker_in_another_process_gives_the_same_bytes(source, expected, tmp_path, job_endpoint):
-    port = free_port()
-    module = "apache_beam.runners.worker.worker_pool_main"
-    with serving(module, port, tmp_path, "--service_port", str(port)):
+    with worker_pool(tmp_path) as (_, pool):
         generate(
             config_for(
                 source,
@@ -207,7 +165,7 @@ def test_a_worker_in_another_process_gives_the_same_bytes(source, expected, tmp_
                 "--runner=PortableRunner",
                 f"--job_endpoint={job_endpoint}",
                 "--environment_type=EXTERNAL",
-                f"--environment_config=localhost:{port}",
+                f"--environment_config={pool}",
             )
         )
     assert hashes(tmp_path / "out") == expected

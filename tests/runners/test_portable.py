@@ -1,0 +1,154 @@
+"""Runs on other runners: the same bytes, and clean ends when a process of theirs is killed."""
+
+import hashlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.launch import generate
+from pipeline.options import GenerateConfig
+from schemas.errors import ConfigError
+from tests.runners.services import ROOT, SERVICES, free_port, worker_pool
+
+SHARDS = 10
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory):
+    """100 pictures that take a while: large, to be made small."""
+    folder = tmp_path_factory.mktemp("runners") / "in"
+    folder.mkdir()
+    for number in range(100):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 40, 3), np.uint8)
+        Image.fromarray(pixels).resize((900, 900)).save(folder / f"{number:03d}.jpg", quality=92)
+    return folder
+
+
+def config_for(source, output, *beam_args):
+    return GenerateConfig(
+        source=str(source),
+        output=str(output),
+        conditions=("canny",),
+        shard_rows=10,
+        num_workers=1,
+        beam_args=beam_args,
+    )
+
+
+def hashes(folder):
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="session")
+def expected(source, tmp_path_factory):
+    output = tmp_path_factory.mktemp("expected") / "out"
+    generate(config_for(source, output))
+    return hashes(output)
+
+
+def external(endpoint, pool):
+    return (
+        "--runner=PortableRunner",
+        f"--job_endpoint={endpoint}",
+        "--environment_type=EXTERNAL",
+        f"--environment_config={pool}",
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("environment", ["LOOPBACK", "EXTERNAL"])
+def test_prism_gives_the_same_bytes(source, expected, tmp_path, environment):
+    with SERVICES["prism"](tmp_path) as (_, endpoint), worker_pool(tmp_path) as (_, pool):
+        arguments = external(endpoint, pool)
+        if environment == "LOOPBACK":
+            arguments = (*arguments[:2], "--environment_type=LOOPBACK")
+        generate(config_for(source, tmp_path / "out", *arguments))
+    assert hashes(tmp_path / "out") == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["worker", "service", "client"])
+@pytest.mark.parametrize("service", ["python", "prism"])
+def test_a_killed_process_ends_the_run_cleanly_and_the_same_command_finishes_it(
+    source, expected, tmp_path, service, victim
+):
+    output = tmp_path / "out"
+    with SERVICES[service](tmp_path) as (serving, endpoint), worker_pool(tmp_path) as (pool, at):
+        command = [sys.executable, "-m", "controlset", "generate", source, "--output", output]
+        command += ["--conditions", "canny", "--shard-rows", "10", "--num-workers", "1"]
+        client = subprocess.Popen(
+            [*map(str, command), *external(endpoint, at)],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        while client.poll() is None and len(list(output.glob(".controlset/train-*"))) < 3:
+            time.sleep(0.01)
+        killed = {"worker": pool, "service": serving, "client": client}[victim]
+        os.killpg(killed.pid, signal.SIGKILL)
+        _, said = client.communicate(timeout=60)
+        if victim == "client":
+            assert client.returncode == -signal.SIGKILL
+        else:
+            assert client.returncode == 2
+            last = said.strip().splitlines()[-1]
+            assert last.startswith("controlset generate: PortableRunner: ")
+            assert last.endswith("finished shards are kept, the same command goes on")
+    committed = len(list(output.glob(".controlset/train-*")))
+    if victim == "worker":
+        assert 3 <= committed < SHARDS
+    with SERVICES[service](tmp_path) as (_, endpoint), worker_pool(tmp_path) as (_, at):
+        generate(config_for(source, output, *external(endpoint, at)))
+    assert hashes(output) == expected
+
+
+def test_a_job_service_that_is_not_there_is_one_line_at_once(source, tmp_path):
+    port = free_port()
+    arguments = external(f"localhost:{port}", "localhost:1")
+    began = time.monotonic()
+    with pytest.raises(ConfigError, match=rf"a job service that answers at localhost:{port}"):
+        generate(config_for(source, tmp_path / "out", *arguments))
+    assert time.monotonic() - began < 15
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_endpoint_without_a_port_is_refused(source, tmp_path):
+    arguments = ("--runner=PortableRunner", "--job_endpoint=somewhere")
+    with pytest.raises(ConfigError, match="--job_endpoint: need HOST:PORT, got 'somewhere'"):
+        generate(config_for(source, tmp_path / "out", *arguments))
+
+
+@pytest.mark.parametrize(
+    ("runner", "advice"),
+    [
+        ("FlinkRunner", "--flink_job_server_jar=FILE"),
+        ("SparkRunner", "--spark_job_server_jar=FILE"),
+        ("PrismRunner", "--prism_location=FILE"),
+    ],
+)
+def test_a_runner_without_its_program_says_which_option_names_it(
+    source, tmp_path, monkeypatch, runner, advice
+):
+    def refuse(*_, **__):
+        raise urllib.error.URLError("no network in this test")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    monkeypatch.setattr("apache_beam.utils.subprocess_server.urlopen", refuse, raising=False)
+    monkeypatch.setattr("apache_beam.runners.portability.prism_runner.urlopen", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setenv("HOME", str(tmp_path))  # whatever was downloaded before
+    with pytest.raises(ConfigError, match=rf"{runner}: Unable to fetch .*; give {advice}"):
+        generate(config_for(source, tmp_path / "out", f"--runner={runner}"))
