@@ -109,7 +109,7 @@ def resolve(config: GenerateConfig, *, download: bool = True) -> Job:
     config = dataflow.prepared(config)
     object_stores.use(config.beam_args)
     for place in (config.source, config.output):
-        check_place(place)
+        check_place(place.removeprefix("file://"))
     specs = specs_of(config)
     captioner = captioner_of(config.captioner, config) if config.captioner else None
     job = Job(config=config, specs=specs, captioner=captioner, source=resolve_source(config))

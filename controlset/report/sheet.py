@@ -37,12 +37,20 @@ def draw_sheet(found: Evaluation) -> Plate | None:
         row, first = number % rows, number // rows * len(_COLUMNS)
         for column, path in enumerate(_files(one)):
             panel = panels[row, first + column]
-            if path is not None:
-                with Image.open(path) as picture:
-                    panel.imshow(np.asarray(picture.convert("RGB")), interpolation="nearest")
+            if path is not None and (pixels := _pixels(path)) is not None:
+                panel.imshow(pixels, interpolation="nearest")
             if row == 0:
                 panel.set_title(_COLUMNS[column], fontsize=8)
     return saved(figure, found.folder, "pictures.png", "The first rows", "by key")
+
+
+def _pixels(path: Path) -> np.ndarray | None:
+    """The picture, uint8 HxWx3; None where it is gone or torn, as the page says of it."""
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("RGB"))
+    except OSError:
+        return None
 
 
 def _files(one: PictureView) -> list[Path | None]:

@@ -8,6 +8,7 @@ from apache_beam.internal.gcp import auth
 from apache_beam.io.filesystems import FileSystems
 from gcp_storage_emulator.server import create_server
 
+from pipeline import object_stores
 from tests.dataflow.fake_service import Service, serving
 
 
@@ -23,7 +24,9 @@ def storage(monkeypatch):
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
     monkeypatch.setattr(auth._Credentials, "_credentials_init", True)
     monkeypatch.setattr(auth._Credentials, "_credentials", None)
+    object_stores.forget_clients()
     yield server
+    object_stores.forget_clients()
     server.stop()
 
 
