@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import apache_beam as beam
 
 from pipeline.job import Job
+from pipeline.packing import Packer
 from pipeline.progress import TALLY
 from schemas.records import ImageRef, ShardPlan, unit_interval
 
@@ -136,10 +137,14 @@ class PlanShards(beam.PTransform):
     def __init__(self, job: Job) -> None:
         super().__init__()
         self._config = job.config
+        self._packer = Packer(job.source.root)
 
     def expand(self, refs: beam.PCollection[ImageRef]) -> beam.PCollection[ShardPlan]:
         placed = refs | "Split" >> beam.Map(
-            _with_split, validation=self._config.validation, seed=self._config.seed
+            _placed,
+            validation=self._config.validation,
+            seed=self._config.seed,
+            packer=self._packer,
         )
         layout = (
             placed
@@ -149,14 +154,16 @@ class PlanShards(beam.PTransform):
             | "LayOut" >> beam.Map(_lay_out, shard_rows=self._config.shard_rows)
         )
         layout_view = beam.pvalue.AsSingleton(layout)
-        assigned = placed | "AssignShard" >> beam.Map(_assign, layout=layout_view)
+        assigned = placed | "AssignShard" >> beam.Map(
+            _assign, layout=layout_view, packer=self._packer
+        )
         # A shard that the hash left without rows is still a file, so that `-of-00042` is true.
         every_shard = layout | "EveryShard" >> beam.FlatMap(_markers)
         return (
             (assigned, every_shard)
             | beam.Flatten()
             | beam.GroupByKey()
-            | "Plan" >> beam.Map(_plan, layout=layout_view)
+            | "Plan" >> beam.Map(_plan, layout=layout_view, packer=self._packer)
         )
 
 
@@ -165,28 +172,34 @@ def _lay_out(counts: Mapping[SplitGroup, int], shard_rows: int) -> Layout:
     return lay_out(counts, shard_rows=shard_rows)
 
 
-def _with_split(ref: ImageRef, validation: float, seed: int) -> tuple[str, ImageRef]:
-    return split_of(ref.key, validation=validation, seed=seed), ref
+def _placed(ref: ImageRef, validation: float, seed: int, packer: Packer) -> tuple[str, str, bytes]:
+    """Split, group, and the packed reference."""
+    return split_of(ref.key, validation=validation, seed=seed), ref.group, packer.pack(ref)
 
 
-def _split_and_group(placed: tuple[str, ImageRef]) -> SplitGroup:
-    split, ref = placed
-    return split, ref.group
+def _split_and_group(placed: tuple[str, str, bytes]) -> SplitGroup:
+    split, group, _ = placed
+    return split, group
 
 
 def _assign(
-    placed: tuple[str, ImageRef], layout: Layout
-) -> tuple[tuple[str, int], ImageRef | None]:
-    split, ref = placed
-    return (split, shard_of(ref, split, layout)), ref
+    placed: tuple[str, str, bytes], layout: Layout, packer: Packer
+) -> tuple[tuple[str, int], bytes]:
+    split, _, packed = placed
+    return (split, shard_of(packer.unpack(packed), split, layout)), packed
 
 
-def _markers(layout: Layout) -> Iterator[tuple[tuple[str, int], ImageRef | None]]:
+_NO_REFERENCE = b""
+
+
+def _markers(layout: Layout) -> Iterator[tuple[tuple[str, int], bytes]]:
     for split, total in layout.totals.items():
         for index in range(total):
-            yield (split, index), None
+            yield (split, index), _NO_REFERENCE
 
 
-def _plan(grouped: tuple[tuple[str, int], Iterable[ImageRef | None]], layout: Layout) -> ShardPlan:
-    (split, index), refs = grouped
-    return shard_plan(split, index, (ref for ref in refs if ref is not None), layout)
+def _plan(
+    grouped: tuple[tuple[str, int], Iterable[bytes]], layout: Layout, packer: Packer
+) -> ShardPlan:
+    (split, index), packed = grouped
+    return shard_plan(split, index, (packer.unpack(one) for one in packed if one), layout)
