@@ -2,6 +2,7 @@
 
 import bisect
 import dataclasses
+import datetime
 import itertools
 import os
 import threading
@@ -188,17 +189,23 @@ def filesystem_of(path: str) -> tuple[pafs.FileSystem, str]:
     endpoint = next(filter(None, map(os.environ.get, _ENDPOINTS.get(scheme, ()))), None)
     try:
         if endpoint is None:
-            return pafs.FileSystem.from_uri(path)
+            limit = "" if scheme != "gs" or "?" in path else f"?retry_limit_seconds={_RETRY_S}"
+            return pafs.FileSystem.from_uri(path + limit)
         host = urlsplit(endpoint if "://" in endpoint else f"http://{endpoint}")
         if scheme == "s3":
             return pafs.S3FileSystem(endpoint_override=host.netloc, scheme=host.scheme), inside
         return pafs.GcsFileSystem(
-            anonymous=True, endpoint_override=host.netloc, scheme=host.scheme
+            anonymous=True,
+            endpoint_override=host.netloc,
+            scheme=host.scheme,
+            retry_time_limit=datetime.timedelta(seconds=_RETRY_S),
         ), inside
     except (OSError, pa.ArrowInvalid) as error:
         first = str(error).splitlines()[0]
         raise ConfigError(f"{path}: need a place that pyarrow can open, got {first}") from error
 
+
+_RETRY_S = 30  # of Google's client, which would else try for a quarter of an hour
 
 _ENDPOINTS = {
     "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
@@ -218,7 +225,12 @@ def read_manifest(files: pafs.FileSystem, root: str, path: str) -> Manifest:
         ConfigError: not there, not complete, or of another schema version.
     """
     where = f"{root}/{MANIFEST_NAME}"
-    if files.get_file_info(where).type != pafs.FileType.File:
+    try:
+        found = files.get_file_info(where).type
+    except OSError as error:
+        first = str(error).splitlines()[0]
+        raise ConfigError(f"{path}: need a place that answers, got {first}") from error
+    if found != pafs.FileType.File:
         raise ConfigError(
             f"{path}: need a complete data set, found no {MANIFEST_NAME}; "
             "run `controlset generate` (again, if it was interrupted)"
