@@ -174,6 +174,7 @@ class TrainConfig:
         """What must be the same for a run to go on as if it had never stopped."""
         ignored = {"output", "resume", "steps", "device", "loader_workers", "log_every", "dry_run"}
         ignored |= {"checkpoint_every", "keep_last", "tracker", "offline", "data", "base"}
+        ignored.add("batch_size")  # of one process; that of all processes together is `world_batch`
         ignored |= {name for name in self.__dataclass_fields__ if name.startswith("probe_")}
         if self.schedule != "constant":
             ignored.remove("steps")  # the learning rate depends on it

@@ -212,13 +212,13 @@ def test_a_run_is_the_same_whatever_does_not_change_its_numbers(tmp_path):
     usual = config_for(tmp_path)
     free = {"steps": 9, "device": "auto", "loader_workers": 7, "log_every": 3, "keep_last": 5}
     free |= {"probe_every": 4, "probe_steps": 7, "tracker": "tensorboard", "offline": False}
+    free["batch_size"] = 5  # of one process; `world_batch` beside it is that of all together
     assert dataclasses.replace(usual, **free).identity() == usual.identity()
     for name, value in {
         "seed": 1,
         "learning_rate": 0.1,
         "ema": 0.9,
         "accumulation": 2,
-        "batch_size": 5,
         "condition": "depth",
         "prompt_dropout": 0.1,
         "schedule": "cosine",

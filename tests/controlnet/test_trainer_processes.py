@@ -125,3 +125,17 @@ def test_one_rank_that_is_asked_to_stop_stops_both_at_the_same_step(tmp_path):
     step = metrics_of(output)[-1]["step"]
     assert step % 2 == 0
     assert (output / "checkpoints" / f"step-{step:08d}" / "state.json").exists()
+
+
+def test_a_run_may_go_on_with_another_number_of_processes(tmp_path, alone):
+    """Three steps by two, the rest by one: no row is skipped or seen twice."""
+    output = tmp_path / "run"
+    for process in started(output, steps=3):
+        _, said = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+    ranks = [json.loads(Path(f"{output}-{rank}.json").read_text()) for rank in range(2)]
+    trained(output, **PLAN, batch_size=4, resume=True)
+    assert len(metrics_of(output)) == len(metrics_of(alone))
+    assert losses_of(output) == pytest.approx(losses_of(alone), rel=1e-5)
+    assert furthest(output, alone) <= 1e-6
+    assert sum(len(keys) for rank in ranks for keys, _ in rank) == 3 * 2 * 4

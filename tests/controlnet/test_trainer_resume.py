@@ -181,7 +181,7 @@ def test_a_checkpoint_is_a_folder_that_diffusers_reads(whole):
 def test_a_checkpoint_knows_its_place(whole):
     progress = read_progress(last_checkpoint(whole))
     assert (progress.step, progress.epoch, progress.batch) == (10, 1, 3)  # 7 batches an epoch
-    assert progress.identity["batch_size"] == 4
+    assert progress.identity["world_batch"] == 4
     written = json.loads((whole / "config.json").read_text())
     assert written["identity"] == progress.identity
     assert written["config"]["steps"] == STEPS
