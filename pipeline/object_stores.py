@@ -59,7 +59,8 @@ def check_reachable(place: str) -> None:
     try:
         ask(bucket, prefix)
     except Exception as error:  # clients have an error class for every layer
-        raise ConfigError(f"{place}: {refusal_of(error) or error!r}") from error
+        refusal = refusal_of(error)
+        raise ConfigError(f"{place}: {refusal or repr(error)}") from error
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

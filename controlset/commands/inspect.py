@@ -16,8 +16,8 @@ COMMAND = "controlset inspect"
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class _Options:
-    dataset: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATASET")]
-    """Folder of the data set."""
+    dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
+    """Folder of the data set, or its place in a bucket (`gs://…`, `s3://…`)."""
 
     html: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Also write the report, with charts and pictures, to this file."""
@@ -54,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
         load_arrow()
     with progress("inspecting") as advance:
         inspection = inspect_dataset(
-            str(options.dataset),
+            options.dataset,
             sample=options.sample,
             workers=options.num_workers or cores(),
             on_progress=advance,

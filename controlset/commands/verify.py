@@ -3,7 +3,6 @@
 import dataclasses
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -16,8 +15,8 @@ COMMAND = "controlset verify"
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class _Options:
-    dataset: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATASET")]
-    """Folder of the data set."""
+    dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
+    """Folder of the data set, or its place in a bucket (`gs://…`, `s3://…`)."""
 
     audit: float = 0.0
     """Extract the maps of this fraction of the rows again and demand equality, 0..1."""
@@ -53,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
 
     with progress("verifying") as advance:
         report = verify_dataset(
-            str(options.dataset),
+            options.dataset,
             audit=options.audit,
             workers=options.num_workers or cores(),
             runtime=Runtime(device=options.device, weights=options.weights, offline=True),

@@ -5,6 +5,7 @@ import tarfile
 
 import pytest
 
+from controlset.cli import main
 from pipeline.launch import generate
 from pipeline.object_stores import file_systems
 from pipeline.options import GenerateConfig
@@ -80,6 +81,8 @@ def test_what_lies_in_a_bucket_can_be_verified_and_read(bucket, pictures, monkey
     report = verify_dataset(place, audit=1.0, workers=2)
     assert not [finding for check in report.checks for finding in check.findings]
     assert {check.looked_at for check in report.checks if "map" in check.name} == {30}
+    assert main(["verify", place]) == 0
+    assert main(["inspect", place]) == 0
     dataset = open_dataset(place)
     assert len(dataset) == manifest.rows == 30
     assert {example.text for example in dataset} >= {"noise number 1", "noise number 29"}
