@@ -1,12 +1,18 @@
 """Devices, processes and number formats."""
 
+import contextlib
 import importlib.util
+import re
+from collections.abc import Iterator
 
 import accelerate
 import torch
+import torch.distributed
 
 from controlnet.trainer.config import TrainConfig
 from schemas.errors import ConfigError
+
+_LOST = re.compile(r"gloo|nccl|process ?group|connection (closed|reset)|broken pipe", re.IGNORECASE)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -35,6 +41,29 @@ def new_accelerator(config: TrainConfig) -> accelerate.Accelerator:
         project_dir=config.output,
         kwargs_handlers=[accelerate.DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
+
+
+@contextlib.contextmanager
+def other_processes() -> Iterator[None]:
+    """Say in one line that another process of this training is gone.
+
+    Raises:
+        ConfigError: it is; checkpoints are whole, because each is renamed when it is complete.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        several = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+        if not several or not (
+            isinstance(error, torch.distributed.DistError) or _LOST.search(str(error))
+        ):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            "another process of this training ended or cannot be reached; see what it said, then "
+            "start all of them again with --resume: the last checkpoint is kept "
+            f"(rank {torch.distributed.get_rank()}: {reason})"
+        ) from error
 
 
 def resolved_precision(config: TrainConfig, device: torch.device) -> str:

@@ -13,6 +13,7 @@ from controlnet.trainer import checkpoint
 from controlnet.trainer.batch import Batch
 from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.curves import draw_curves, draw_strips
+from controlnet.trainer.devices import other_processes
 from controlnet.trainer.display import Display
 from controlnet.trainer.folder import (
     CONTROL_DIR,
@@ -62,11 +63,12 @@ def train(
 
     Raises:
         ConfigError: something is wrong with data, base or output; or a loss is not finite, then
-            the last good checkpoint stays.
+            the last good checkpoint stays; or another process of several is gone.
     """
     resumed = claim_output(config)
-    run = prepare(config, judge) if method is None else prepare(config, judge, method)
-    return _Loop(run, resumed).go()
+    with other_processes():
+        run = prepare(config, judge) if method is None else prepare(config, judge, method)
+        return _Loop(run, resumed).go()
 
 
 class _Loop:

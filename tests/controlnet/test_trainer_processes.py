@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -70,12 +71,25 @@ def started(output, **changes):
     ]
 
 
+def finish(ranks):
+    """Wait for both; they have to end well."""
+    for process in ranks:
+        _, said = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+
+
+def wait_for_lines(path, number):
+    """Until the file has so many lines."""
+    deadline = time.monotonic() + 200
+    while not (path.exists() and path.read_bytes().count(b"\n") >= number):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     output = tmp_path_factory.mktemp("pair") / "run"
-    for process in started(output):
-        _, said = process.communicate(timeout=300)
-        assert process.returncode == 0, said
+    finish(started(output))
     return output
 
 
@@ -113,11 +127,7 @@ def test_ranks_see_other_rows_and_other_noise(pair):
 def test_one_rank_that_is_asked_to_stop_stops_both_at_the_same_step(tmp_path):
     output = tmp_path / "run"
     ranks = started(output, steps=500, log_every=2)
-    lines = output / "metrics.jsonl"
-    deadline = time.monotonic() + 200
-    while not (lines.exists() and lines.read_bytes().count(b"\n") >= 2):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for_lines(output / "metrics.jsonl", 2)
     ranks[1].send_signal(signal.SIGTERM)
     said = [process.communicate(timeout=100)[1] for process in ranks]
     # Rank 0 was not asked: it ends well. Whoever started them sees the signal of the other.
@@ -130,12 +140,30 @@ def test_one_rank_that_is_asked_to_stop_stops_both_at_the_same_step(tmp_path):
 def test_a_run_may_go_on_with_another_number_of_processes(tmp_path, alone):
     """Three steps by two, the rest by one: no row is skipped or seen twice."""
     output = tmp_path / "run"
-    for process in started(output, steps=3):
-        _, said = process.communicate(timeout=300)
-        assert process.returncode == 0, said
+    finish(started(output, steps=3))
     ranks = [json.loads(Path(f"{output}-{rank}.json").read_text()) for rank in range(2)]
     trained(output, **PLAN, batch_size=4, resume=True)
     assert len(metrics_of(output)) == len(metrics_of(alone))
     assert losses_of(output) == pytest.approx(losses_of(alone), rel=1e-5)
     assert furthest(output, alone) <= 1e-6
     assert sum(len(keys) for rank in ranks for keys, _ in rank) == 3 * 2 * 4
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_when_a_rank_is_killed_the_other_ends_at_once_and_the_run_goes_on(tmp_path, killed):
+    plan = {"steps": 40, "checkpoint_every": 4}
+    whole, output = tmp_path / "whole", tmp_path / "run"
+    finish(started(whole, **plan))
+    ranks = started(output, **plan)
+    wait_for_lines(output / "metrics.jsonl", 10)
+    ranks[killed].kill()
+    started_s = time.monotonic()
+    said = ranks[1 - killed].communicate(timeout=60)[1]
+    assert time.monotonic() - started_s < 30
+    assert ranks[1 - killed].returncode not in {0, None}
+    assert re.search(r"ConfigError: another process .* with --resume: the last checkpoint", said)
+    ranks[killed].communicate()
+    assert not (output / "controlnet").exists()
+    finish(started(output, **plan, resume=True))
+    assert furthest(output, whole) == 0  # the same sums in the same order
+    assert losses_of(output) == losses_of(whole)
