@@ -28,6 +28,7 @@ COMMANDS = {
     "ablate": "the paper's ablations on the nano base, in one table",
     "export": "a trained ControlNet for ComfyUI, A1111 and diffusers",
     "weights": "list or download what annotators need, with licences",
+    "scale": "what a run on many machines takes: hours, bytes, money",
     "doctor": "versions, devices, runners, and which annotators are ready",
     "demo": "the whole story in minutes: pictures, data set, ControlNet, numbers, report",
 }

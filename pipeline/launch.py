@@ -150,7 +150,7 @@ def dry_run(config: GenerateConfig) -> str:
         check_identity(job)
     counts: Counter[tuple[str, str]] = Counter()
     problems: Counter[str] = Counter()
-    for ref in _list_here(job):
+    for ref in list_here(job):
         split = split_of(ref.key, validation=config.validation, seed=config.seed)
         counts[split, ref.group] += 1
         if ref.problem is not None:
@@ -171,7 +171,7 @@ def dry_run(config: GenerateConfig) -> str:
     return "\n".join(lines)
 
 
-def _list_here(job: Job) -> Iterator[ImageRef]:
+def list_here(job: Job) -> Iterator[ImageRef]:
     """The listing without Beam; with a limit, the very references that would be taken."""
     refs = itertools.chain.from_iterable(
         index_container(listed, job.source) if isinstance(listed, Container) else [listed]

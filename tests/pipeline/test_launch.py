@@ -12,7 +12,7 @@ from apache_beam.options.pipeline_options import DirectOptions, SparkRunnerOptio
 from PIL import Image
 
 import pipeline.launch
-from pipeline.launch import _list_here, beam_options, dry_run, generate, resolve
+from pipeline.launch import beam_options, dry_run, generate, list_here, resolve
 from pipeline.options import GenerateConfig
 from schemas.errors import ConfigError
 
@@ -117,7 +117,7 @@ def test_a_dry_run_plans_tars_as_they_are_made(source, tmp_path, limit):
 
 def test_a_smaller_limit_takes_part_of_what_a_larger_one_takes(source):
     small, large, all_of_them = (
-        {ref.key for ref in _list_here(resolve(config_for(source, "out", limit=limit)))}
+        {ref.key for ref in list_here(resolve(config_for(source, "out", limit=limit)))}
         for limit in (10, 20, 1000)
     )
     assert (len(small), len(large), len(all_of_them)) == (10, 20, 60)

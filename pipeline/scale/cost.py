@@ -1,0 +1,260 @@
+"""From figures of one image to shards, machines, hours, bytes, requests and money."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from annotators.options import need
+from pipeline.scale.figures import Figures
+from pipeline.scale.simulation import HOUR_S, Faults, Outcome, simulate
+from schemas.errors import ConfigError
+
+READS_AN_IMAGE = 2
+"""Its metadata and its bytes; tests/stores counts them."""
+
+REQUESTS_A_SHARD = 30
+"""Uploads, checks and records at most; tests/stores counts them."""
+
+MOST_TRIES = 20
+"""Expected tries of a shard on a machine that is taken away, above which nobody would go on."""
+
+GB = 1e9
+CAPTION = "caption"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prices:
+    """US dollars, set by hand: pass your own.
+
+    Entered on 2026-11-24 from memory of Google's list prices in us-central1, which change.
+    """
+
+    vcpu_hour: float = 0.056
+    """USD for a vCPU-hour of Dataflow batch."""
+
+    gb_hour: float = 0.003557
+    """USD for a GB of memory an hour."""
+
+    gpu_hour: float = 0.0
+    """USD for a GPU an hour; needed with figures of a GPU."""
+
+    shuffle_gb: float = 0.011
+    """USD for a GB through the shuffle."""
+
+    storage_gb_month: float = 0.02
+    """USD for a GB stored for a month."""
+
+    thousand_reads: float = 0.0004
+    """USD for 1,000 reading requests."""
+
+    thousand_writes: float = 0.005
+    """USD for 1,000 writing and listing requests."""
+
+    spot_factor: float = 1.0
+    """What vCPUs, memory and GPUs cost of the above, e.g. 0.6 for preemptible ones."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(Prices):
+            value = getattr(self, field.name)
+            need(value >= 0, f"--{field.name.replace('_', '-')}", "0 or more", value)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """The machines, and how the set is cut."""
+
+    machines: int | None = None
+    """How many machines. Default: as many as finish within --hours."""
+
+    hours: float = 24.0
+    """Wanted hours of work, if --machines does not say how many there are."""
+
+    vcpus: int = 8
+    """vCPUs of a machine."""
+
+    memory_gb: float = 32.0
+    """Memory of a machine, GB."""
+
+    startup_s: float = 300.0
+    """Until a new machine reads its first image, s: boot, image pull, models. Assumed."""
+
+    shard_rows: int = 1000
+    """Rows of a shard."""
+
+    def __post_init__(self) -> None:
+        need(self.machines is None or self.machines >= 1, "--machines", "1 or more", self.machines)
+        need(self.hours > 0, "--hours", "more than 0", self.hours)
+        need(self.vcpus >= 1, "--vcpus", "1 or more", self.vcpus)
+        need(self.memory_gb > 0, "--memory-gb", "more than 0", self.memory_gb)
+        need(self.startup_s >= 0, "--startup-s", "0 or more", self.startup_s)
+        need(self.shard_rows >= 1, "--shard-rows", "1 or more", self.shard_rows)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """One size of a data set."""
+
+    images: int
+    shard_rows: int
+    shards: int
+    machines: int
+    vcpu_hours: float
+    """Of work, before anything goes wrong."""
+
+    ideal_hours: float
+    hours: float
+    """Simulated, until the last commit."""
+
+    startup_share: float
+    lost_share: float
+    """Of the machines' time: starting, and work lost with a machine."""
+
+    read_bytes: float
+    stored_bytes: float
+    shard_bytes: float
+    shuffle_bytes: float
+    reads: int
+    writes: int
+    costs: Mapping[str, float]
+    """machines, shuffle, requests; USD."""
+
+    storage_month: float
+    """USD for keeping the data set."""
+
+    outcome: Outcome
+
+    @property
+    def total(self) -> float:
+        """Price of the run without storage, USD."""
+        return sum(self.costs.values())
+
+
+def estimate(
+    images: int,
+    parts: Sequence[str],
+    *,
+    figures: Figures,
+    cluster: Cluster,
+    prices: Prices,
+    faults: Faults,
+) -> Estimate:
+    """What a run takes. Machines are paid from the start until the last commit, idle or not.
+
+    Args:
+        images: how many; those that will be rejected count.
+        parts: conditions, and `caption` for captions by a model.
+        figures: measured, of one image.
+        cluster: machines and shards.
+        prices: USD.
+        faults: of the simulation.
+
+    Raises:
+        ConfigError: a part that was not measured, or machines unlike the measured one with a GPU.
+    """
+    check(figures, cluster, prices)
+    core_seconds = figures.core_seconds(parts)
+    check_ends(core_seconds, cluster, faults)
+    rows = cut(images, cluster.shard_rows)
+    machines = machines_for(images, core_seconds, cluster)
+    outcome = simulate(
+        rows * (core_seconds / cluster.vcpus),
+        machines=machines,
+        startup_s=cluster.startup_s,
+        faults=faults,
+    )
+    paid_hours = machines * outcome.makespan_s / HOUR_S
+    row_bytes, shuffled = figures.row_bytes(parts), images * figures.reference_bytes
+    reads, writes = READS_AN_IMAGE * images, REQUESTS_A_SHARD * len(rows) + images // 1000
+    requests = reads / 1000 * prices.thousand_reads + writes / 1000 * prices.thousand_writes
+    return Estimate(
+        images=images,
+        shard_rows=cluster.shard_rows,
+        shards=len(rows),
+        machines=machines,
+        vcpu_hours=images * core_seconds / HOUR_S,
+        ideal_hours=outcome.ideal_s / HOUR_S,
+        hours=outcome.makespan_s / HOUR_S,
+        startup_share=outcome.starting_s / (machines * outcome.makespan_s),
+        lost_share=outcome.lost_s / (machines * outcome.makespan_s),
+        read_bytes=images * figures.source_bytes,
+        stored_bytes=images * row_bytes,
+        shard_bytes=float(rows.max()) * row_bytes,
+        shuffle_bytes=shuffled,
+        reads=reads,
+        writes=writes,
+        costs={
+            "machines": paid_hours * hourly(figures, cluster, prices),
+            "shuffle": shuffled / GB * prices.shuffle_gb,
+            "requests": requests,
+        },
+        storage_month=images * row_bytes / GB * prices.storage_gb_month,
+        outcome=outcome,
+    )
+
+
+def hourly(figures: Figures, cluster: Cluster, prices: Prices) -> float:
+    """Price of one machine for an hour, USD."""
+    cores, memory = cluster.vcpus * prices.vcpu_hour, cluster.memory_gb * prices.gb_hour
+    return prices.spot_factor * (cores + memory + figures.gpus * prices.gpu_hour)
+
+
+def check(figures: Figures, cluster: Cluster, prices: Prices) -> None:
+    """Refuse figures of a GPU for other machines: how its time divides over cores is not known.
+
+    Raises:
+        ConfigError: the first thing that does not fit.
+    """
+    if not figures.gpus:
+        return
+    if cluster.vcpus != figures.vcpus:
+        raise ConfigError(
+            f"--vcpus: need {figures.vcpus} as on the measured machine with its GPU, "
+            f"got {cluster.vcpus}; measure on the machine that you want"
+        )
+    if not prices.gpu_hour:
+        raise ConfigError("--gpu-hour: need the GPU's price, got 0; the figures are of a GPU")
+
+
+def check_ends(core_seconds: float, cluster: Cluster, faults: Faults) -> None:
+    """Refuse shards that hardly any machine lives long enough to finish.
+
+    Raises:
+        ConfigError: the slowest machines would try one more often than `MOST_TRIES` times.
+    """
+    shard_hours = cluster.shard_rows * core_seconds / cluster.vcpus / HOUR_S
+    slowest = shard_hours * (faults.slowdown if faults.stragglers else 1.0)
+    if slowest * faults.preemptions > math.log(MOST_TRIES):
+        raise ConfigError(
+            f"--shard-rows: need shards that end before their machine does, got "
+            f"{cluster.shard_rows:,} rows that take up to {slowest:.1f} h, and --preemptions "
+            f"{faults.preemptions:g} an hour; use smaller shards"
+        )
+
+
+def machines_for(images: int, core_seconds: float, cluster: Cluster) -> int:
+    """As many as were asked for, or as finish in time if nothing goes wrong; never idle ones.
+
+    Args:
+        images: of the data set.
+        core_seconds: of one image.
+        cluster: what was asked for.
+    """
+    if cluster.machines is not None:
+        return cluster.machines
+    machine_hours = images * core_seconds / cluster.vcpus / HOUR_S
+    shards = math.ceil(images / cluster.shard_rows)
+    return min(max(1, math.ceil(machine_hours / cluster.hours)), shards)
+
+
+def cut(images: int, shard_rows: int) -> np.ndarray:
+    """Rows of every shard: their number is the plan's (`pipeline.plan`), their sizes are equal.
+
+    The plan deals a folder's pictures out by hash, so its shards differ by a few per cent; that is
+    part of `Faults.variation`.
+    """
+    shards = math.ceil(images / shard_rows)
+    rows = np.full(shards, images // shards, dtype=np.float64)
+    rows[: images % shards] += 1
+    return rows
