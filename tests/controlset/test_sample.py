@@ -70,7 +70,11 @@ def test_a_picture_depends_on_its_own_seed_alone(capsys, tmp_path, run, maps):
     sampled(capsys, *many, "--batch-size", "6")
     one = ["--run", run, "--hint", maps[1], "--seed", "2", "--output", tmp_path / "one.png"]
     sampled(capsys, *one)
-    assert (pixels(tmp_path / "one.png") == pixels(tmp_path / "many" / "01-2.png")).all()
+    alone = pixels(tmp_path / "one.png").astype(int)
+    among = {at: pixels(tmp_path / "many" / f"01-{at}.png") for at in range(3)}
+    furthest = {at: abs(alone - picture).max() for at, picture in among.items()}
+    assert furthest[2] <= 1  # sums of a batch of 6 are rounded otherwise on some processors (AMX)
+    assert min(furthest[0], furthest[1]) > 50
 
 
 # Of diffusers' schedulers that count in sigmas, under numpy 2.4.
