@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 IMAGE ?= controlset
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo bench prism lock image
+.PHONY: help setup check test demo bench flink spark prism lock image
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z ]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## environment in .venv, from requirements.lock
 
@@ -43,6 +43,9 @@ bench: setup ## throughput and memory, as in BENCHMARKS.md (an hour)
 	$(BIN)/python -m tests.bench.one_pass
 	$(BIN)/python -m tests.bench.loader_throughput
 	$(BIN)/python -m tests.bench.sampler_throughput
+
+flink spark: setup ## the main job on a real Flink or Spark on this machine (Java 17, Maven; SOURCE=pictures)
+	$(BIN)/python -m tests.runners.clusters $@ $(SOURCE)
 
 prism: ## Beam's runner in Go, for the tests of portable runners (needs Go)
 	go install github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0

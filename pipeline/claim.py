@@ -44,6 +44,8 @@ def claimed(job: Job) -> Iterator[None]:
         remove_temporary(output)
         store.commit_text(_identity_text(job), f"{output}/{RECORDS_DIR}/{RUN_NAME}")
         yield
+        if store.is_local(output):
+            remove_temporary(output)  # of workers elsewhere that died while the run went on
 
 
 def check_identity(job: Job) -> None:

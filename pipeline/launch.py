@@ -106,7 +106,7 @@ def resolve(config: GenerateConfig, *, download: bool = True) -> Job:
         ConfigError: nothing to read, a condition that nobody provides, weights or a device that
             are not there, an unknown file system, or a runner's option that is missing.
     """
-    config = dataflow.prepared(config)
+    config = portable.prepared(dataflow.prepared(config))
     object_stores.use(config.beam_args)
     for place in (config.source, config.output):
         check_place(place.removeprefix("file://"))

@@ -3,7 +3,9 @@
 """Runs on Beam's portable runners (Flink, Spark, Prism, any job service): bad ends in one line."""
 
 import contextlib
+import dataclasses
 import logging
+import os
 import socket
 from collections.abc import Iterator, Sequence
 
@@ -13,9 +15,13 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
 )
 
+from pipeline.options import GenerateConfig
+from pipeline.store import is_local
 from schemas.errors import ConfigError
 
 _SECONDS = 10  # for a job service to take the connection
+_KEPT_MS = 60_000
+_WITH_WORKERS = {"portablerunner", "flinkrunner", "sparkrunner"}
 _AGAIN = "finished shards are kept, the same command goes on"
 _SERVERS = {
     "flinkrunner": "give --flink_job_server_jar=FILE, or start a job server and use "
@@ -24,6 +30,26 @@ _SERVERS = {
     "--runner=PortableRunner --job_endpoint=HOST:PORT",
     "prismrunner": "give --prism_location=FILE of a Prism binary",
 }
+
+
+def prepared(config: GenerateConfig) -> GenerateConfig:
+    """The same run with full paths, and workers that outlive a stage, unless it says otherwise.
+
+    A worker's working directory is not the submitting one's. Beam's default lets Flink start a
+    worker, and import everything, once a stage.
+    """
+    options = PipelineOptions(list(config.beam_args))
+    named = options.view_as(StandardOptions).runner
+    if named is None:
+        return config
+    beam_args = config.beam_args
+    kept = options.view_as(PortableOptions).environment_cache_millis
+    if named.lower() in _WITH_WORKERS and not kept:
+        beam_args = (*beam_args, f"--environment_cache_millis={_KEPT_MS}")
+    output = config.output.removeprefix("file://")
+    weights = config.weights and os.path.abspath(config.weights)
+    output = os.path.abspath(output) if is_local(output) else output
+    return dataclasses.replace(config, output=output, weights=weights, beam_args=beam_args)
 
 
 def check_endpoint(arguments: Sequence[str]) -> None:
@@ -45,6 +71,33 @@ def check_endpoint(arguments: Sequence[str]) -> None:
             f"--job_endpoint: need a job service that answers at {endpoint}, got {error}; "
             "start it first (docs/runners.md)"
         ) from error
+
+
+def unknown_to(endpoint: str, given: Sequence[str]) -> list[str]:
+    """Options among `given` that the job service does not know either.
+
+    Flink's and Spark's own options are declared there, in Java.
+
+    Raises:
+        ConfigError: nobody answers.
+    """
+    import grpc
+    from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
+
+    check_endpoint([f"--job_endpoint={endpoint}"])
+    request = beam_job_api_pb2.DescribePipelineOptionsRequest()
+    with grpc.insecure_channel(endpoint) as channel:
+        service = beam_job_api_pb2_grpc.JobServiceStub(channel)
+        try:
+            described = service.DescribePipelineOptions(request, timeout=_SECONDS)
+        except grpc.RpcError as error:
+            said = error.details() if isinstance(error, grpc.Call) else str(error)
+            raise ConfigError(
+                f"--job_endpoint: need a job service at {endpoint}, got {said}"
+            ) from error
+    known = {option.name for option in described.options}
+    options = [word for word in given if word.startswith("--")]
+    return [word for word in options if word[2:].split("=")[0] not in known]
 
 
 @contextlib.contextmanager

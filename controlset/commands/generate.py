@@ -93,6 +93,10 @@ def _check_beam_knows(unknown: Sequence[str]) -> None:
     for kind in set(beam_options.PipelineOptions.__subclasses__()):
         kind._add_argparse_args(parser)  # Beam's own hook for declaring options
     known, left = parser.parse_known_args(list(unknown))
+    if left and str(known.runner).lower() == "portablerunner" and known.job_endpoint:
+        from pipeline.portable import unknown_to
+
+        left = unknown_to(known.job_endpoint, left)
     if left:
         raise unknown_argument(left[0], flags_of(_Options))
     if known.runner is not None:

@@ -204,12 +204,34 @@ def test_beams_options_are_added_and_win(source):
 
 
 @pytest.mark.parametrize("runner", [["--runner=SparkRunner"], ["--runner", "SparkRunner"]])
-def test_another_runner_gets_the_users_options_and_none_of_ours(source, runner):
-    """Dataflow is the exception: tests/dataflow."""
+def test_another_runner_gets_the_users_options_and_workers_that_outlive_a_stage(source, runner):
+    """Dataflow gets more: tests/dataflow."""
     named, options = options_of(source, *runner, "--spark_master_url=local[2]")
     assert named is None
     assert options.get_all_options(drop_default=True) == {
         "runner": "SparkRunner",
         "spark_master_url": "local[2]",
+        "environment_cache_millis": "60000",
     }
     assert options.view_as(SparkRunnerOptions).spark_master_url == "local[2]"
+
+
+def test_workers_in_another_folder_find_the_output(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    there = resolve(config_for(source, "out", beam_args=("--runner=PortableRunner",)))
+    assert there.output == str(tmp_path / "out")
+    assert resolve(config_for(source, "out")).output == "out"
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (("--runner=FlinkRunner",), 60_000),
+        (("--runner", "PortableRunner", "--environment_cache_millis=5"), 5),
+        (("--runner=DirectRunner",), 0),
+        ((), 0),
+    ],
+)
+def test_workers_elsewhere_outlive_a_stage_unless_the_user_says_otherwise(source, given, kept):
+    _, options = options_of(source, *given)
+    assert int(options.get_all_options()["environment_cache_millis"]) == kept

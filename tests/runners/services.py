@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 JOB_SERVICE = "apache_beam.runners.portability.local_job_service_main"
-WORKER_POOL = "apache_beam.runners.worker.worker_pool_main"
+WORKER_POOL = "pipeline.worker_pool"
 
 
 def free_port():
@@ -22,28 +22,22 @@ def free_port():
 
 
 @contextlib.contextmanager
-def serving(module, port, folder, *arguments):
-    """A Beam module, or a program, that serves in a process of its own; up and listening."""
+def running(command, folder, log, **variables):
+    """A process with a log of its own; in the end it and whatever it has started is killed."""
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
     }
-    command = (
-        [sys.executable, "-m", module, *arguments] if "/" not in module else [module, *arguments]
-    )
-    written = folder / f"{Path(module).name}-{port}.log"
-    with written.open("w") as log:
+    with log.open("w") as written:
         process = subprocess.Popen(
-            command, stdout=log, stderr=log, env=environment, cwd=folder, start_new_session=True
+            [str(word) for word in command],
+            stdout=written,
+            stderr=written,
+            env=environment | variables,
+            cwd=folder,
+            start_new_session=True,
         )
     try:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and process.poll() is None:
-            with contextlib.suppress(OSError), socket.create_connection(("localhost", port)):
-                break
-            time.sleep(0.1)
-        else:
-            pytest.fail(f"{module} does not answer:\n{written.read_text()}")
         yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -51,11 +45,38 @@ def serving(module, port, folder, *arguments):
         process.wait()
 
 
+def until(ready, process, log, *, seconds=60):
+    """Wait for something that a process does; what it said, if it ends or does not do it."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError):
+            if ready():
+                return
+        time.sleep(0.1)
+    raise AssertionError(f"{process.args[:3]} is not ready:\n{log.read_text()[-4000:]}")
+
+
+def answers(port):
+    """Whether somebody listens at a port of this machine."""
+    with socket.create_connection(("localhost", port)):
+        return True
+
+
+@contextlib.contextmanager
+def serving(module, port, folder, *arguments):
+    """A Python module, or a program, that serves in a process of its own; up and listening."""
+    command = [module] if "/" in module else [sys.executable, "-m", module]
+    log = folder / f"{Path(module).name}-{port}.log"
+    with running([*command, *arguments], folder, log) as process:
+        until(lambda: answers(port), process, log)
+        yield process
+
+
 @contextlib.contextmanager
 def worker_pool(folder):
     """A pool that starts workers for whoever asks, and where it is."""
     port = free_port()
-    with serving(WORKER_POOL, port, folder, "--service_port", str(port)) as process:
+    with serving(WORKER_POOL, port, folder, "--port", str(port)) as process:
         yield process, f"localhost:{port}"
 
 

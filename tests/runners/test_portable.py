@@ -1,6 +1,5 @@
 """Runs on other runners: the same bytes, and clean ends when a process of theirs is killed."""
 
-import hashlib
 import os
 import signal
 import socket
@@ -9,62 +8,12 @@ import sys
 import time
 import urllib.error
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from pipeline.launch import generate
-from pipeline.options import GenerateConfig
 from schemas.errors import ConfigError
+from tests.runners.made_sets import SHARDS, config_for, external, hashes
 from tests.runners.services import ROOT, SERVICES, free_port, worker_pool
-
-SHARDS = 10
-
-
-@pytest.fixture(scope="session")
-def source(tmp_path_factory):
-    """100 pictures that take a while: large, to be made small."""
-    folder = tmp_path_factory.mktemp("runners") / "in"
-    folder.mkdir()
-    for number in range(100):
-        pixels = np.random.default_rng(number).integers(0, 256, (40, 40, 3), np.uint8)
-        Image.fromarray(pixels).resize((900, 900)).save(folder / f"{number:03d}.jpg", quality=92)
-    return folder
-
-
-def config_for(source, output, *beam_args):
-    return GenerateConfig(
-        source=str(source),
-        output=str(output),
-        conditions=("canny",),
-        shard_rows=10,
-        num_workers=1,
-        beam_args=beam_args,
-    )
-
-
-def hashes(folder):
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-@pytest.fixture(scope="session")
-def expected(source, tmp_path_factory):
-    output = tmp_path_factory.mktemp("expected") / "out"
-    generate(config_for(source, output))
-    return hashes(output)
-
-
-def external(endpoint, pool):
-    return (
-        "--runner=PortableRunner",
-        f"--job_endpoint={endpoint}",
-        "--environment_type=EXTERNAL",
-        f"--environment_config={pool}",
-    )
 
 
 @pytest.mark.slow
