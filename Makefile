@@ -29,7 +29,7 @@ check: setup ## format, lint, types, import rules
 	$(BIN)/lint-imports
 
 test: setup ## all tests, the fast ones first
-	$(BIN)/pytest -q -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "not slow" -n 2 --dist loadfile
 	$(BIN)/pytest -q -m slow
 
 demo: setup ## pictures -> data set -> ControlNet -> numbers -> report (11 minutes on two cores)
