@@ -7,9 +7,13 @@ import subprocess
 import sys
 import time
 import urllib.error
+from concurrent import futures
 
+import grpc
 import pytest
+from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 
+from controlset.commands.generate import parse_config
 from pipeline.launch import generate
 from schemas.errors import ConfigError
 from tests.runners.made_sets import SHARDS, config_for, external, hashes
@@ -101,3 +105,29 @@ def test_a_runner_without_its_program_says_which_option_names_it(
     monkeypatch.setenv("HOME", str(tmp_path))  # whatever was downloaded before
     with pytest.raises(ConfigError, match=rf"{runner}: Unable to fetch .*; give {advice}"):
         generate(config_for(source, tmp_path / "out", f"--runner={runner}"))
+
+
+class Declaring(beam_job_api_pb2_grpc.JobServiceServicer):
+    """A job service with one option of its own, as Flink's has many."""
+
+    def DescribePipelineOptions(self, request, context):  # noqa: N802  # gRPC's name
+        option = beam_job_api_pb2.PipelineOptionDescriptor(name="execution_mode_for_batch")
+        return beam_job_api_pb2.DescribePipelineOptionsResponse(options=[option])
+
+
+def test_options_that_only_the_job_service_knows_are_let_through_and_typos_are_not(tmp_path):
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    beam_job_api_pb2_grpc.add_JobServiceServicer_to_server(Declaring(), server)
+    port = server.add_insecure_port("localhost:0")
+    server.start()
+    typed = ["in", "--output", str(tmp_path), "--conditions", "canny", "--runner=PortableRunner"]
+    typed += [f"--job_endpoint=localhost:{port}"]
+    try:
+        config = parse_config([*typed, "--execution_mode_for_batch=BATCH_FORCED"])
+        assert "--execution_mode_for_batch=BATCH_FORCED" in config.beam_args
+        with pytest.raises(ConfigError, match="unknown option --execution_mood_for_batch=X"):
+            parse_config([*typed, "--execution_mood_for_batch=X"])
+    finally:
+        server.stop(0)
+    with pytest.raises(ConfigError, match="need a job service that answers at localhost"):
+        parse_config([*typed[:-1], "--job_endpoint=localhost:1", "--execution_mode_for_batch=X"])

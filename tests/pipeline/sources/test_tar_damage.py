@@ -115,7 +115,10 @@ def test_a_download_with_a_hole_is_not_taken_for_the_end(tmp_path, listed):
         (b"", "an empty file"),
         (b"hello", "not a tar"),
         (b"\xff" * 2000, "not a tar"),
-        (gzip.compress(bytes(5000), mtime=0), "its content is gzip, not a plain tar; decompress it"),
+        (
+            gzip.compress(bytes(5000), mtime=0),
+            "its content is gzip, not a plain tar; decompress it",
+        ),
         (b"\x28\xb5\x2f\xfd" + b"x" * 1000, "its content is zstd"),
     ],
 )
