@@ -59,8 +59,11 @@ def check_endpoint(arguments: Sequence[str]) -> None:
         ConfigError: nobody answers.
     """
     endpoint = PipelineOptions(list(arguments)).view_as(PortableOptions).job_endpoint
-    if not endpoint or endpoint == "embed":
-        return
+    if endpoint and endpoint != "embed":
+        _knock(endpoint)
+
+
+def _knock(endpoint: str) -> None:
     host, _, port = endpoint.rpartition(":")
     if not host or not port.isdigit():
         raise ConfigError(f"--job_endpoint: need HOST:PORT, got {endpoint!r}")
@@ -84,20 +87,26 @@ def unknown_to(endpoint: str, given: Sequence[str]) -> list[str]:
     import grpc
     from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 
-    check_endpoint([f"--job_endpoint={endpoint}"])
+    _knock(endpoint)
     request = beam_job_api_pb2.DescribePipelineOptionsRequest()
     with grpc.insecure_channel(endpoint) as channel:
         service = beam_job_api_pb2_grpc.JobServiceStub(channel)
         try:
             described = service.DescribePipelineOptions(request, timeout=_SECONDS)
         except grpc.RpcError as error:
-            said = error.details() if isinstance(error, grpc.Call) else str(error)
             raise ConfigError(
-                f"--job_endpoint: need a job service at {endpoint}, got {said}"
+                f"--job_endpoint: need a job service at {endpoint}, got {_said(error)}"
             ) from error
     known = {option.name for option in described.options}
     options = [word for word in given if word.startswith("--")]
     return [word for word in options if word[2:].split("=")[0] not in known]
+
+
+def _said(error: Exception) -> str | None:
+    """The reason alone, of an error of gRPC."""
+    import grpc
+
+    return error.details() if isinstance(error, grpc.Call) else str(error)
 
 
 @contextlib.contextmanager
@@ -118,8 +127,7 @@ def submitted(arguments: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as error:
-        said = error.details() if isinstance(error, grpc.Call) else str(error)
-        raise ConfigError(f"{named}: lost its job service ({said}); {_AGAIN}") from error
+        raise ConfigError(f"{named}: lost its job service ({_said(error)}); {_AGAIN}") from error
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         if len(lines) > 1:

@@ -21,6 +21,7 @@ from apache_beam.portability.api import beam_fn_api_pb2 as messages
 from apache_beam.portability.api import beam_fn_api_pb2_grpc as services
 
 # Gone at once when the stream is: a shard that nobody waits for any more is not written to its end.
+# A broken stream raises errors of many classes; whichever it is, it goes to the log and ends it.
 _WORKER = """
 import os, sys
 from apache_beam.runners.worker.sdk_worker import SdkHarness

@@ -1,11 +1,15 @@
 """The set that every runner makes, and what its folder holds."""
 
 import hashlib
+import subprocess
+import sys
+import time
 
 import numpy as np
 from PIL import Image
 
 from pipeline.options import GenerateConfig
+from tests.runners.services import ROOT
 
 SHARDS = 10
 
@@ -45,3 +49,23 @@ def external(endpoint, pool):
         "--environment_type=EXTERNAL",
         f"--environment_config={pool}",
     )
+
+
+def committed(output):
+    return len(list(output.glob(".controlset/train-*")))
+
+
+def begun(source, output, *beam_args):
+    """The command that makes the set, running, with three shards committed."""
+    command = [sys.executable, "-m", "controlset", "generate", source, "--output", output]
+    command += ["--conditions", "canny", "--shard-rows", "10", "--num-workers", "1"]
+    client = subprocess.Popen(
+        [*map(str, command), *beam_args],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while client.poll() is None and committed(output) < 3:
+        time.sleep(0.01)
+    return client

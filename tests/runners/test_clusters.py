@@ -4,9 +4,6 @@ import contextlib
 import functools
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 
@@ -14,8 +11,8 @@ from pipeline.launch import generate
 from tests.runners.clusters.flink import SERVER, flink
 from tests.runners.clusters.java import NotHere, runnable_jar
 from tests.runners.clusters.spark import spark
-from tests.runners.made_sets import SHARDS, config_for, external, hashes
-from tests.runners.services import ROOT, worker_pool
+from tests.runners.made_sets import SHARDS, begun, committed, config_for, external, hashes
+from tests.runners.services import worker_pool
 
 pytestmark = pytest.mark.slow
 
@@ -31,23 +28,9 @@ def up(cluster, folder):
         pytest.skip(str(reason))
 
 
-def committed(output):
-    return len(list(output.glob(".controlset/train-*")))
-
-
 def killed_in_the_middle(source, output, victim, *beam_args):
     """Run the command, kill a process when three shards are there: status and last line."""
-    command = [sys.executable, "-m", "controlset", "generate", source, "--output", output]
-    command += ["--conditions", "canny", "--shard-rows", "10", "--num-workers", "1"]
-    client = subprocess.Popen(
-        [*map(str, command), *beam_args],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    while client.poll() is None and committed(output) < 3:
-        time.sleep(0.01)
+    client = begun(source, output, *beam_args)
     os.killpg(victim.pid, signal.SIGKILL)
     assert committed(output) < SHARDS, "the run was over before anything was killed"
     _, said = client.communicate(timeout=180)

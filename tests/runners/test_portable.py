@@ -3,8 +3,6 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 from concurrent import futures
@@ -16,8 +14,8 @@ from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 from controlset.commands.generate import parse_config
 from pipeline.launch import generate
 from schemas.errors import ConfigError
-from tests.runners.made_sets import SHARDS, config_for, external, hashes
-from tests.runners.services import ROOT, SERVICES, free_port, worker_pool
+from tests.runners.made_sets import SHARDS, begun, committed, config_for, external, hashes
+from tests.runners.services import SERVICES, free_port, worker_pool
 
 
 @pytest.mark.slow
@@ -39,17 +37,7 @@ def test_a_killed_process_ends_the_run_cleanly_and_the_same_command_finishes_it(
 ):
     output = tmp_path / "out"
     with SERVICES[service](tmp_path) as (serving, endpoint), worker_pool(tmp_path) as (pool, at):
-        command = [sys.executable, "-m", "controlset", "generate", source, "--output", output]
-        command += ["--conditions", "canny", "--shard-rows", "10", "--num-workers", "1"]
-        client = subprocess.Popen(
-            [*map(str, command), *external(endpoint, at)],
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        while client.poll() is None and len(list(output.glob(".controlset/train-*"))) < 3:
-            time.sleep(0.01)
+        client = begun(source, output, *external(endpoint, at))
         killed = {"worker": pool, "service": serving, "client": client}[victim]
         os.killpg(killed.pid, signal.SIGKILL)
         _, said = client.communicate(timeout=60)
@@ -60,9 +48,8 @@ def test_a_killed_process_ends_the_run_cleanly_and_the_same_command_finishes_it(
             last = said.strip().splitlines()[-1]
             assert last.startswith("controlset generate: PortableRunner: ")
             assert last.endswith("finished shards are kept, the same command goes on")
-    committed = len(list(output.glob(".controlset/train-*")))
     if victim == "worker":
-        assert 3 <= committed < SHARDS
+        assert 3 <= committed(output) < SHARDS
     with SERVICES[service](tmp_path) as (_, endpoint), worker_pool(tmp_path) as (_, at):
         generate(config_for(source, output, *external(endpoint, at)))
     assert hashes(output) == expected
