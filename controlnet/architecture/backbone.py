@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from controlnet.architecture.control import ControlNet
+from controlnet.architecture.loading import without_bars
 from controlnet.architecture.prompts import TextEncoder
 from controlnet.architecture.residuals import Residuals
 from controlnet.architecture.unet import Prompt, decode, embedding, encode
@@ -104,6 +105,7 @@ def predict(
     return decode(unet, skips, middle_BCHW, emb_BE, prompt.text_BLD)
 
 
+@without_bars()
 def load_base(
     name: str,
     *,
@@ -124,7 +126,6 @@ def load_base(
     Raises:
         ConfigError: it is not there, or not of the Stable Diffusion family.
     """
-    _without_bars()
     unet = _part(diffusers.UNet2DConditionModel, name, "unet", offline, torch_dtype=dtype)
     vae_config = _config(diffusers.AutoencoderKL, name, "vae", offline)
     base = Base(
@@ -148,6 +149,7 @@ def new_control(base: Base, *, widths: tuple[int, ...], global_pool: bool = Fals
     return ControlNet.from_unet(base.unet, hint_widths=widths, global_pool=global_pool)
 
 
+@without_bars()
 def load_control(folder: Path) -> ControlNet:
     """Read a `ControlNetModel` folder, ours or anybody's.
 
@@ -239,16 +241,6 @@ def _text_encoder(name: str, unet: Any, dtype: torch.dtype, offline: bool) -> Te
         [_tokenizer(CLIPTokenizer, name, tokenizer, offline) for tokenizer, _, _ in parts],
         [_part(kind, name, model, offline, dtype=dtype) for _, model, kind in parts],
     )
-
-
-def _without_bars() -> None:
-    """Loading shows no bars of the libraries' own among ours; downloads still do."""
-    from huggingface_hub.utils import enable_progress_bars
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()  # which silences downloads, too
-    diffusers.utils.logging.disable_progress_bar()
-    enable_progress_bars()
 
 
 def _part(kind: Any, name: str, folder: str, offline: bool, **options: Any) -> Any:

@@ -9,6 +9,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from controlnet.architecture.backbone import fingerprint
+from controlnet.architecture.loading import without_bars
 from schemas.errors import ConfigError
 from schemas.pixels import RgbU8
 
@@ -87,13 +88,10 @@ class ClipScore:
         return (100 * cosine_B.float().clamp(min=0)).tolist()
 
 
+@without_bars()
 def _loaded(name: str, offline: bool) -> tuple[Any, Any]:
-    from huggingface_hub.utils import enable_progress_bars
     from transformers import CLIPModel, CLIPProcessor
-    from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()  # which silences downloads, too
-    enable_progress_bars()
     try:
         kind: Any = CLIPModel  # with its loading info it gives a pair, which pyright is not told
         model, found = kind.from_pretrained(

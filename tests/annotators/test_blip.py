@@ -224,6 +224,7 @@ def test_settings_of_transformers_are_restored():
     from transformers.utils import logging as library
 
     library.set_verbosity_info()
+    library.enable_progress_bar()
     try:
         with _QUIET, _QUIET:
             assert library.get_verbosity() == library.CRITICAL
