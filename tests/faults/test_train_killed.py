@@ -22,6 +22,7 @@ _DRIVER = """
 import json, os, signal, sys
 from controlnet.trainer import checkpoint, loop
 from controlnet.trainer.config import TrainConfig
+from tests.controlnet import tiny_bases  # the libraries import these models at their first use
 
 EVENTS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"}
 
