@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from controlnet.trainer.journal import METRICS, PROBES, SAMPLES, read_lines
 from controlnet.trainer.judge import Map
+from controlnet.trainer.mosaic import mosaic_of
 from controlnet.trainer.probe import Bounds
 from schemas.pixels import RgbU8
 
@@ -33,8 +34,10 @@ def draw_curves(
     """
     metrics, probes = read_lines(folder / METRICS), read_lines(folder / PROBES)
     matplotlib.use("Agg", force=False)
-    figure = Figure(figsize=(11, 7), dpi=110, layout="constrained")
+    figure = Figure(figsize=(11, 7), dpi=110)
     panels = figure.subplots(2, 2)
+    # Fixed: measuring texts takes longer than drawing them, and training waits.
+    figure.subplots_adjust(left=0.09, right=0.985, bottom=0.075, top=0.955, hspace=0.3, wspace=0.23)
     steps = [one["step"] for one in probes]
     _adherence(panels[0, 0], probes, steps, bounds, judge)
     _gain(panels[0, 1], probes, steps)
@@ -67,14 +70,8 @@ def draw_strips(folder: Path, maps: Sequence[Map], real: Sequence[RgbU8]) -> Non
         samples = [strip[:, x : x + width] for x in range(0, strip.shape[1], width)]
         columns.append((f"step {int(files[number].stem.removeprefix('step-'))}", samples))
     columns.append(("real, via VAE", list(real)))
-    rows = min(_ROWS, len(real))
-    figure = Figure(figsize=(1.3 * len(columns), 1.38 * rows + 0.3), dpi=110, layout="constrained")
-    panels = figure.subplots(rows, len(columns), squeeze=False)
-    for column, (title, pictures) in enumerate(columns):
-        panels[0, column].set_title(title, fontsize=9, color=_INK)
-        for row in range(rows):
-            panels[row, column].imshow(pictures[row], interpolation="nearest")
-            panels[row, column].axis("off")
+    rows = [[pictures[row] for _, pictures in columns] for row in range(min(_ROWS, len(real)))]
+    figure = mosaic_of([title for title, _ in columns], rows, cell_px=128, dpi=110)
     figure.savefig(folder / "strips.tmp.png")
     os.replace(folder / "strips.tmp.png", folder / "strips.png")
 

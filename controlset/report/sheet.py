@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 
-from controlset.report.canvas import Plate, saved, styled
+from controlnet.trainer.mosaic import mosaic_of
+from controlset.report.canvas import DPI, Plate, saved, styled
 from controlset.report.records import Evaluation, PictureView
 
 _ROWS, _ACROSS = 4, 2
@@ -28,19 +28,16 @@ def draw_sheet(found: Evaluation) -> Plate | None:
     chosen = (firsts or there)[: _ROWS * _ACROSS]  # of a few rows each may be the best or worst
     if not chosen:
         return None
-    rows, columns = -(-len(chosen) // _ACROSS), len(_COLUMNS) * _ACROSS
-    figure = Figure(figsize=(0.92 * columns, 0.98 * rows + 0.2), dpi=110, layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False)
-    for panel in panels.flat:
-        panel.axis("off")
-    for number, one in enumerate(chosen):
-        row, first = number % rows, number // rows * len(_COLUMNS)
-        for column, path in enumerate(_files(one)):
-            panel = panels[row, first + column]
-            if path is not None and (pixels := _pixels(path)) is not None:
-                panel.imshow(pixels, interpolation="nearest")
-            if row == 0:
-                panel.set_title(_COLUMNS[column], fontsize=8)
+    count = -(-len(chosen) // _ACROSS)
+    rows = [
+        [
+            None if path is None else _pixels(path)
+            for one in chosen[row::count]
+            for path in _files(one)
+        ]
+        for row in range(count)
+    ]
+    figure = mosaic_of(_COLUMNS * _ACROSS, rows, cell_px=192, dpi=DPI)
     return saved(figure, found.folder, "pictures.png", "The first rows", "by key")
 
 
