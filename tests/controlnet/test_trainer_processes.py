@@ -149,12 +149,21 @@ def test_a_run_may_go_on_with_another_number_of_processes(tmp_path, alone):
     assert sum(len(keys) for rank in ranks for keys, _ in rank) == 3 * 2 * 4
 
 
+LONG = {"steps": 40, "checkpoint_every": 4}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A longer run that nobody disturbed."""
+    output = tmp_path_factory.mktemp("whole") / "run"
+    finish(started(output, **LONG))
+    return output
+
+
 @pytest.mark.parametrize("killed", [0, 1])
-def test_when_a_rank_is_killed_the_other_ends_at_once_and_the_run_goes_on(tmp_path, killed):
-    plan = {"steps": 40, "checkpoint_every": 4}
-    whole, output = tmp_path / "whole", tmp_path / "run"
-    finish(started(whole, **plan))
-    ranks = started(output, **plan)
+def test_when_a_rank_is_killed_the_other_ends_at_once_and_the_run_goes_on(tmp_path, whole, killed):
+    output = tmp_path / "run"
+    ranks = started(output, **LONG)
     wait_for_lines(output / "metrics.jsonl", 10)
     ranks[killed].kill()
     started_s = time.monotonic()
@@ -164,6 +173,6 @@ def test_when_a_rank_is_killed_the_other_ends_at_once_and_the_run_goes_on(tmp_pa
     assert re.search(r"ConfigError: another process .* with --resume: the last checkpoint", said)
     ranks[killed].communicate()
     assert not (output / "controlnet").exists()
-    finish(started(output, **plan, resume=True))
+    finish(started(output, **LONG, resume=True))
     assert furthest(output, whole) == 0  # the same sums in the same order
     assert losses_of(output) == losses_of(whole)
