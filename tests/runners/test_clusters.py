@@ -37,27 +37,49 @@ def killed_in_the_middle(source, output, victim, *beam_args):
     return client.returncode, said.strip().splitlines()[-1]
 
 
-def test_flink_with_two_task_managers_gives_the_same_bytes(source, expected, tmp_path):
-    with up(flink, tmp_path / "flink") as (cluster, pool):
-        arguments = external(cluster.endpoint, pool)
-        generate(config_for(source, tmp_path / "out", *arguments, "--parallelism=2"))
-        assert len(cluster.makers()) == 2
+@pytest.fixture(scope="module")
+def on_flink(tmp_path_factory):
+    with up(flink, tmp_path_factory.mktemp("clusters") / "flink") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def on_spark(tmp_path_factory):
+    with up(spark, tmp_path_factory.mktemp("clusters") / "spark") as running:
+        yield running
+
+
+def test_flink_with_two_task_managers_gives_the_same_bytes(on_flink, source, expected, tmp_path):
+    cluster, pool = on_flink
+    arguments = external(cluster.endpoint, pool)
+    generate(config_for(source, tmp_path / "out", *arguments, "--parallelism=2"))
+    assert len(cluster.makers()) == 2
+    assert hashes(tmp_path / "out") == expected
+
+
+def test_the_flink_runner_starts_a_job_server_that_is_named(on_flink, source, expected, tmp_path):
+    cluster, pool = on_flink
+    jar = runnable_jar("flink", SERVER, tmp_path / "server.jar")
+    arguments = ["--runner=FlinkRunner", f"--flink_master={cluster.rest}"]
+    arguments += [f"--flink_job_server_jar={jar}", *external("", pool)[2:]]
+    generate(config_for(source, tmp_path / "out", *arguments))
     assert hashes(tmp_path / "out") == expected
 
 
 def test_a_killed_task_manager_ends_the_run_and_the_same_command_finishes_it(
-    source, expected, tmp_path
+    on_flink, source, expected, tmp_path
 ):
+    """Nothing runs on this cluster afterwards."""
+    cluster, pool = on_flink
     output = tmp_path / "out"
-    with up(flink, tmp_path / "flink") as (cluster, pool):
-        arguments = (*external(cluster.endpoint, pool), "--parallelism=2")
-        status, last = killed_in_the_middle(source, output, cluster.task_managers[0], *arguments)
-        assert status == 2
-        assert last.startswith("controlset generate: PortableRunner: ")
-        assert last.endswith("finished shards are kept, the same command goes on")
-        assert 3 <= committed(output) < SHARDS
-        generate(config_for(source, output, *arguments))
-        assert len(cluster.makers()) == 1  # the other is gone
+    arguments = (*external(cluster.endpoint, pool), "--parallelism=2")
+    status, last = killed_in_the_middle(source, output, cluster.task_managers[0], *arguments)
+    assert status == 2
+    assert last.startswith("controlset generate: PortableRunner: ")
+    assert last.endswith("finished shards are kept, the same command goes on")
+    assert 3 <= committed(output) < SHARDS
+    generate(config_for(source, output, *arguments))
+    assert len(cluster.makers()) == 1  # the other is gone
     assert hashes(output) == expected
 
 
@@ -72,26 +94,17 @@ def test_flink_that_may_try_again_finishes_without_the_killed_task_manager(
     assert hashes(tmp_path / "out") == expected
 
 
-def test_the_flink_runner_starts_a_job_server_that_is_named(source, expected, tmp_path):
-    with up(flink, tmp_path / "flink") as (cluster, pool):
-        jar = runnable_jar("flink", SERVER, tmp_path / "server.jar")
-        arguments = ["--runner=FlinkRunner", f"--flink_master={cluster.rest}"]
-        arguments += [f"--flink_job_server_jar={jar}", *external("", pool)[2:]]
-        generate(config_for(source, tmp_path / "out", *arguments))
+def test_spark_with_two_workers_gives_the_same_bytes(on_spark, source, expected, tmp_path):
+    cluster, pool = on_spark
+    generate(config_for(source, tmp_path / "out", *external(cluster.endpoint, pool)))
     assert hashes(tmp_path / "out") == expected
 
 
-def test_spark_with_two_workers_gives_the_same_bytes(source, expected, tmp_path):
-    with up(spark, tmp_path / "spark") as (cluster, pool):
-        arguments = external(cluster.endpoint, pool)
-        generate(config_for(source, tmp_path / "out", *arguments))
-    assert hashes(tmp_path / "out") == expected
-
-
-def test_spark_finishes_without_the_killed_worker(source, expected, tmp_path):
+def test_spark_finishes_without_the_killed_worker(on_spark, source, expected, tmp_path):
+    """Nothing runs on this cluster afterwards."""
+    cluster, pool = on_spark
     output = tmp_path / "out"
-    with up(spark, tmp_path / "spark") as (cluster, pool):
-        arguments = external(cluster.endpoint, pool)
-        status, last = killed_in_the_middle(source, output, cluster.workers[0], *arguments)
-        assert (status, last) == (0, last)
+    arguments = external(cluster.endpoint, pool)
+    status, last = killed_in_the_middle(source, output, cluster.workers[0], *arguments)
+    assert (status, last) == (0, last)
     assert hashes(output) == expected
