@@ -33,9 +33,9 @@ check: setup ## format, lint, types, import rules
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-test: setup ## all tests, the fast ones first
+test: setup ## all tests, the fast ones first (two processes)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "not slow" -n 2 --dist loadfile
-	$(BIN)/pytest -q -m slow
+	$(BIN)/pytest -q -m slow -n 2 --dist loadfile
 
 demo: setup ## pictures -> data set -> ControlNet -> numbers -> report (11 minutes on two cores)
 	$(BIN)/controlset demo --output demo-output
