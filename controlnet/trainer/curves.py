@@ -37,7 +37,9 @@ def draw_curves(
     figure = Figure(figsize=(11, 7), dpi=110)
     panels = figure.subplots(2, 2)
     # Fixed: measuring texts takes longer than drawing them, and training waits.
-    figure.subplots_adjust(left=0.09, right=0.985, bottom=0.075, top=0.955, hspace=0.3, wspace=0.23)
+    figure.subplots_adjust(
+        left=0.09, right=0.985, bottom=0.075, top=0.925, hspace=0.36, wspace=0.23
+    )
     steps = [one["step"] for one in probes]
     _adherence(panels[0, 0], probes, steps, bounds, judge)
     _gain(panels[0, 1], probes, steps)
@@ -103,7 +105,11 @@ def _adherence(
     panel.set_ylim(0, 1.02)
     panel.set_ylabel(judge or "")
     panel.legend(
-        ["own condition", "somebody else's"], frameon=False, fontsize=8, loc="center right"
+        ["own condition", "somebody else's"],
+        frameon=False,
+        fontsize=8,
+        loc="center left",  # where control has not snapped in yet
+        bbox_to_anchor=(0.0, 0.78),
     )
 
 
