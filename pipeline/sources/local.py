@@ -16,36 +16,102 @@ from schemas.records import Place, Problem
 
 def walk(selection: Selection) -> Iterator[Folder]:
     """See `files.walk`; holds the names of one folder at a time."""
-    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    links = _Links(selection)
+    pending: list[_Entry] = [_Entry(relative="")]
     while pending:
-        relative, ancestors = pending.pop()
-        uri = names.join(selection.base, relative) if relative else selection.base
+        entry = pending.pop()
+        uri = names.join(selection.base, entry.relative) if entry.relative else selection.base
         try:
             status = os.stat(uri or "/")
             identity = (status.st_dev, status.st_ino)
-            if identity in ancestors:
+            if links.been_there(entry, identity):
                 continue
-            files, folders = _scan(uri or "/")
+            files, folders, linked = _scan(uri or "/")
         except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
-            yield _unlistable(relative, uri, error)
+            yield _unlistable(entry.relative, uri, error)
             continue
         if selection.names is not None:
             files = sorted({*files, *selection.names}.difference(folders))
-        yield Folder(relative=relative, uri=uri, names=files, folders=folders, stat=_LocalStat(uri))
-        level = relative.count("/") + 2 if relative else 1
-        if selection.depth is None or level < selection.depth:
-            deeper = ancestors | {identity}
-            pending.extend((names.join(relative, name), deeper) for name in reversed(folders))
+        yield Folder(
+            relative=entry.relative, uri=uri, names=files, folders=folders, stat=_LocalStat(uri)
+        )
+        if selection.depth is None or entry.level < selection.depth:
+            deeper = entry.ancestors | {identity}
+            pending.extend(
+                entry.below(name, deeper, is_link=name in linked) for name in reversed(folders)
+            )
 
 
-def _scan(path: str) -> tuple[list[str], list[str]]:
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Entry:
+    """A folder that is still to be walked."""
+
+    relative: str  # to the base of the selection
+    ancestors: frozenset[tuple[int, int]] = frozenset()
+    linked: bool = False  # the way to it leads through a symbolic link
+
+    @property
+    def level(self) -> int:
+        return self.relative.count("/") + 2 if self.relative else 1
+
+    def below(self, name: str, ancestors: frozenset[tuple[int, int]], *, is_link: bool) -> "_Entry":
+        return _Entry(
+            relative=names.join(self.relative, name),
+            ancestors=ancestors,
+            linked=self.linked or is_link,
+        )
+
+
+class _Links:
+    """Symbolic links to folders, each of which is followed once.
+
+    n folders that all link to each other would make n! ways through them.
+    """
+
+    def __init__(self, selection: Selection) -> None:
+        whole = selection.pattern is None and selection.names is None
+        self._root = os.path.realpath(selection.base or "/") if whole else None
+        self._base = selection.base
+        self._reached: set[tuple[int, int]] = set()
+
+    def been_there(self, entry: _Entry, identity: tuple[int, int]) -> bool:
+        """Whether the folder was walked, or will be without a link."""
+        if identity in entry.ancestors:
+            return True
+        if not entry.linked:
+            return False
+        if identity in self._reached or self._is_inside(entry.relative):
+            return True
+        self._reached.add(identity)
+        return False
+
+    def _is_inside(self, relative: str) -> bool:
+        """With a pattern, only the way through the link may be selected."""
+        if self._root is None:
+            return False
+        real = os.path.realpath(names.join(self._base, relative))
+        start = self._root.rstrip("/") + "/"
+        return real == self._root or (
+            real.startswith(start) and not names.is_hidden(real[len(start) :])
+        )
+
+
+def _scan(path: str) -> tuple[list[str], list[str], set[str]]:
+    """Files, folders, and those of the folders that are links."""
     files: list[str] = []
     folders: list[str] = []
+    linked: set[str] = set()
     with os.scandir(path) as entries:
         for entry in entries:
-            if not names.is_hidden(entry.name):
-                (folders if _is_folder(entry) else files).append(entry.name)
-    return sorted(files), sorted(folders)
+            if names.is_hidden(entry.name):
+                continue
+            if not _is_folder(entry):
+                files.append(entry.name)
+                continue
+            folders.append(entry.name)
+            if entry.is_symlink():
+                linked.add(entry.name)
+    return sorted(files), sorted(folders), linked
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -95,26 +161,28 @@ def _kind_of(mode: int) -> str:
 
 def file_names(selection: Selection) -> Iterator[str]:
     """See `files.file_names`; unsorted, one entry at a time."""
-    pending = [("", frozenset[str]())]
+    links = _Links(selection)
+    pending = [_Entry(relative="")]
     while pending:
-        relative, ancestors = pending.pop()
-        real = os.path.realpath(
-            names.join(selection.base, relative) if relative else selection.base or "/"
-        )
-        if real in ancestors:
-            continue
-        level = relative.count("/") + 2 if relative else 1
-        deeper = selection.depth is None or level < selection.depth
+        entry = pending.pop()
+        path = names.join(selection.base, entry.relative) if entry.relative else selection.base
         try:
-            with os.scandir(real) as entries:
-                for entry in entries:
-                    if names.is_hidden(entry.name):
+            status = os.stat(path or "/")
+            identity = (status.st_dev, status.st_ino)
+            if links.been_there(entry, identity):
+                continue
+            deeper = selection.depth is None or entry.level < selection.depth
+            with os.scandir(path or "/") as entries:
+                for found in entries:
+                    if names.is_hidden(found.name):
                         continue
-                    if not _is_folder(entry):
-                        yield names.join(relative, entry.name)
+                    if not _is_folder(found):
+                        yield names.join(entry.relative, found.name)
                     elif deeper:
-                        pending.append((names.join(relative, entry.name), ancestors | {real}))
-        except (FileNotFoundError, PermissionError):
+                        ancestors = entry.ancestors | {identity}
+                        is_link = found.is_symlink()
+                        pending.append(entry.below(found.name, ancestors, is_link=is_link))
+        except (FileNotFoundError, PermissionError, NotADirectoryError):
             continue  # the walk reports it
 
 

@@ -3,6 +3,7 @@
 import os
 import posixpath
 import re
+import string
 from collections import defaultdict
 
 from pipeline.options import GenerateConfig
@@ -14,6 +15,10 @@ from schemas.manifest import MANIFEST_NAME
 from schemas.records import Place, printable
 
 _WILDCARD = re.compile(r"[*?\[]")
+_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?\}")
+_LETTERS = re.compile(r"\{[A-Za-z]\.\.[A-Za-z]")
+_MOST_PATHS = 1_000_000  # of one brace list; the largest public sets have 250,000 tars
+_MOST_DIGITS = 18
 _ALLOWED_CAPTIONS = {
     SourceKind.IMAGES: {"auto", "none", "sidecar", "metadata", "fixed"},
     SourceKind.TAR: {"auto", "none", "sidecar", "fixed"},
@@ -84,10 +89,32 @@ def _expand(source: str) -> list[str]:
         return [source]
     import braceexpand
 
+    if _ways(source) > _MOST_PATHS:
+        raise ConfigError(
+            f"{source[:200]}: need braces that stand for {_MOST_PATHS:,} paths or fewer, got more; "
+            "use a glob"
+        )
     try:
         return list(dict.fromkeys(braceexpand.braceexpand(source)))
-    except ValueError as error:
-        raise ConfigError(f"{source}: need balanced braces, got {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{source[:200]}: need balanced braces, got {error}") from None
+
+
+def _ways(source: str) -> int:
+    """Paths that braces stand for, or more where they are nested: counted before any is made."""
+    ways = 1
+    for first, last, step in _RANGE.findall(source):
+        digits = max(map(len, (first, last, step)))
+        if digits > _MOST_DIGITS:
+            return _MOST_PATHS + 1
+        ways *= abs(int(last) - int(first)) // (int(step or 1) or 1) + 1
+    ways *= min(_MOST_PATHS + 1, len(string.ascii_letters) ** len(_LETTERS.findall(source)))
+    alternatives = re.sub(r"\\.", "", source).split("{")[1:]
+    for alternative in alternatives:
+        ways *= alternative.count(",") + 1
+        if ways > _MOST_PATHS:
+            break
+    return ways
 
 
 def _may_be_a_file(path: str) -> bool:

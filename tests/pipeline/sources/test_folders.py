@@ -90,6 +90,27 @@ def test_links_to_folders_are_followed_but_not_in_circles(tmp_path, listed):
     assert sources(listed(tmp_path / "root")[1]) == ["cats/b.jpg", "linked/a.jpg"]
 
 
+def test_folders_that_all_link_to_each_other_are_walked_once_each(tmp_path, listed):
+    for number in range(9):  # 9! ways through them
+        write(tmp_path, f"{number}/a.jpg")
+        for other in range(9):
+            (tmp_path / str(number) / f"to{other}").symlink_to(tmp_path / str(other))
+    assert sources(listed(tmp_path)[1]) == [f"{number}/a.jpg" for number in range(9)]
+    by_glob = sources(listed(f"{tmp_path}/**/*.jpg")[1])
+    assert {f"{number}/a.jpg" for number in range(9)} <= set(by_glob)
+    assert len(by_glob) <= 18
+
+
+def test_links_into_a_hidden_folder_and_two_links_to_one_folder(tmp_path, listed):
+    write(tmp_path / "root", ".store/a.jpg", "b/c.jpg")
+    (tmp_path / "root" / "seen").symlink_to(".store")
+    (tmp_path / "root" / "twice").symlink_to(".store")
+    (tmp_path / "root" / "again").symlink_to("b")
+    assert sources(listed(tmp_path / "root")[1]) == ["b/c.jpg", "seen/a.jpg"]
+    assert sources(listed(f"{tmp_path}/root/again/*.jpg")[1]) == ["c.jpg"]
+    assert sources(listed(f"{tmp_path}/root/*gain/*.jpg")[1]) == ["again/c.jpg"]
+
+
 def test_a_name_that_is_not_utf_8_works_from_listing_to_bytes(tmp_path, listed, jpeg):
     raw_name = b"caf\xe9.jpg"
     with open(os.path.join(os.fsencode(tmp_path), raw_name), "wb") as opened:
