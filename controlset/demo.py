@@ -180,8 +180,8 @@ def _closing(options: Demo, document: dict[str, Any], minutes: float) -> str:
         lines.append(f"  {row:<9} {number}   {means}")
     here = Path(sys.executable).parent
     bin_ = "" if shutil.which("controlset") == str(here / "controlset") else f"{_near(here)}/"
-    key, text = (document["pictures"][0][name] for name in ("key", "text"))
-    hint = options.output / "evaluation" / "pictures" / "wanted" / f"{key}.png"
+    wanted, text = (document["pictures"][0][name] for name in ("wanted", "text"))
+    hint = options.output / "evaluation" / wanted
     return "\n".join(
         [
             "",

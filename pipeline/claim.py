@@ -1,7 +1,6 @@
 """Who owns the output folder: one run at a time, one recipe for ever."""
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from pipeline.adding.swap import clear_staging, finish_adding
 from pipeline.finish import CARD_NAME, PREVIEW_NAME, RUN_NAME, is_shard_file
 from pipeline.job import Job
 from schemas.errors import ConfigError
+from schemas.folder_lock import locked
 from schemas.manifest import MANIFEST_NAME, RECORDS_DIR
 
 _FOLDERS = ("data", "rejects", RECORDS_DIR)
@@ -135,27 +135,6 @@ def _changed(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
         for name in sorted(theirs.keys() | ours.keys())
         if theirs.get(name) != ours.get(name)
     ]
-
-
-@contextlib.contextmanager
-def locked(folder: str) -> Iterator[None]:
-    """Be the only run that writes to a local folder; the lock goes with the process.
-
-    Raises:
-        ConfigError: another run holds it.
-    """
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                f"{folder}: need to be the only run, but another one is writing here; "
-                "wait for it or choose another --output"
-            ) from error
-        yield
-    finally:
-        os.close(handle)
 
 
 def remove_temporary(output: str) -> None:

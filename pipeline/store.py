@@ -5,7 +5,6 @@ whole under its final name when it is closed, so the verified local file is uplo
 """
 
 import contextlib
-import errno
 import os
 import shutil
 import tempfile
@@ -17,23 +16,9 @@ from apache_beam.io.filesystem import CompressionTypes
 
 from pipeline.object_stores import check_reachable, file_systems, refusal_of
 from schemas.errors import ConfigError
+from schemas.writing import WHAT_TO_DO, OutputError
 
 TEMP_PREFIX = ".tmp-"
-
-_WHAT_TO_DO = {
-    errno.ENOSPC: "free some space, then run the same command again to go on",
-    errno.EDQUOT: "raise the quota, then run the same command again to go on",
-    errno.EROFS: "choose a folder that can be written with --output",
-    errno.EACCES: "choose a folder that can be written with --output",
-    errno.EPERM: "choose a folder that can be written with --output",
-    errno.ENOENT: "choose a folder that can be made with --output",
-    errno.ENOTDIR: "choose a folder, not a file, with --output",
-    errno.EEXIST: "choose a folder, not a file, with --output",
-}
-
-
-class OutputError(ConfigError):
-    """The output place refuses to be written; what was committed before is intact."""
 
 
 def is_local(path: str) -> bool:
@@ -68,8 +53,8 @@ def writing(path: str) -> Iterator[None]:
     except OutputError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _WHAT_TO_DO:
-            got, advice = os.strerror(error.errno).lower(), _WHAT_TO_DO[error.errno]
+        if isinstance(error, OSError) and error.errno in WHAT_TO_DO:
+            got, advice = os.strerror(error.errno).lower(), WHAT_TO_DO[error.errno]
         elif not is_local(path) and (refusal := refusal_of(error)) is not None:
             got, advice = refusal.got, refusal.advice
         else:

@@ -1,12 +1,12 @@
 """The folder of an evaluation: whose pictures lie in it, and whether they may be taken up again."""
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from schemas.documents import read_checked, with_digest
 from schemas.errors import ConfigError
+from schemas.writing import clear_temporary, write_json
 
 IDENTITY, RESULT = ".identity.json", "evaluation.json"
 
@@ -15,24 +15,21 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
     """Take a folder for this evaluation, or go on with what it began.
 
     Args:
-        folder: of the evaluation.
+        folder: of the evaluation; it is there, and nobody else writes to it.
         identity: everything that decides about a pixel or a score.
 
     Raises:
         ConfigError: it holds something else, or another evaluation; says what differs.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--output: need a folder to write to, got {error}") from error
+    clear_temporary(folder)
     place = folder / IDENTITY
-    now = json.loads(json.dumps(identity))
-    if place.is_file():
-        before = json.loads(place.read_text())
+    now = with_digest(identity)
+    if place.exists():
+        before = read_checked(place, dict, advice="take another --output")
         changed = sorted(
             f"{name} {before.get(name)!r} -> {now.get(name)!r}"
             for name in before.keys() | now.keys()
-            if before.get(name) != now.get(name)
+            if before.get(name) != now.get(name) and name != "sha256"
         )
         if changed:
             raise ConfigError(
@@ -40,11 +37,9 @@ def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
                 "--output"
             )
         return
-    if any(path.name != f"{IDENTITY}.tmp" for path in folder.iterdir()):
+    if any(True for _ in folder.iterdir()):
         raise ConfigError(
             f"{folder}: need an empty folder or an evaluation, got something else; take another "
             "--output"
         )
-    temporary = place.with_name(f"{IDENTITY}.tmp")
-    temporary.write_text(json.dumps(now, indent=1) + "\n")
-    os.replace(temporary, place)
+    write_json(place, now)

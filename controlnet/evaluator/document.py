@@ -1,7 +1,5 @@
 """The result of an evaluation as a document: what the report and other programs read."""
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,17 +9,17 @@ import numpy as np
 from controlnet.evaluator.claim import RESULT
 from controlnet.evaluator.scores import Measure
 from controlnet.evaluator.tally import Scored
+from schemas.documents import with_digest
+from schemas.writing import write_json
 
 VERSION = 1
 _FIRST, _EACH = 12, 4
 
 
 def write_document(folder: Path, document: Mapping[str, Any]) -> Path:
-    """Write `evaluation.json`, whole or not at all."""
-    temporary = folder / f".{RESULT}.tmp"
+    """Write `evaluation.json`, whole or not at all, with a hash of what it says."""
     stamped = {"format": "controlset-evaluation", "version": VERSION, **document}
-    temporary.write_text(json.dumps(stamped, indent=1, allow_nan=False) + "\n")
-    os.replace(temporary, folder / RESULT)
+    write_json(folder / RESULT, with_digest(stamped))
     return folder / RESULT
 
 

@@ -4,6 +4,7 @@ ceiling: the real pictures through the base's VAE. model: sampled with the condi
 model's pictures against another row's condition. floor: the base without control, same noise.
 """
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import accelerate
+from accelerate.utils import gather_object
 
 from controlnet.evaluator.cells import WEIGHTS, RunPlace, cells_of, digest, places_of
 from controlnet.evaluator.claim import claim_folder
@@ -26,6 +28,11 @@ from controlnet.evaluator.scores import Measure, Scorer
 from controlnet.evaluator.settings import EvaluateConfig
 from controlnet.evaluator.studio import Studio, floors_of, record_of_run
 from controlnet.evaluator.tally import Scored, write_scores
+from controlnet.trainer.devices import is_first_process, wants_cpu
+from schemas.documents import digest_of
+from schemas.file_names import file_name
+from schemas.folder_lock import locked
+from schemas.writing import writing
 
 SCORES = "scores.parquet"
 _CEILING, _FLOOR = "ceiling", "floor"
@@ -62,13 +69,19 @@ def evaluate(
     Raises:
         ConfigError: a run, base, data set or folder that will not do.
     """
-    return _Evaluation(config, panel, on_progress).go()
+    with contextlib.ExitStack() as stack:
+        if is_first_process():
+            folder = Path(config.output)
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder))
+        return _Evaluation(config, panel, on_progress).go()
 
 
 class _Evaluation:
     def __init__(self, config: EvaluateConfig, panel: Panel, on_progress: OnProgress) -> None:
         self._config, self._panel, self._on_progress = config, panel, on_progress
-        self._state = accelerate.PartialState(cpu=config.device == "cpu")
+        self._state = accelerate.PartialState(cpu=wants_cpu(config.device))
         self._folder = Path(config.output)
         self._places = places_of(config.run)
         self._rows = load_rows(
@@ -100,11 +113,14 @@ class _Evaluation:
             precision=self._studio.precision,
             extras=[extra.protocol for extra in self._panel.extras],
         )
+        identity = self._identity(protocol)
         if state.is_main_process:
-            claim_folder(self._folder, self._identity(protocol))
+            claim_folder(self._folder, identity)
+        self._purpose = digest_of(identity)
+        records = [record_of_run(place, self._studio.base_of(place)) for place in self._places]
         state.wait_for_everyone()
         started_s = time.monotonic()
-        self._sample()
+        foreign = sum(gather_object([self._sample()]))
         state.wait_for_everyone()
         if not state.is_main_process:
             return None
@@ -123,11 +139,13 @@ class _Evaluation:
             eye=self._panel.eye,
             condition=self._panel.condition,
             same_judge=self._panel.same_judge,
+            gallery_of=self._gallery,
+            foreign=foreign,
         )
         document = {
             "protocol": protocol,
             **result_of(findings),
-            "runs": [record_of_run(place, self._studio.base_of(place)) for place in self._places],
+            "runs": records,
             "missing": list(self._panel.missing),
             "software": software(),
             "hardware": hardware(self._studio.device),
@@ -150,14 +168,20 @@ class _Evaluation:
         }
 
     def _gallery(self, name: str) -> Gallery:
-        return Gallery(folder=self._folder / PICTURES / name)
+        return Gallery(
+            folder=self._folder / PICTURES / file_name(name), purpose=f"{self._purpose} {name}"
+        )
 
-    def _sample(self) -> None:
-        """Everything that is not there yet; every process its share."""
+    def _sample(self) -> int:
+        """Everything that is not there yet; every process its share.
+
+        Returns:
+            Pictures that were there but something else.
+        """
         config, state = self._config, self._state
         cells = [*self._cells, *self._floors.values()]
         total = self._share(len(self._rows) * config.samples) * len(cells)
-        done = 0
+        done = foreign = 0
 
         def advance() -> None:
             nonlocal done
@@ -165,7 +189,7 @@ class _Evaluation:
             self._on_progress("sampling", done, total)
 
         for cell in cells:
-            fill(
+            foreign += fill(
                 self._gallery(cell.name),
                 self._rows,
                 lambda requests, cell=cell: self._studio.sample(cell, config, requests),
@@ -180,7 +204,8 @@ class _Evaluation:
             )
         if state.is_main_process:
             for name, place in self._ceilings().items():
-                self._round_trips(name, place)
+                foreign += self._round_trips(name, place)
+        return foreign
 
     def _share(self, count: int) -> int:
         return len(range(self._state.process_index, count, self._state.num_processes))
@@ -189,11 +214,14 @@ class _Evaluation:
         """Folder of each distinct base's ceiling -> a run on that base."""
         return {name.replace(_FLOOR, _CEILING, 1): cell.run for name, cell in self._floors.items()}
 
-    def _round_trips(self, name: str, place: RunPlace) -> None:
-        gallery = self._gallery(name)
+    def _round_trips(self, name: str, place: RunPlace) -> int:
+        gallery, foreign = self._gallery(name), 0
         for row in self._rows.rows:
-            if not gallery.has(row, 0):
+            state = gallery.state(row, 0)
+            foreign += state == "foreign"
+            if state != "whole":
                 gallery.write(row.key, 0, self._studio.round_trip(place, row.image))
+        return foreign
 
     def _score(self) -> dict[tuple[str, str], Scored]:
         """(row, cell) -> scores, the first run first."""

@@ -1,7 +1,7 @@
 """What came out, as JSON has it: rows with intervals, comparisons, sweeps, pictures to look at."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from controlnet.evaluator.scores import Measure
 from controlnet.evaluator.settings import EvaluateConfig
 from controlnet.evaluator.tally import Scored, difference
 from schemas.dataset import open_dataset
+from schemas.file_names import file_name
+from schemas.writing import replacing, writing
 
 PICTURES = "pictures"
 _ORDER = ("ceiling", "model", "shuffled", "floor")
@@ -39,6 +41,8 @@ class Findings:
     eye: Eye
     condition: str
     same_judge: bool
+    gallery_of: Callable[[str], Gallery]  # of a cell
+    foreign: int  # pictures that were there, but something else
 
     @property
     def own(self) -> list[Cell]:
@@ -74,6 +78,11 @@ def _warnings(findings: Findings) -> list[str]:
         warnings.append(
             f"{findings.rows.null_maps} of {findings.rows.found} rows have no {findings.condition} "
             "and are left out"
+        )
+    if findings.foreign:
+        warnings.append(
+            f"{findings.foreign} pictures in the folder were not those that had been sampled for "
+            "their rows; these were sampled again"
         )
     if findings.config.split == "train":
         warnings.append("these rows were trained on; another split says more")
@@ -181,7 +190,7 @@ def _shown(
     findings: Findings, scored: Scored, row: Row, number: int, run: str | None
 ) -> dict[str, Any]:
     """One sample with what the judge sees in it."""
-    gallery = Gallery(folder=findings.folder / PICTURES / scored.cell)
+    gallery = findings.gallery_of(scored.cell)
     place = list(zip(scored.keys, scored.numbers, strict=True)).index((row.key, number))
     headline = findings.measures[0]
     score = headline.of_one(scored.counts[headline.name][place])
@@ -199,9 +208,11 @@ def _shown(
 
 
 def _written(findings: Findings, folder: str, name: str, pixels: np.ndarray) -> str:
-    path = findings.folder / PICTURES / folder / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
+    path = findings.folder / PICTURES / file_name(folder) / f"{file_name(name)}.png"
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, durable=False) as temporary:
+        Image.fromarray(pixels).save(temporary)
     return _relative(findings, path)
 
 

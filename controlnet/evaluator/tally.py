@@ -1,7 +1,6 @@
 """Scores of all pictures: contributions by picture, numbers with intervals, one Parquet file."""
 
 import dataclasses
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from controlnet.evaluator.scores import RESAMPLES, Estimate, Measure, estimate, estimate_difference
+from schemas.writing import replacing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -75,6 +75,5 @@ def write_scores(path: Path, scored: Sequence[Scored], measures: Sequence[Measur
     values = {
         one.name: pa.array(columns[one.name], pa.float64(), from_pandas=True) for one in measures
     }
-    temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(pa.table(texts | numbers | values), temporary)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        pq.write_table(pa.table(texts | numbers | values), temporary)

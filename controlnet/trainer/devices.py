@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import os
 import re
 from collections.abc import Iterator
 
@@ -13,6 +14,8 @@ from controlnet.trainer.config import TrainConfig
 from schemas.errors import ConfigError
 
 _LOST = re.compile(r"gloo|nccl|process ?group|connection (closed|reset)|broken pipe", re.IGNORECASE)
+
+_RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -35,12 +38,33 @@ def new_accelerator(config: TrainConfig) -> accelerate.Accelerator:
             "--tracker tensorboard"
         )
     return accelerate.Accelerator(
-        cpu=config.device == "cpu",
+        cpu=wants_cpu(config.device),
         mixed_precision="fp16" if config.precision == "fp16" else "no",
         log_with=None if config.tracker == "none" else config.tracker,
         project_dir=config.output,
         kwargs_handlers=[accelerate.DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
+
+
+def wants_cpu(device: str) -> bool:
+    """Whether accelerate is to be told that there is no GPU.
+
+    It forms no group of several processes on a machine without one unless it is told: each of them
+    would train alone, all into one folder.
+
+    Args:
+        device: auto, cpu or cuda.
+    """
+    several = "LOCAL_RANK" in os.environ or int(os.environ.get("WORLD_SIZE") or 1) > 1
+    return device == "cpu" or (several and not torch.cuda.is_available())
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes, before any of them knows another.
+
+    `torchrun`, `accelerate launch` and MPI say it in the environment.
+    """
+    return not any(int(os.environ.get(name) or 0) for name in _RANKS)
 
 
 @contextlib.contextmanager

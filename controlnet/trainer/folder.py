@@ -6,19 +6,43 @@ RUN/checkpoints/      see `checkpoint`
 RUN/metrics.jsonl, probe.jsonl, samples/, curves.png, strips.png, summary.json
 """
 
+import contextlib
 import dataclasses
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from controlnet.trainer import checkpoint
 from controlnet.trainer.config import TrainConfig
+from controlnet.trainer.devices import is_first_process
+from schemas.documents import with_digest
 from schemas.errors import ConfigError
+from schemas.folder_lock import locked
+from schemas.writing import clear_temporary, is_temporary, write_json, writing
 
 CONFIG_NAME, SUMMARY_NAME, CONTROL_DIR = "config.json", "summary.json", "controlnet"
-_CONFIG_TEMPORARY = f".{CONFIG_NAME}.tmp"
+
+
+@contextlib.contextmanager
+def claimed_output(config: TrainConfig) -> Iterator[Path | None]:
+    """Hold the folder for one training; its first process locks it for all of them.
+
+    Yields:
+        What `claim_output` gives.
+
+    Raises:
+        ConfigError: as there; or another training writes there.
+    """
+    folder = Path(config.output)
+    found = claim_output(config)  # a folder that is somebody else's is left alone
+    if not is_first_process():
+        yield found
+        return
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        yield claim_output(config)
 
 
 def claim_output(config: TrainConfig) -> Path | None:
@@ -49,18 +73,16 @@ def _holds_something(folder: Path) -> bool:
     """Whether more stands there than what a run leaves that was killed before its first file."""
     if not folder.exists():
         return False
-    return folder.is_file() or any(path.name != _CONFIG_TEMPORARY for path in folder.iterdir())
+    return folder.is_file() or any(not is_temporary(path.name) for path in folder.iterdir())
 
 
 def write_config(config: TrainConfig, identity: Mapping[str, Any]) -> None:
     """Write what the run is, before its first step; what a killed run was writing goes."""
     folder = Path(config.output)
-    folder.mkdir(parents=True, exist_ok=True)
+    clear_temporary(folder)
     checkpoint.clear_temporary(folder)
     document = {"config": dataclasses.asdict(config), "identity": dict(identity)}
-    temporary = folder / _CONFIG_TEMPORARY
-    temporary.write_text(json.dumps(document, indent=1) + "\n")
-    os.replace(temporary, folder / CONFIG_NAME)
+    write_json(folder / CONFIG_NAME, with_digest(document))
 
 
 def same_run(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:

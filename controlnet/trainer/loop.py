@@ -18,7 +18,7 @@ from controlnet.trainer.display import Display
 from controlnet.trainer.folder import (
     CONTROL_DIR,
     SUMMARY_NAME,
-    claim_output,
+    claimed_output,
     same_run,
     write_config,
 )
@@ -65,8 +65,7 @@ def train(
         ConfigError: something is wrong with data, base or output; or a loss is not finite, then
             the last good checkpoint stays; or another process of several is gone.
     """
-    resumed = claim_output(config)
-    with other_processes():
+    with claimed_output(config) as resumed, other_processes():
         run = prepare(config, judge) if method is None else prepare(config, judge, method)
         return _Loop(run, resumed).go()
 

@@ -1,8 +1,11 @@
-"""SIGTERM and Ctrl-C end a run after the step that is being computed; twice ends it at once."""
+"""SIGTERM, SIGHUP and Ctrl-C end a run after the step that is being computed; twice ends it now."""
 
 import signal
 import threading
 import types
+
+
+_NAMES = ("SIGTERM", "SIGINT", "SIGHUP")  # the last one is a terminal that was closed; not Windows
 
 
 class StopRequest:
@@ -14,8 +17,11 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._handle)
+            for name in _NAMES:
+                number = getattr(signal, name, None)
+                # Who ignores a signal (`nohup`, a job in the background) goes on so.
+                if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from controlnet.nano.scenes import draw, random_scene
 from controlset.cli import main
@@ -114,6 +115,38 @@ def test_an_interrupted_evaluation_goes_on_and_ends_the_same(run, plain, tmp_pat
     before = kept.stat().st_mtime_ns
     assert numbers_of(evaluated(run, output)) == numbers_of(plain[1])
     assert kept.stat().st_mtime_ns == before
+
+
+def test_pictures_of_the_ceiling_are_not_taken_for_those_of_the_run(run, plain, tmp_path):
+    output = shutil.copytree(plain[0], tmp_path / "evaluation")
+    for path in (output / "pictures" / "ceiling").glob("*-0.png"):
+        shutil.copyfile(path, output / "pictures" / "run" / path.name)
+    document = evaluated(run, output)
+    assert numbers_of(document) == numbers_of(plain[1])
+    count = len(keys_of("validation"))
+    said = f"{count} pictures in the folder were not those that had been sampled for their rows"
+    assert any(text.startswith(said) for text in document["warnings"])
+
+
+def test_a_picture_of_another_row_or_with_other_pixels_is_sampled_again(run, plain, tmp_path):
+    output = shutil.copytree(plain[0], tmp_path / "evaluation")
+    first, second, third, *_ = sorted((output / "pictures" / "run").glob("*-0.png"))
+    shutil.copyfile(first, second)
+    with Image.open(third) as picture:
+        pixels, info = np.array(picture), PngInfo()
+        for name, text in picture.info.items():
+            info.add_text(name, text)
+    pixels[0, 0, 0] ^= 1
+    Image.fromarray(pixels).save(third, pnginfo=info)
+    document = evaluated(run, output)
+    assert numbers_of(document) == numbers_of(plain[1])
+    assert any(
+        text.startswith("2 pictures in the folder were not") for text in document["warnings"]
+    )
+    shutil.copytree(plain[0] / "pictures", tmp_path / "whole")
+    for path in (first, second, third):
+        whole = np.asarray(Image.open(tmp_path / "whole" / "run" / path.name))
+        assert (np.asarray(Image.open(path)) == whole).all()
 
 
 @pytest.mark.slow

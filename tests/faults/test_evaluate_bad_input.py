@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from controlset.cli import main
+from schemas.folder_lock import locked
 from tests.controlnet.tiny_runs import WEIGHTS, base, data, trained
 from tests.pipeline.handmade import photograph, row_of, write_dataset
 
@@ -119,3 +120,27 @@ def test_a_judge_that_nobody_knows(capsys, tmp_path, run):
     assert "no such annotator" in said
     said = refusal(capsys, tmp_path / "out", run, "--judge", "colour=red")
     assert "--judge colour=red: need an annotator's name or an option of `generate`" in said
+
+
+def test_a_second_evaluation_of_one_folder_is_refused(capsys, tmp_path, run):
+    (tmp_path / "out").mkdir()
+    with locked(tmp_path / "out"):
+        said = refusal(capsys, tmp_path / "out", run)
+    assert f"{tmp_path}/out: need to be the only run, but another one is writing here" in said
+
+
+@pytest.mark.parametrize("key", ["../../escaped", "{away}/escaped", ".hidden", "a\nb", "x" * 300])
+def test_a_key_out_of_a_data_set_never_leaves_the_folder(capsys, tmp_path, run, key):
+    inside = tmp_path / "a" / "b" / "evaluation"
+    (tmp_path / "away").mkdir()
+    key = key.format(away=tmp_path / "away")
+    folder = tmp_path / "dataset"
+    rows = [row_of(photograph("coffee", 64), "0.jpg", key=key)]
+    write_dataset(folder, {"train": rows, "validation": rows})
+    before = sorted(tmp_path.rglob("*"))
+    given = ["--run", str(run), "--data", str(folder), "--output", str(inside)]
+    status = main(["evaluate", *given, "--device", "cpu", "--steps", "1", "--no-report"])
+    assert status in {0, 2}  # refused, or judged under a name of ours
+    assert capsys.readouterr().err.count("Traceback") == 0
+    there = {path for path in tmp_path.rglob("*") if (tmp_path / "a") not in path.parents}
+    assert there - {tmp_path / "a"} == set(before)

@@ -233,7 +233,7 @@ def test_killed_again_and_again_a_run_still_ends(driver, undisturbed, tmp_path):
     assert is_as(output, undisturbed[0])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_asked_to_stop_it_saves_and_says_so(driver, undisturbed, tmp_path, number):
     output = tmp_path / "run"
     assert driver.run(output, at_line=4, send=number) == 128 + number

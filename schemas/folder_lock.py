@@ -1,0 +1,39 @@
+"""One run at a time in a local folder."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
+
+from schemas.errors import ConfigError
+from schemas.writing import writing
+
+
+@contextlib.contextmanager
+def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Be the only run that writes to a local folder; the lock goes with the process.
+
+    Args:
+        folder: is there. Where the system has no such locks (Windows) nothing is locked.
+
+    Raises:
+        ConfigError: another run holds it, or it cannot be opened.
+    """
+    if find_spec("fcntl") is None:
+        yield
+        return
+    fcntl = import_module("fcntl")
+    with writing(folder):
+        handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"{folder}: need to be the only run, but another one is writing here; "
+                "wait for it or choose another --output"
+            ) from error
+        yield
+    finally:
+        os.close(handle)

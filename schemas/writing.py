@@ -1,0 +1,150 @@
+"""Files appear whole or not at all, and a disk that refuses is one line of error."""
+
+import contextlib
+import errno
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from schemas.errors import ConfigError
+
+_TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp(\.[^.]+)?")
+_AGAIN = "then run the same command again to go on"
+WHAT_TO_DO = {
+    errno.ENOSPC: f"free some space, {_AGAIN}",
+    errno.EDQUOT: f"raise the quota, {_AGAIN}",
+    errno.EFBIG: f"raise the limit of file sizes (`ulimit -f`), {_AGAIN}",
+    errno.EROFS: "choose a folder that can be written with --output",
+    errno.EACCES: "choose a folder that can be written with --output",
+    errno.EPERM: "choose a folder that can be written with --output",
+    errno.ENOENT: "choose a folder that can be made with --output",
+    errno.ENOTDIR: "choose a folder, not a file, with --output",
+    errno.EEXIST: "choose a folder, not a file, with --output",
+    errno.EISDIR: "choose another --output, or move that folder away",
+    errno.ENAMETOOLONG: "choose a shorter --output",
+}
+"""What a user does when the system refuses to write."""
+
+_ONLY_WRITING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate memory", re.I)
+
+
+class OutputError(ConfigError):
+    """The output place refuses to be written; what was committed before is intact."""
+
+
+@contextlib.contextmanager
+def writing(place: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn a refusal of the disk into one clear error.
+
+    Args:
+        place: what is written, for the error.
+
+    Raises:
+        OutputError: disk full, quota, limits, read-only, permission denied, a place where nothing
+            can be made; other failures fly.
+    """
+    try:
+        yield
+    except OSError as error:
+        advice = WHAT_TO_DO.get(error.errno or 0)
+        if advice is None:
+            raise
+        got = os.strerror(error.errno or 0).lower()
+        raise OutputError(f"{place}: need to write here, got {got}; {advice}") from error
+
+
+@contextlib.contextmanager
+def machine_limits(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """One clear error for whatever a whole command meets of a full disk or memory.
+
+    Args:
+        folder: that the command writes to.
+
+    Raises:
+        OutputError: the disk is full or read-only, or a file below the folder may not be used.
+        ConfigError: the memory is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        below = str(error.filename or "").startswith(f"{os.fspath(folder)}")
+        if error.errno not in WHAT_TO_DO or not (below or error.errno in _ONLY_WRITING):
+            raise
+        got, advice = os.strerror(error.errno or 0).lower(), WHAT_TO_DO[error.errno or 0]
+        where = error.filename if below else folder
+        raise OutputError(f"{where}: need to read and write here, got {got}; {advice}") from error
+    except (MemoryError, RuntimeError) as error:
+        # torch has a class for a full GPU alone; of the machine's memory it only speaks
+        if not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):
+            raise
+        raise ConfigError(
+            f"{folder}: need more memory than is free here; take a smaller --batch-size, or end "
+            "other programs"
+        ) from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """A place to write a file to, which then takes its name.
+
+    Args:
+        path: final name; an older file is replaced. Its folder exists.
+        durable: have the disk hold it before it takes its name, so that it is whole after a power
+            cut, too; False where a reader can tell that it is torn.
+
+    Yields:
+        Temporary name beside it, with the same suffix. Nothing stays of it if writing fails.
+
+    Raises:
+        OutputError: as in `writing`.
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    with writing(path):
+        try:
+            yield temporary
+            if durable:
+                sync(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file's name is one that `replacing` makes."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def clear_temporary(folder: Path) -> None:
+    """Delete what killed runs were writing in a folder; the caller holds its lock."""
+    with writing(folder):
+        for path in folder.iterdir():
+            if is_temporary(path.name) and path.is_file() and not path.is_symlink():
+                path.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of UTF-8, whole or not at all; see `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a document as JSON, whole or not at all; see `replacing`.
+
+    Raises:
+        ValueError: it holds NaN or infinity, which JSON lacks.
+    """
+    write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold a file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,105 @@
+"""Files appear whole or not at all; folders are locked; names from data stay names."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from schemas.documents import check_digest, read_checked, with_digest
+from schemas.errors import ConfigError
+from schemas.file_names import file_name
+from schemas.folder_lock import locked
+from schemas.writing import OutputError, clear_temporary, is_temporary, replacing, write_json
+
+PLAIN = ("0a1b2c3d4e5f", "run", "run-2", "my run (2)", "run-step-12", "scale 0.5", "a_b", "x=1,y")
+HOSTILE = (
+    "", ".", "..", "../up", "/etc/passwd", "a/b", "a\\b", "..\\up", ".hidden", "-option", "a\0b",
+    "a\nb", "C:con", "é☃", "\u202egnp.exe", "x" * 300, "trailing ", "trailing.", "\ud800", " a",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_a_plain_name_is_a_file_name_as_it_is(text):
+    assert file_name(text) == text
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_any_other_text_becomes_one_part_of_a_path(tmp_path, text):
+    name = file_name(text)
+    assert (tmp_path / name).resolve().parent == tmp_path.resolve()
+    assert name.isascii()
+    assert name.isprintable()
+    assert len(name) <= 120
+    assert not set(name) & set('/\\:*?"<>|.')
+    (tmp_path / name).write_bytes(b"")
+
+
+def test_no_two_texts_have_one_name():
+    names = [file_name(text) for text in (*PLAIN, *HOSTILE, "a/b/", "a//b", "x" * 301)]
+    assert len(set(names)) == len(names)
+
+
+def test_a_file_is_replaced_whole_and_an_error_leaves_the_old_one(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
+        temporary.write_text("half")
+        assert is_temporary(temporary.name)
+        raise ZeroDivisionError
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"a": float("nan")})
+    assert os.listdir(tmp_path) == ["a.json"]
+    assert path.read_text() == '{\n "a": 1\n}\n'
+
+
+def test_a_limit_of_file_sizes_is_one_line_and_leaves_nothing(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python sets it at its start
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        with pytest.raises(OutputError, match=r"a.json: need to write here, got file too large; "):
+            write_json(tmp_path / "a.json", {"a": "x" * 5000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert os.listdir(tmp_path) == []
+
+
+def test_only_what_we_could_have_written_is_swept(tmp_path):
+    others = {".bashrc", "a.tmp", ".a.tmp", ".a.x.tmp", "notes.1.tmp.txt", "..1"}
+    for name in (*others, ".a.17.tmp", ".a.17.tmp.png"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / ".d.1.tmp").mkdir()
+    clear_temporary(tmp_path)
+    assert set(os.listdir(tmp_path)) == others | {".d.1.tmp"}
+
+
+def test_a_locked_folder_is_refused_to_a_second_process_and_free_after_a_kill(tmp_path):
+    hold = "import sys, time; from schemas.folder_lock import locked\nwith locked(sys.argv[1]):\n"
+    hold += " print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.getcwd()},
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(ConfigError, match="need to be the only run"), locked(tmp_path):
+            pass
+        other.kill()
+    with locked(tmp_path):
+        pass
+
+
+def test_a_document_that_was_changed_is_refused_and_one_without_digest_is_taken(tmp_path):
+    document = with_digest({"b": [1, 2.5], "a": {"x": None}})
+    check_digest(document, where="a.json")
+    check_digest(dict(reversed(document.items())), where="a.json")  # order does not count
+    check_digest({"a": 1}, where="a.json")
+    path = tmp_path / "a.json"
+    write_json(path, document | {"b": [1, 2.0]})
+    with pytest.raises(ConfigError, match=r"a.json: need .* changed since it was written"):
+        read_checked(path, dict)
