@@ -4,7 +4,6 @@ import signal
 import threading
 import types
 
-
 _NAMES = ("SIGTERM", "SIGINT", "SIGHUP")  # the last one is a terminal that was closed; not Windows
 
 

@@ -45,10 +45,15 @@ def test_no_two_texts_have_one_name():
 def test_a_file_is_replaced_whole_and_an_error_leaves_the_old_one(tmp_path):
     path = tmp_path / "a.json"
     write_json(path, {"a": 1})
-    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
-        temporary.write_text("half")
-        assert is_temporary(temporary.name)
-        raise ZeroDivisionError
+
+    def fail():
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            assert is_temporary(temporary.name)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(path, {"a": float("nan")})
     assert os.listdir(tmp_path) == ["a.json"]
