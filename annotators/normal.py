@@ -25,6 +25,7 @@ class NormalSpec:
     hint_mode: ClassVar[HintMode] = "rgb"
     # Of the normals' third component, -1..1; a map that did not work is far off the others.
     stats: ClassVar[Mapping[str, str]] = {"mean_z": "float32"}
+    background: ClassVar[tuple[int, int, int]] = (128, 128, 128)  # too short to be a normal
     licence: ClassVar[str] = "Apache-2.0 (controlnet-aux); MIT (NormalBae); Apache-2.0 (timm)"
 
     precision: Precision = "fp32"

@@ -27,6 +27,7 @@ class GreySpec:
     revision: ClassVar[int] = 1
     hint_mode: ClassVar[HintMode] = "grey"
     stats: ClassVar[Mapping[str, str]] = {}
+    background: ClassVar[None] = None  # a border looks as it does in the picture
     licence: ClassVar[str] = _OPENCV
 
     @classmethod
@@ -45,6 +46,7 @@ class TileSpec:
     revision: ClassVar[int] = 1
     hint_mode: ClassVar[HintMode] = "rgb"
     stats: ClassVar[Mapping[str, str]] = {}
+    background: ClassVar[None] = None  # a border looks as it does in the picture
     licence: ClassVar[str] = _OPENCV
 
     factor: int = 4
@@ -68,6 +70,7 @@ class ShuffleSpec:
     revision: ClassVar[int] = 1
     hint_mode: ClassVar[HintMode] = "rgb"
     stats: ClassVar[Mapping[str, str]] = {}
+    background: ClassVar[None] = None  # a border looks as it does in the picture
     licence: ClassVar[str] = "Apache-2.0 (controlnet-aux)"
 
     seed: int = 0

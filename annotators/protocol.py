@@ -40,7 +40,8 @@ Captioner = Callable[[Sequence[RgbU8], Sequence[str]], list[str | Rejected]]
 class Spec(Protocol):
     """Frozen dataclass whose fields are the annotator's parameters.
 
-    One that needs weights also has the property `weights`, see `weights_of`.
+    One that needs weights also has the property `weights`, see `weights_of`; one whose maps are not
+    0 where there is nothing has a `background`, see `annotators.border`.
     """
 
     name: ClassVar[str]  # the condition's column

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from annotators.border import inside_borders
 from annotators.canny import CannySpec
 from annotators.networks import reference
 from annotators.options import EyeOptions
@@ -22,6 +23,7 @@ from controlnet.evaluator.scores import Seen
 from controlnet.evaluator.settings import EvaluateConfig
 from controlset.console import progress
 from controlset.extras import extras_of
+from schemas.border import Border
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
 from schemas.pixels import RgbU8
@@ -63,7 +65,8 @@ def panel_of(config: EvaluateConfig) -> Panel:
         ConfigError: no such condition, an annotator or weights that are not here.
     """
     condition = condition_of(config)
-    manifest = open_dataset(config.data).manifest
+    dataset = open_dataset(config.data)
+    manifest = dataset.manifest
     if condition not in manifest.annotators:
         raise ConfigError(
             f"{config.data}: need the condition {condition!r}, found "
@@ -71,7 +74,7 @@ def panel_of(config: EvaluateConfig) -> Panel:
             f"{condition}`"
         )
     record = manifest.annotators[condition]
-    eye, same_judge = _eye(config, condition, record)
+    eye, same_judge = _eye(config, condition, record, dataset.borders())
     extras, missing = extras_of(config, condition, resolve_device(config.device))
     return Panel(
         condition=condition,
@@ -116,8 +119,16 @@ def condition_of(config: EvaluateConfig) -> str:
     return name
 
 
-def _eye(config: EvaluateConfig, condition: str, record: Mapping[str, Any]) -> tuple[Eye, bool]:
-    """The judge, and whether it drew the maps of the data set."""
+def _eye(
+    config: EvaluateConfig,
+    condition: str,
+    record: Mapping[str, Any],
+    borders: Mapping[str, Border],
+) -> tuple[Eye, bool]:
+    """The judge, and whether it drew the maps of the data set.
+
+    `borders` are those of padded rows: a sample has the same one, and no map was drawn of it.
+    """
     if config.preset == "cnpp" and condition == "canny" and config.judge == ():
         return _kornia(), False
     device = resolve_device(config.device)
@@ -130,7 +141,7 @@ def _eye(config: EvaluateConfig, condition: str, record: Mapping[str, Any]) -> t
     annotate = spec.load(runtime)
 
     def look(pictures: Sequence[RgbU8], keys: Sequence[str]) -> list[Seen | None]:
-        results = annotate(pictures, keys)
+        results = inside_borders(spec, annotate, pictures, keys, [*map(borders.get, keys)])
         return [
             Seen(pixels=one.pixels, stats=one.stats) if isinstance(one, Annotation) else None
             for one in results

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from annotators.border import inside_borders
 from annotators.protocol import Annotation
 from annotators.registry import spec_from_record
 from annotators.runtime import Runtime
@@ -32,15 +33,17 @@ def judge_of(data: str, condition: str, runtime: Runtime) -> Judge | None:
     Raises:
         ConfigError: the annotator or its weights are not here.
     """
-    records = open_dataset(data).manifest.annotators
+    dataset = open_dataset(data)
+    records = dataset.manifest.annotators
     if condition not in records or records[condition]["hint_mode"] not in _BY_PIXELS:
         return None
-    annotator = spec_from_record(condition, records[condition]).load(runtime)
+    spec = spec_from_record(condition, records[condition])
+    annotator, borders = spec.load(runtime), dataset.borders()
     scorer = scorer_of(condition, records[condition])
     measure = next(one for one in scorer.measures if one.higher_is_better)
 
     def score(pictures: Sequence[RgbU8], maps: Sequence[Map], keys: Sequence[str]) -> list[float]:
-        results = annotator(pictures, keys)
+        results = inside_borders(spec, annotator, pictures, keys, [*map(borders.get, keys)])
         values = []
         for result, wanted in zip(results, maps, strict=True):
             found = None

@@ -9,9 +9,11 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from annotators.border import inside_borders
 from annotators.latents import LatentSpec, Moments
 from annotators.protocol import Annotation, Annotator, Captioner, CaptionSpec, Spec
 from annotators.runtime import Runtime
+from schemas.border import Border
 from schemas.errors import ConfigError, Reason, Rejected
 from schemas.pixels import RgbU8, encode_bilevel_png, encode_map_png
 
@@ -114,7 +116,11 @@ def encoding_eye_of(spec: LatentSpec, runtime: Runtime) -> Eye[Moments]:
 
 
 def annotate(
-    spec: Spec, eye: Eye[Annotation], images: Sequence[RgbU8], keys: Sequence[str]
+    spec: Spec,
+    eye: Eye[Annotation],
+    images: Sequence[RgbU8],
+    keys: Sequence[str],
+    borders: Sequence[Border | None] | None = None,
 ) -> list[Annotation | Rejected]:
     """Run an annotator and hold each of its maps to the contract.
 
@@ -123,15 +129,20 @@ def annotate(
         eye: the loaded annotator.
         images: each (H, W, 3) uint8, decoded from the bytes that are stored.
         keys: one for each image.
+        borders: likewise, None for none at all; an annotator never sees them.
 
     Returns:
         One result for each image, in order; each map has its image's height and width and the type
         that the spec promises, or is rejected.
     """
-    return [
-        _held_to_contract(spec, rgb, result) if isinstance(result, Annotation) else result
-        for rgb, result in zip(images, eye(images, keys), strict=True)
-    ]
+
+    def look(parts: Sequence[RgbU8], keys: Sequence[str]) -> list[Annotation | Rejected]:
+        return [
+            _held_to_contract(spec, rgb, result) if isinstance(result, Annotation) else result
+            for rgb, result in zip(parts, eye(parts, keys), strict=True)
+        ]
+
+    return inside_borders(spec, look, images, keys, borders or [None] * len(images))
 
 
 def encode_map(spec: Spec, annotation: Annotation) -> bytes:

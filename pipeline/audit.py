@@ -13,6 +13,7 @@ from annotators.registry import spec_from_record
 from annotators.runtime import Runtime
 from annotators.weights import record_of_weights
 from pipeline.annotate import Eye, annotate, eye_of, stat_columns
+from schemas.border import border_of
 from schemas.errors import ConfigError, Rejected
 from schemas.latents import LATENTS, LATENTS_FLIPPED, LatentInfo, decode_moments
 from schemas.pixels import RgbU8, decode_stored_map, decode_stored_rgb
@@ -174,7 +175,7 @@ def _audit(row: Mapping[str, Any], auditor: Auditor, check: RowCheck) -> None:
 
 
 def _audit_map(row: Mapping[str, Any], rgb: RgbU8, spec: Spec, eye: Eye[Annotation]) -> str | None:
-    result = annotate(spec, eye, [rgb], [row["key"]])[0]
+    result = annotate(spec, eye, [rgb], [row["key"]], [border_of(row)])[0]
     stored = row[spec.name]
     if isinstance(result, Rejected) or stored is None:
         agree = isinstance(result, Rejected) and stored is None

@@ -21,6 +21,7 @@ from pipeline.job import Job
 from pipeline.options import GenerateConfig
 from pipeline.progress import Stopwatch
 from pipeline.sources import RawImage
+from schemas.border import border_of
 from schemas.errors import Rejected
 from schemas.pixels import RgbU8, decode_stored_rgb
 from schemas.records import ImageRef, RejectRow, reject_of
@@ -112,7 +113,7 @@ def add_maps(
     """Add one condition's columns to the rows.
 
     Args:
-        rows: with at least `key` and `source`.
+        rows: with at least `key` and `source`, and their border if they have one.
         images: what the `image` of each row decodes to.
         spec: of the condition.
         eye: its loaded annotator.
@@ -123,7 +124,8 @@ def add_maps(
     """
     rejects: list[RejectRow] = []
     with watch.stage(spec.name):
-        results = annotate(spec, eye, images, [row["key"] for row in rows])
+        keys, borders = [row["key"] for row in rows], [border_of(row) for row in rows]
+        results = annotate(spec, eye, images, keys, borders)
     for row, result in zip(rows, results, strict=True):
         if isinstance(result, Rejected):
             rejects.append(reject_of(row, spec.name, result, kind=spec.name))
@@ -191,7 +193,7 @@ def _fit(
     if decoded.pristine and geometry.is_identity(width, height):
         return raw, decoded.extension, decoded.rgb
     with watch.stage("resize"):
-        fitted = apply_geometry(decoded.rgb, geometry)
+        fitted = apply_geometry(decoded.rgb, geometry, config.border_rgb)
     with watch.stage("encode"):
         encoded = encode_image(fitted, image_format=config.image_format, quality=config.quality)
     if is_lossless(config.image_format):
@@ -217,6 +219,10 @@ def _base_row(one: _Stored) -> Row:
         "original_height": one.original_height,
         "crop_x": one.geometry.crop_x,
         "crop_y": one.geometry.crop_y,
+        "pad_left": one.geometry.pad_left,
+        "pad_top": one.geometry.pad_top,
+        "pad_right": one.geometry.pad_right,
+        "pad_bottom": one.geometry.pad_bottom,
     }
 
 

@@ -31,6 +31,10 @@ _MEANINGS: Mapping[str, tuple[str, str]] = {
     "original_width": ("px", "Of the source, after EXIF orientation"),
     "original_height": ("px", "Of the source, after EXIF orientation"),
     "crop_x": ("px", "Left edge of the crop in the resized picture (SDXL's micro-conditioning)"),
+    "pad_left": ("px", "Border left of the picture; maps show nothing there"),
+    "pad_top": ("px", "Border above it"),
+    "pad_right": ("px", "Border right of it"),
+    "pad_bottom": ("px", "Border below it"),
     "crop_y": ("px", "Top edge of the crop in the resized picture (SDXL's micro-conditioning)"),
 }
 

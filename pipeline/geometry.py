@@ -12,12 +12,11 @@ from pipeline.options import Fit
 from schemas.pixels import RgbU8
 
 BUCKET_STEP_PX = 64
-_WHITE = 255
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Geometry:
-    """From a decoded image to the stored one: cut, resize, lay on a white canvas."""
+    """From a decoded image to the stored one: cut, resize, lay on a canvas."""
 
     source_box: tuple[int, int, int, int]  # left, top, right, bottom; px of the decoded image
     inner_width: int  # size that the box is resized to, px
@@ -28,6 +27,14 @@ class Geometry:
     height: int
     crop_x: int  # SDXL's micro-conditioning: top-left of the cut, px of the resized, uncut image
     crop_y: int
+
+    @property
+    def pad_right(self) -> int:
+        return self.width - self.pad_left - self.inner_width
+
+    @property
+    def pad_bottom(self) -> int:
+        return self.height - self.pad_top - self.inner_height
 
     def is_identity(self, decoded_width: int, decoded_height: int) -> bool:
         """Whether an image of this size is stored as it is."""
@@ -79,7 +86,9 @@ def smallest_useful_size(width: int, height: int, *, resolution: int, fit: Fit) 
     )
 
 
-def apply_geometry(rgb: RgbU8, geometry: Geometry) -> RgbU8:
+def apply_geometry(
+    rgb: RgbU8, geometry: Geometry, border: tuple[int, int, int] = (255, 255, 255)
+) -> RgbU8:
     """Cut, resize and pad.
 
     Shrinking averages areas, which does not alias; enlarging is Lanczos. Where one axis shrinks and
@@ -88,6 +97,7 @@ def apply_geometry(rgb: RgbU8, geometry: Geometry) -> RgbU8:
     Args:
         rgb: (H, W, 3) uint8, the decoded picture that the geometry was planned for.
         geometry: from `plan_geometry`.
+        border: colour of the canvas, RGB.
 
     Returns:
         (geometry.height, geometry.width, 3) uint8; `rgb` itself where nothing is to be done.
@@ -100,7 +110,7 @@ def apply_geometry(rgb: RgbU8, geometry: Geometry) -> RgbU8:
     inner = _resize(rgb[top:bottom, left:right], geometry.inner_width, geometry.inner_height)
     if inner.shape[:2] == (geometry.height, geometry.width):
         return inner
-    canvas = np.full((geometry.height, geometry.width, 3), _WHITE, dtype=np.uint8)
+    canvas = np.full((geometry.height, geometry.width, 3), border, dtype=np.uint8)
     below, beside = geometry.pad_top + inner.shape[0], geometry.pad_left + inner.shape[1]
     canvas[geometry.pad_top : below, geometry.pad_left : beside] = inner
     return canvas

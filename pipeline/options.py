@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from typing import Any, Literal
 
 from annotators.options import EyeOptions, need
@@ -58,8 +59,12 @@ class GenerateConfig(EyeOptions):
     """Side of the stored image, px; with `--fit bucket` the square root of its area."""
 
     fit: Fit = "crop"
-    """crop: centre crop. pad: white border. stretch: aspect lost. bucket: nearest aspect bucket
+    """crop: centre crop. pad: border. stretch: aspect lost. bucket: nearest aspect bucket
     with sides that are multiples of 64, then centre crop."""
+
+    pad_color: str = "white"
+    """Colour of the border of `--fit pad`: white, black, grey or RRGGBB. Maps have none: there they
+    show their background."""
 
     image_format: ImageFormat = "jpeg"
     """How images that had to change are stored. Ones that already fit keep their own bytes."""
@@ -116,6 +121,18 @@ class GenerateConfig(EyeOptions):
                 "a multiple of 64 with --fit bucket",
                 self.resolution,
             )
+        need(
+            _rgb_of(self.pad_color) is not None,
+            "--pad-color",
+            "white, black, grey or six hexadecimal digits RRGGBB",
+            self.pad_color,
+        )
+        need(
+            self.fit == "pad" or self.pad_color == "white",
+            "--pad-color",
+            "--fit pad",
+            self.fit,
+        )
         need(1 <= self.quality <= 100, "--quality", "1 to 100", self.quality)
         need(self.max_pixels > 0, "--max-pixels", "a positive number", self.max_pixels)
         need(self.min_side is None or self.min_side >= 1, "--min-side", "1 or more", self.min_side)
@@ -140,6 +157,11 @@ class GenerateConfig(EyeOptions):
         return self.min_side if self.min_side is not None else max(1, self.resolution // 2)
 
     @property
+    def border_rgb(self) -> tuple[int, int, int]:
+        """Colour of a padded image's border."""
+        return _rgb_of(self.pad_color) or (255, 255, 255)
+
+    @property
     def source_caption(self) -> SourceCaption:
         """What captions the source is asked for."""
         return _OF_THE_SOURCE.get(self.caption) or self.caption  # type: ignore[return-value]  # the others are the source's own
@@ -161,4 +183,31 @@ class GenerateConfig(EyeOptions):
             for field in dataclasses.fields(self)
             if field.name not in _NOT_IN_RECIPE | _IN_OTHER_RECORDS
         }
-        return recipe | {"min_side": self.smallest_side}
+        recipe["min_side"] = self.smallest_side
+        # Options that only some recipes have: the others stay what they always were, and with
+        # them the identity of data sets that exist.
+        if self.fit == "pad":
+            recipe["pad_color"] = _name_of(self.border_rgb)
+        else:
+            del recipe["pad_color"]
+        return recipe
+
+
+_COLORS = {"white": (255, 255, 255), "black": (0, 0, 0), "grey": (128, 128, 128)}
+
+
+def _rgb_of(color: str) -> tuple[int, int, int] | None:
+    """R, G and B, 0..255, of a name or RRGGBB (with or without #); None if it is neither."""
+    color = color.lower()
+    if color in _COLORS:
+        return _COLORS[color]
+    if re.fullmatch("#?[0-9a-f]{6}", color) is None:
+        return None
+    red, green, blue = bytes.fromhex(color.removeprefix("#"))
+    return red, green, blue
+
+
+def _name_of(rgb: tuple[int, int, int]) -> str:
+    """The one spelling that a recipe has for a colour."""
+    names = {value: name for name, value in _COLORS.items()}
+    return names.get(rgb) or bytes(rgb).hex()

@@ -116,13 +116,15 @@ def stored_size(recipe: Mapping[str, Any]) -> str:
     """Size of the stored images in words, e.g. `512 px, centre crop`."""
     fits = {
         "crop": "{0} x {0} px, centre crop",
-        "pad": "{0} x {0} px, padded with white",
+        "pad": "{0} x {0} px, padded with {1}",
         "stretch": "{0} x {0} px, stretched",
         "bucket": "aspect buckets of about {0} x {0} px",
     }
     if "resolution" not in recipe:
         return "not recorded"
-    words = fits.get(str(recipe.get("fit")), "{0} px").format(recipe["resolution"])
+    words = fits.get(str(recipe.get("fit")), "{0} px").format(
+        recipe["resolution"], recipe.get("pad_color", "white")
+    )
     return words.replace(" x ", " \N{MULTIPLICATION SIGN} ")
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from schemas.border import BORDER_COLUMNS, Border, border_of
 from schemas.errors import ConfigError
 from schemas.manifest import MANIFEST_NAME, Manifest
 from schemas.pixels import MapU8, MapU16, RgbU8, decode_stored_map, decode_stored_rgb
@@ -110,6 +111,17 @@ class Dataset:
         for shard in range(len(self.shards)):
             reader = self._open(shard)
             yield from reader.iter_batches(batch_rows, columns=_listed(columns), use_threads=False)
+
+    def borders(self) -> dict[str, Border]:
+        """Key -> border, of the rows that have one."""
+        if not set(BORDER_COLUMNS) <= set(self.schema.names):
+            return {}
+        found = (
+            (row["key"], border_of(row))
+            for batch in self.batches(["key", *BORDER_COLUMNS])
+            for row in batch.to_pylist()
+        )
+        return {key: border for key, border in found if border is not None}
 
     def rejects(self) -> list[dict[str, Any]]:
         """All reject rows of these shards."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
+from schemas.border import BORDER_COLUMNS
 from schemas.latents import latent_columns
 
 SCHEMA_VERSION = 1
@@ -82,13 +83,16 @@ def triple_schema(conditions: Sequence[Condition], footer: Mapping[str, object])
 
     Args:
         conditions: in the order of their columns.
-        footer: JSON-able; stored under `FOOTER_KEY` of every shard. Where it has `latents`, the
-            columns of moments come last.
+        footer: JSON-able; stored under `FOOTER_KEY` of every shard. Where its recipe pads, there
+            are columns of the border; where it has `latents`, the moments come last.
 
     Returns:
         Schema whose image and map columns are `struct<bytes, path>`.
     """
     fields = [pa.field(name, kind) for name, kind in _BEFORE_CONDITIONS]
+    recipe = footer.get("recipe")
+    if isinstance(recipe, Mapping) and "pad_color" in recipe:
+        fields += [pa.field(name, pa.int32()) for name in BORDER_COLUMNS]
     for condition in conditions:
         fields.append(pa.field(condition.name, _IMAGE))
         for column, kind in condition.stat_columns.items():

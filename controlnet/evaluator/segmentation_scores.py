@@ -76,17 +76,23 @@ class SegmentationScorer:
             raise ValueError(
                 f"need maps of one size, got {found.pixels.shape} and {wanted.pixels.shape}"
             )
-        asked = classes_of(wanted.pixels, self.palette_C3).ravel()
+        labelled = wanted.pixels.any(axis=-1)  # black is no class: the border of a padded image
+        if found is not None:
+            labelled &= found.pixels.any(axis=-1)
+        asked = classes_of(wanted.pixels[labelled][None], self.palette_C3).ravel()
         if found is None:
             unions = np.bincount(asked, minlength=count)
             pooled = np.concatenate([np.zeros(count), unions])
             return {"miou": pooled, "pixel_accuracy": np.array([0.0])}
-        there = classes_of(found.pixels, self.palette_C3).ravel()
+        there = classes_of(found.pixels[labelled][None], self.palette_C3).ravel()
         same = there == asked
         intersections = np.bincount(asked[same], minlength=count)
         sums = np.bincount(asked, minlength=count) + np.bincount(there, minlength=count)
         pooled = np.concatenate([intersections, sums - intersections]).astype(np.float64)
-        return {"miou": pooled, "pixel_accuracy": np.array([float(same.mean())])}
+        return {
+            "miou": pooled,
+            "pixel_accuracy": np.array([float(same.mean()) if same.size else np.nan]),
+        }
 
 
 def _codes(colors: np.ndarray) -> np.ndarray:

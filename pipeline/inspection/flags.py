@@ -13,7 +13,8 @@ from pipeline.inspection.pixels import Pixels
 from pipeline.inspection.scalars import Scalars
 from pipeline.inspection.scene_flags import scene_flags
 from pipeline.inspection.summary import enlarged_rows
-from pipeline.pages import plural
+from pipeline.pages import percent, plural
+from schemas.border import BORDER_COLUMNS
 from schemas.manifest import Manifest
 
 _GREY_SHARE = 0.05
@@ -45,6 +46,7 @@ def drafts(
         *caption_flags(scalars, captions.openings),
         *picture_flags(pixels),
         *source_flags(pixels, enlarged_rows(scalars), scalars),
+        *border_flags(scalars),
         *reject_flags(manifest.planned, manifest.rejected_images),
     ]
     return sorted(found, key=lambda draft: draft.severity != "fix")  # stable: else as above
@@ -135,6 +137,31 @@ def source_flags(pixels: Pixels, enlarged: np.ndarray, scalars: Scalars) -> Iter
             meaning="Enlarged pictures are soft, and softness is learned.",
             advice="Raise --min-side, or lower --resolution.",
             wishes=wishes_for(enlarged),
+        )
+
+
+def border_flags(scalars: Scalars) -> Iterator[Draft]:
+    """Pictures that were padded, and how much of them is border."""
+    numbers = scalars.numbers
+    if not set(BORDER_COLUMNS) <= numbers.keys():
+        return
+    left, top, right, bottom = (numbers[name] for name in BORDER_COLUMNS)
+    inside = (numbers["width"] - left - right) * (numbers["height"] - top - bottom)
+    share = 1 - inside / (numbers["width"] * numbers["height"])
+    order = np.argsort(-share, kind="stable")
+    padded = order[: int((share > 0).sum())]
+    if len(padded):
+        yield Draft(
+            name="padded_images",
+            severity="look",
+            title=f"{plural(len(padded), 'image')} with a border",
+            count=len(padded),
+            of=scalars.rows,
+            meaning=f"{percent(float(np.median(share[padded])))} of such an image is border "
+            f"(median; at most {percent(float(share[padded[0]]))}), and the model learns to paint "
+            "it; maps show nothing there.",
+            advice="--fit crop or bucket has no borders; or choose another --pad-color.",
+            wishes=wishes_for(padded),
         )
 
 

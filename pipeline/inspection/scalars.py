@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.inspection.captions import CaptionTally
+from schemas.border import BORDER_COLUMNS
 from schemas.dataset import Dataset
 from schemas.triple import is_number
 
@@ -61,8 +62,9 @@ def read_scalars(dataset: Dataset) -> Scalars:
     """
     records = dataset.manifest.annotators
     captioner = dataset.manifest.captioner
+    sizes = [*_SIZES, *(name for name in BORDER_COLUMNS if name in dataset.schema.names)]
     stats = [f"{name}_{stat}" for name, record in records.items() for stat in number_stats(record)]
-    numbers: dict[str, list[np.ndarray]] = {name: [] for name in (*_SIZES, *stats)}
+    numbers: dict[str, list[np.ndarray]] = {name: [] for name in (*sizes, *stats)}
     missing: dict[str, list[np.ndarray]] = {name: [] for name in records}
     people: dict[str, list[People]] = {name: [] for name in _people_columns(records)}
     digests: list[bytes] = []

@@ -49,3 +49,14 @@ def test_classes_of_one_colour_are_one_class():
 def test_a_transposed_map_is_of_another_size():
     with pytest.raises(ValueError, match=r"maps of one size, got \(1, 2, 3\) and \(2, 1, 3\)"):
         scored(seen([1, 2]), seen([1], [2]))
+
+
+def test_black_is_no_class_so_a_padded_border_counts_for_nothing():
+    wanted = Seen(
+        pixels=np.concatenate([seen([1, 2]).pixels, np.zeros((1, 2, 3), np.uint8)]), stats={}
+    )
+    found = Seen(
+        pixels=np.concatenate([seen([1, 1]).pixels, np.zeros((1, 2, 3), np.uint8)]), stats={}
+    )
+    assert scored(found, wanted)["pixel_accuracy"] == 0.5
+    assert scored(found, wanted)["miou"] == pytest.approx((1 / 2 + 0) / 2)

@@ -55,6 +55,7 @@ def test_every_option_has_a_flag():
         "source_format": "parquet",
         "resolution": 128,
         "fit": "pad",
+        "pad_color": "black",
         "image_format": "webp",
         "quality": 80,
         "max_pixels": 1000,
@@ -216,8 +217,8 @@ def test_the_help_of_an_option_flows_whatever_the_line_breaks_of_the_source(caps
     out = capsys.readouterr().out
     assert (
         "  --fit {crop,pad,stretch,bucket}\n"
-        "                        crop: centre crop. pad: white border. stretch: aspect\n"
-        "                        lost. bucket: nearest aspect bucket with sides that are\n"
+        "                        crop: centre crop. pad: border. stretch: aspect lost.\n"
+        "                        bucket: nearest aspect bucket with sides that are\n"
         "                        multiples of 64, then centre crop. (default: crop)\n"
     ) in out
 

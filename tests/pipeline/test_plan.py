@@ -249,6 +249,7 @@ CONFIG_CHANGES = {
     "source_format": "images",
     "resolution": 256,
     "fit": "pad",
+    "pad_color": "black",
     "image_format": "png",
     "quality": 90,
     "max_pixels": 1000,
@@ -321,6 +322,9 @@ def test_the_detector_of_persons_matters_to_vitpose_alone():
 @pytest.mark.parametrize("option", CONFIG_CHANGES)
 def test_the_identity_follows_each_option_of_the_recipe(option):
     changes = {option: CONFIG_CHANGES[option]}
+    if option == "pad_color":
+        assert job_of(fit="pad", **changes).identity != job_of(fit="pad").identity
+        return
     if option == "caption_text":
         changes["caption"] = "fixed"
     base = job_of(caption="fixed", caption_text="another") if len(changes) == 2 else job_of()
