@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from annotators.protocol import Annotation
@@ -21,8 +21,9 @@ from controlnet.evaluator.sampler import Request, Sampler, check_size
 from controlnet.evaluator.studio import DTYPES, Studio
 from controlset.commands.sample import SampleConfig
 from controlset.console import progress
+from controlset.pictures import read_map, read_mask, read_photograph
 from schemas.errors import ConfigError
-from schemas.pixels import MapU8, RgbU8, decode_stored_map
+from schemas.pixels import MapU8, RgbU8
 
 _GAP_PX = 4
 _IMG2IMG_STRENGTH = 0.8  # diffusers' default
@@ -142,10 +143,7 @@ def _size(rows: Sequence[_Row]) -> tuple[int, int]:
 
 
 def _as_it_is(path: Path, number: int) -> np.ndarray:
-    """The pixels of a file that holds a map."""
-    with _opened(path, "--hint") as picture:
-        picture.load()
-    return decode_stored_map(path.read_bytes())
+    return read_map(path, "--hint")
 
 
 def _annotated(
@@ -166,8 +164,7 @@ def _annotated(
         annotators.append(spec.load(runtime))
 
     def read(path: Path, number: int) -> np.ndarray:
-        with _opened(path, "--hint") as picture:
-            rgb = np.asarray(picture.convert("RGB"))
+        rgb = read_photograph(path, "--hint")
         (seen,) = annotators[number]([rgb], [path.name])
         if not isinstance(seen, Annotation):
             raise ConfigError(f"--hint {path}: nothing to draw by: {seen.detail}")
@@ -180,25 +177,20 @@ def _given(config: SampleConfig, size: tuple[int, int]) -> tuple[RgbU8 | None, M
     """The picture to start from and the mask, of the hints' size."""
     if config.init_image is None:
         return None, None
-    image = np.asarray(_fitting(config.init_image, "--init-image", size).convert("RGB"))
+    image = read_photograph(config.init_image, "--init-image")
+    _check_fits(image, size, f"--init-image {config.init_image}")
     if config.mask is None:
         return image, None
-    return image, np.asarray(_fitting(config.mask, "--mask", size).convert("L"))
+    mask = read_mask(config.mask, "--mask")
+    _check_fits(mask, size, f"--mask {config.mask}")
+    return image, mask
 
 
-def _fitting(path: Path, option: str, size: tuple[int, int]) -> Image.Image:
-    with _opened(path, option) as picture:
-        if picture.size != size:
-            need, got = (f"{one[0]} x {one[1]}" for one in (size, picture.size))
-            raise ConfigError(f"{option} {path}: need the hint's {need} px, got {got}")
-        return picture.copy()
-
-
-def _opened(path: Path, option: str) -> Image.Image:
-    try:
-        return Image.open(path)
-    except (OSError, UnidentifiedImageError) as error:
-        raise ConfigError(f"{option} {path}: need a picture, got {error}") from error
+def _check_fits(pixels: np.ndarray, size: tuple[int, int], where: str) -> None:
+    found = pixels.shape[1], pixels.shape[0]
+    if found != size:
+        need, got = (f"{one[0]} x {one[1]}" for one in (size, found))
+        raise ConfigError(f"{where}: need the hint's {need} px, got {got}")
 
 
 def _stored(

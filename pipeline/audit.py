@@ -1,12 +1,10 @@
 """One row against itself: sizes, forms, and its maps extracted again from its own image."""
 
 import dataclasses
-import io
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from annotators.protocol import Annotation, Spec, weights_of
 from annotators.registry import spec_from_record
@@ -16,6 +14,7 @@ from pipeline.annotate import Eye, annotate, eye_of, stat_columns
 from schemas.border import border_of
 from schemas.errors import ConfigError, Rejected
 from schemas.latents import LATENTS, LATENTS_FLIPPED, LatentInfo, decode_moments
+from schemas.pictures import checked_header, open_header
 from schemas.pixels import RgbU8, decode_stored_map, decode_stored_rgb
 
 _MODES = {"bilevel": {"1"}, "grey": {"L"}, "grey16": {"I;16"}, "rgb": {"RGB"}}
@@ -24,7 +23,6 @@ _OTHER_PIXELS = 0.001
 """A network's maps are equal on equal processors; others round sums otherwise (DECISIONS.md)."""
 
 _REQUIRED = ("key", "source", "sha256", "image", "width", "height", "original_width")
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError)  # of pictures that Pillow cannot open
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -113,7 +111,7 @@ def check_row(row: Mapping[str, Any], audit: bool, auditor: Auditor) -> RowCheck
             _check_latents(row, auditor.latents, check)
         if audit:
             _audit(row, auditor, check)
-    except _DAMAGE as error:
+    except Rejected as error:
         check.size_findings.append(f"{check.key}: need pictures that open, got {error}")
     return check
 
@@ -161,8 +159,8 @@ def _check_latents(row: Mapping[str, Any], info: LatentInfo, check: RowCheck) ->
 
 
 def _size_and_mode(stored: bytes) -> tuple[tuple[int, int], str]:
-    with Image.open(io.BytesIO(stored)) as picture:
-        return picture.size, picture.mode
+    picture = open_header(checked_header(stored))
+    return picture.size, picture.mode
 
 
 def _audit(row: Mapping[str, Any], auditor: Auditor, check: RowCheck) -> None:

@@ -23,6 +23,7 @@ from pipeline.progress import Stopwatch
 from pipeline.sources import RawImage
 from schemas.border import border_of
 from schemas.errors import Rejected
+from schemas.picture_headers import without_trailer
 from schemas.pixels import RgbU8, decode_stored_rgb
 from schemas.records import ImageRef, RejectRow, reject_of
 
@@ -191,7 +192,8 @@ def _fit(
     """Bytes to store, their extension, and what they decode to."""
     height, width = decoded.rgb.shape[:2]
     if decoded.pristine and geometry.is_identity(width, height):
-        return raw, decoded.extension, decoded.rgb
+        stored = raw if config.keep_metadata else without_trailer(decoded.lean)
+        return stored, decoded.extension, decoded.rgb
     with watch.stage("resize"):
         fitted = apply_geometry(decoded.rgb, geometry, config.border_rgb)
     with watch.stage("encode"):

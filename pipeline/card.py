@@ -96,6 +96,7 @@ def render_card(manifest: Manifest, schema: pa.Schema, *, licence: str = "unknow
                 for split, shards in manifest.splits.items()
             },
             stored_size=stored_size(manifest.recipe),
+            metadata_left_out=_metadata_left_out(manifest.recipe),
             command=_fenced("\n".join(commands_of(manifest)), "sh"),
             columns=list(_columns(manifest, schema)),
             makers=list(_makers(manifest)),
@@ -105,6 +106,12 @@ def render_card(manifest: Manifest, schema: pa.Schema, *, licence: str = "unknow
             first_split=next(iter(_splits_with_rows(manifest)), "train"),
         )
     )
+
+
+def _metadata_left_out(recipe: Mapping[str, Any]) -> bool | None:
+    """None where the release that made the set did not know the option."""
+    kept = recipe.get("keep_metadata")
+    return None if kept is None else not kept
 
 
 def _front_matter(manifest: Manifest, schema: pa.Schema, licence: str) -> str:

@@ -1,72 +1,37 @@
-"""From any bytes to an upright sRGB image, or to the reason why not."""
+"""From any bytes to an upright sRGB image, or to the reason why not.
 
-import contextlib
+Before any decoder sees a picture, its header is read and bounded (`schemas.picture_headers`,
+`pipeline.source_headers`); decoders get the picture without its metadata. JPEG goes through
+simplejpeg, which tells when pixels are lost, everything else through Pillow.
+"""
+
 import dataclasses
-import io
-import logging
-import re
-import struct
-import threading
-import warnings
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
+import cv2
 import numpy as np
-from PIL import (
-    AvifImagePlugin,
-    Image,
-    ImageFile,
-    PngImagePlugin,
-    TiffImagePlugin,
-    UnidentifiedImageError,
-)
+from PIL import AvifImagePlugin, Image, ImageFile, TiffImagePlugin
 
-from pipeline.color import StoredAs, needs_profile, to_srgb
-from pipeline.formats import EXTENSIONS, ends_early, formats, unidentified
+from pipeline.color import GREY_MODES, KNOWN_MODES, StoredAs, is_needed, needs_profile, to_srgb
+from pipeline.formats import EXTENSIONS, ends_early, formats, unknown
+from pipeline.jpeg import check_jpeg, decode_jpeg
+from pipeline.profiles import profile_of
 from pipeline.quiet import silence_libtiff
+from pipeline.source_headers import source_header
 from schemas.errors import Reason, Rejected
+from schemas.picture_headers import Header, orientation_of
+from schemas.pictures import check_pixels, guarded, open_header
 from schemas.pixels import RgbU8
 
 _BAND_PIXELS = 4_000_000  # converted at a time
-_ORIENTATION_TAG = 0x0112
-_TRANSPOSES = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_MOST_WAVELET_PIXELS = 16_000_000  # of a JPEG 2000, as decoded
 
-# What Pillow's decoders raise on damaged files, found by fuzzing; they promise nothing.
-_PILLOW_RAISES = (
-    OSError,
-    EOFError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    OverflowError,
-    MemoryError,
-    RuntimeError,
-    ZeroDivisionError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+_MAY_BE_CUT = frozenset({Reason.CORRUPT, Reason.DAMAGED})
 
-# The limits below replace Pillow's own, which would warn before ours could explain.
-Image.MAX_IMAGE_PIXELS = None
+SmallestUseful = Callable[[int, int], tuple[int, int]]
+
 silence_libtiff()
-PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # 1 MB of metadata is no bomb
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the pool's threads are the parallelism
-_OUR_FILTER = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
-_FILTER_LOCK = threading.Lock()
-# Unless somebody listens: without any handler Python prints what Pillow logs about bad TIFFs.
-logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,11 +52,10 @@ class DecodedImage:
     original_height: int
     extension: str  # of the real format, whatever the file was called
     pristine: bool  # every reader that converts to RGB gets exactly `rgb` from the file's own bytes
+    lean: bytes  # the file without its metadata: equal pixels, where `pristine`
 
 
-def decode(
-    raw: bytes, *, limits: DecodeLimits, smallest_useful: Callable[[int, int], tuple[int, int]]
-) -> DecodedImage:
+def decode(raw: bytes, *, limits: DecodeLimits, smallest_useful: SmallestUseful) -> DecodedImage:
     """Decode a picture of any common format.
 
     EXIF orientation is applied, colour profiles are converted to sRGB, transparency lies on white,
@@ -108,46 +72,137 @@ def decode(
         The image; larger JPEGs may be decoded at 1/2, 1/4 or 1/8 of their size.
 
     Raises:
-        Rejected: EMPTY_FILE, NOT_AN_IMAGE, TRUNCATED, CORRUPT, UNSUPPORTED_PIXELS,
-            TOO_MANY_PIXELS, TOO_SMALL or TOO_ELONGATED; nothing else, for any bytes.
+        Rejected: EMPTY_FILE, NOT_AN_IMAGE, TRUNCATED, CORRUPT, DAMAGED, UNSUPPORTED_PIXELS,
+            TOO_MANY_PIXELS, TOO_SMALL or TOO_ELONGATED.
+        MemoryError: the machine has no room for a picture within the limits.
 
     Cost: 2.1 ms for a 1024x768 JPEG on one core of an AMD EPYC (measured 2026-11-23).
     """
     if not raw:
         raise Rejected(Reason.EMPTY_FILE, "0 bytes")
-    _quieten_pillow()
-    with _rejecting(raw):
-        picture = Image.open(io.BytesIO(raw), formats=formats())
-    with picture:
-        full_size = picture.size
-        _check(full_size, limits)
-        stored_as = _stored_as(picture)
-        _check_tiles(picture, limits)
-        orientation = _orientation(picture) if stored_as.is_jpeg else 1
-        if stored_as.is_jpeg:
-            wanted = smallest_useful(*_turned(full_size, orientation))
-            picture.draft(None, _turned(wanted, orientation))
-        with _rejecting(raw):
-            picture.load()
-        if not stored_as.is_jpeg:
-            orientation = _orientation(picture)  # TIFF turns itself when it is loaded
-            full_size = picture.size
-        return _upright(picture, stored_as, orientation, full_size)
+    try:
+        header = source_header(raw)
+        if header is None or header.format not in formats():
+            raise unknown(raw)
+        _check(header, limits)
+        if header.format == "JPEG" and header.channels in {1, 3}:
+            return _from_jpeg(header, smallest_useful)
+        return _from_pillow(header, smallest_useful)
+    except Rejected as rejected:
+        if rejected.reason in _MAY_BE_CUT and ends_early(raw):
+            raise Rejected(Reason.TRUNCATED, rejected.detail) from rejected
+        raise
 
 
-def _upright(
-    picture: ImageFile.ImageFile, stored_as: StoredAs, orientation: int, full_size: tuple[int, int]
-) -> DecodedImage:
-    upright = picture.transpose(_TRANSPOSES[orientation]) if orientation > 1 else picture
-    width, height = _turned(full_size, orientation)
-    whole = orientation == 1 and picture.size == full_size
+def open_source(raw: bytes, *, max_pixels: int) -> Image.Image:
+    """A picture of any format that is read, with its values as they are: neither turned nor sRGB.
+
+    Raises:
+        Rejected: as `decode`.
+    """
+    header = source_header(raw)
+    if header is None or header.format not in formats():
+        raise unknown(raw)
+    check_pixels(header, max_pixels)
+    picture = open_header(header)
+    with guarded(header.width * header.height):
+        picture.load()
+    return picture
+
+
+def _from_jpeg(header: Header, smallest_useful: SmallestUseful) -> DecodedImage:
+    """Decode at the smallest scale that is useful, the colours converted if they must be."""
+    wanted = _turned(
+        smallest_useful(*_turned((header.width, header.height), header.orientation)),
+        header.orientation,
+    )
+    scale = _scale((header.width, header.height), wanted)
+    pixels = decode_jpeg(header, scale)
+    has_profile = header.profile is not None and is_needed(header.profile)
+    if has_profile:
+        picture = Image.fromarray(pixels if header.channels == 3 else pixels[..., 0])
+        picture.info["icc_profile"] = header.profile
+        with guarded(header.width * header.height):
+            pixels = _to_srgb_in_bands(picture, StoredAs(is_jpeg=True))
+    elif header.channels == 1:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
+    is_plain = not (has_profile or header.several)
+    return _upright(header, pixels, header.orientation, is_plain=is_plain and scale == 1)
+
+
+def _from_pillow(header: Header, smallest_useful: SmallestUseful) -> DecodedImage:
+    """Decode everything that is not an ordinary JPEG."""
+    pixels = header.width * header.height
+    picture = open_header(header)
+    stored_as = _stored_as(picture)
+    orientation = header.orientation
+    if header.format in {"AVIF", "HEIF"}:  # told by boxes, which the plug-in turns into EXIF
+        orientation = orientation_of(picture.info.get("exif") or b"")
+    if header.format == "JPEG2000":
+        _reduce(picture, header, smallest_useful)
+    if header.format == "JPEG":
+        check_jpeg(header)
+    with guarded(pixels):
+        picture.load()
+        _tell_colors(picture, header)
+        is_plain = (
+            header.format in {"PNG", "WEBP"}
+            and picture.mode in {"RGB", "L"}
+            and not picture.has_transparency_data
+            and not needs_profile(picture)
+            and not header.several
+            and not stored_as.raw_mode.startswith("RGB;16")
+        )
+        rgb = _to_srgb_in_bands(picture, stored_as)
+    return _upright(header, rgb, orientation, is_plain=is_plain)
+
+
+def _upright(header: Header, rgb: RgbU8, orientation: int, *, is_plain: bool) -> DecodedImage:
+    width, height = _turned((header.width, header.height), orientation)
     return DecodedImage(
-        rgb=_to_srgb_in_bands(upright, stored_as),
+        rgb=_turn(rgb, orientation),
         original_width=width,
         original_height=height,
-        extension=EXTENSIONS[picture.format or ""],
-        pristine=whole and _is_plain(picture) and not stored_as.raw_mode.startswith("RGB;16"),
+        extension=EXTENSIONS[header.format],
+        pristine=is_plain and orientation == 1,
+        lean=header.lean,
     )
+
+
+def _scale(size: tuple[int, int], wanted: tuple[int, int]) -> int:
+    """1, 2, 4 or 8: what a JPEG can be divided by without getting smaller than wanted."""
+    possible = min(size[0] // wanted[0], size[1] // wanted[1])
+    return next(scale for scale in (8, 4, 2, 1) if possible >= scale or scale == 1)
+
+
+def _reduce(picture: ImageFile.ImageFile, header: Header, smallest_useful: SmallestUseful) -> None:
+    """Decode fewer levels of a JPEG 2000 if that is enough: it takes 0.2 us a pixel."""
+    scale = _scale(picture.size, smallest_useful(*picture.size))
+    levels = min(scale.bit_length() - 1, header.levels)
+    if picture.width * picture.height >> 2 * levels > _MOST_WAVELET_PIXELS:
+        raise Rejected(
+            Reason.TOO_MANY_PIXELS,
+            f"a JPEG 2000 of {picture.width}x{picture.height} takes too long; save it in another "
+            "format",
+        )
+    picture.reduce = levels  # type: ignore[method-assign]  # a setting, in this plug-in
+
+
+def _tell_colors(picture: Image.Image, header: Header) -> None:
+    """Give the picture the profile that its file spells in numbers."""
+    if header.coding is None or picture.mode not in KNOWN_MODES:
+        return
+    profile = profile_of(header.coding, is_grey=picture.mode in GREY_MODES)
+    if profile is not None:
+        picture.info["icc_profile"] = profile
+
+
+def _turn(rgb: RgbU8, orientation: int) -> RgbU8:
+    """Upright pixels of an EXIF orientation."""
+    if orientation in {5, 6, 7, 8}:
+        rgb = cv2.transpose(rgb)
+    flip = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)
+    return rgb if flip is None else cv2.flip(rgb, flip)
 
 
 def _to_srgb_in_bands(picture: Image.Image, stored_as: StoredAs) -> RgbU8:
@@ -166,36 +221,15 @@ def _to_srgb_in_bands(picture: Image.Image, stored_as: StoredAs) -> RgbU8:
     return rgb
 
 
-@contextlib.contextmanager
-def _rejecting(raw: bytes) -> Iterator[None]:
-    """Pillow's many errors become ours. Only Pillow runs inside: our own bugs must fly."""
-    try:
-        yield
-    except UnidentifiedImageError as error:
-        raise unidentified(raw) from error
-    except _PILLOW_RAISES as error:
-        raise Rejected(_reason_of(error, raw), f"{type(error).__name__}: {error}"[:300]) from error
-
-
-def _quieten_pillow() -> None:
-    """Ignore Pillow's warnings: a picture is fine, or it is rejected with a reason.
-
-    `catch_warnings` is not safe in threads, and a filter set at import is lost whenever somebody
-    else's `catch_warnings` ends (pytest does so around each test); so it is looked at each time.
-    """
-    if warnings.filters[:1] != [_OUR_FILTER]:
-        with _FILTER_LOCK:
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-
-
-def _check(size: tuple[int, int], limits: DecodeLimits) -> None:
-    width, height = size
+def _check(header: Header, limits: DecodeLimits) -> None:
+    size = width, height = header.width, header.height
     if width * height > limits.max_pixels:
         raise Rejected(
             Reason.TOO_MANY_PIXELS,
             f"{width}x{height} is more than {limits.max_pixels} pixels; raise --max-pixels if the "
             "file is to be trusted",
         )
+    check_pixels(header, limits.max_pixels)
     if min(size) < limits.min_side:
         raise Rejected(
             Reason.TOO_SMALL,
@@ -209,22 +243,6 @@ def _check(size: tuple[int, int], limits: DecodeLimits) -> None:
         )
 
 
-def _check_tiles(picture: ImageFile.ImageFile, limits: DecodeLimits) -> None:
-    """A small TIFF may claim a huge tile, and libtiff would make room for it."""
-    if not isinstance(picture, TiffImagePlugin.TiffImageFile):
-        return
-    width = picture.tag_v2.get(TiffImagePlugin.TILEWIDTH, 1)
-    height = picture.tag_v2.get(TiffImagePlugin.TILELENGTH, 1)
-    # Tiles end in steps of 16 px, so they may be larger than a small picture.
-    if isinstance(width, int) and isinstance(height, int):
-        largest = max(limits.max_pixels, 4096 * 4096)
-        if width * height > largest:
-            raise Rejected(
-                Reason.TOO_MANY_PIXELS,
-                f"a TIFF tile of {width}x{height} is more than {largest} pixels",
-            )
-
-
 def _stored_as(picture: ImageFile.ImageFile) -> StoredAs:
     """Asked before loading, which forgets it."""
     raw_mode = ""
@@ -234,37 +252,12 @@ def _stored_as(picture: ImageFile.ImageFile) -> StoredAs:
         raw_mode = first if isinstance(first, str) else ""
     tags = picture.tag_v2 if isinstance(picture, TiffImagePlugin.TiffImageFile) else {}
     return StoredAs(
-        is_jpeg=picture.format in {"JPEG", "MPO"},
+        is_jpeg=picture.format == "JPEG",
         raw_mode=raw_mode,
         min_is_white=tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0,
     )
 
 
-def _orientation(picture: Image.Image) -> int:
-    """EXIF orientation 1..8; 1 where it is missing or nonsense."""
-    try:
-        orientation = picture.getexif().get(_ORIENTATION_TAG, 1)
-    except _PILLOW_RAISES:
-        return 1  # a broken EXIF block does not make a broken picture
-    return orientation if orientation in _TRANSPOSES else 1
-
-
 def _turned(size: tuple[int, int], orientation: int) -> tuple[int, int]:
     """Size after the orientation is applied; the same function takes it back."""
     return (size[1], size[0]) if orientation >= 5 else size
-
-
-def _is_plain(picture: ImageFile.ImageFile) -> bool:
-    return (
-        picture.format in {"JPEG", "PNG", "WEBP"}
-        and picture.mode in {"RGB", "L"}
-        and not picture.has_transparency_data
-        and not needs_profile(picture)
-        and getattr(picture, "n_frames", 1) == 1
-    )
-
-
-def _reason_of(error: Exception, raw: bytes) -> Reason:
-    """Pillow says in words whether the file just ends, or the file's own structure does."""
-    says_so = isinstance(error, EOFError) or "truncated" in str(error).lower()
-    return Reason.TRUNCATED if says_so or ends_early(raw) else Reason.CORRUPT

@@ -2,14 +2,15 @@
 
 import functools
 import importlib.util
+import re
 
 from PIL import Image
 
+from pipeline.source_headers import is_tga
 from schemas.errors import Reason, Rejected
 
 EXTENSIONS = {
     "JPEG": "jpg",
-    "MPO": "jpg",
     "PNG": "png",
     "WEBP": "webp",
     "GIF": "gif",
@@ -18,17 +19,40 @@ EXTENSIONS = {
     "AVIF": "avif",
     "HEIF": "heic",
     "JPEG2000": "jp2",
+    "PPM": "ppm",
+    "TGA": "tga",
 }
 """Pillow's name of a format -> extension of its files."""
 
-_HEIC_STARTS = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypmsf1")
+PICTURE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .tif .tiff .bmp .dib .avif .heic .heif .jp2 "
+    ".j2k .jpx .ppm .pgm .pbm .pnm .tga".split()
+)
+"""What files of these formats are called."""
+
 _TAIL = 1024  # bytes; what cameras and editors append after the end mark is short
 _BOX_FORMATS = (b"ftyp", b"jP  ")  # AVIF, HEIF; JPEG 2000
+_STARTS = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|II[*+]\0|MM\0[*+]|"
+    rb"BM....\0\0\0\0|\0\0\0\x0cjP  |\xff\x4f\xff\x51|"
+    rb"....ftyp(?:avi[fs]|hei[cxms]|hevc|mif1|msf1)|P[1-6][\s#]",
+    re.DOTALL,
+)
+_OTHERS = {
+    r"....ftyp(?:hei|hev|mif|msf)": "HEIC: need the package pillow-heif; install it",
+    r"\xff\x0a|\0\0\0\x0cJXL ": "JPEG XL, which is not read here; convert it to PNG",
+    r"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*(?:<!DOCTYPE svg[^>]*>\s*)?<svg": (
+        "SVG, a drawing without pixels; render it to PNG"
+    ),
+    r"8BPS": "Photoshop's own format; export it as PNG",
+    r"\x76\x2f\x31\x01": "OpenEXR, whose values have no known range; convert it to PNG",
+    r"%!PS|\xc5\xd0\xd3\xc6|%PDF": "a document; export its pictures",
+}
 
 
 @functools.cache
 def formats() -> tuple[str, ...]:
-    """What Pillow may open: registered ones only (MPO opens as JPEG); HEIF if the plug-in is there.
+    """What Pillow may open: registered ones only; HEIF if the plug-in is there.
 
     No PostScript, no PDF: nothing that runs code or opens files.
     """
@@ -38,16 +62,21 @@ def formats() -> tuple[str, ...]:
     return tuple(name for name in EXTENSIONS if name in Image.OPEN)
 
 
-def unidentified(raw: bytes) -> Rejected:
-    """Tell a picture with a damaged header from a file that never was a picture."""
-    if raw[4:12] in _HEIC_STARTS and "HEIF" not in formats():
-        return Rejected(Reason.NOT_AN_IMAGE, "HEIC: need the package pillow-heif; install it")
-    magic = raw[:16].ljust(16, b"\0")
-    for name in formats():
-        _, accepts = Image.OPEN[name]
-        if accepts is not None and accepts(magic) is True:
-            reason = Reason.TRUNCATED if ends_early(raw) else Reason.CORRUPT
-            return Rejected(reason, f"starts as {name}, but its header cannot be read")
+def looks_like_picture(head: bytes) -> bool:
+    """Whether a file starts as a picture that is read, whatever it is called.
+
+    Args:
+        head: its first bytes, 32 or more.
+    """
+    return _STARTS.match(head) is not None or is_tga(head)
+
+
+def unknown(raw: bytes) -> Rejected:
+    """Say what a file is that is no picture of ours."""
+    head = raw[:1000].decode("latin-1")
+    for starts, name in _OTHERS.items():
+        if re.match(starts, head, re.DOTALL):
+            return Rejected(Reason.NOT_AN_IMAGE, name)
     return Rejected(Reason.NOT_AN_IMAGE, f"no known picture format, starts with {raw[:8]!r}")
 
 

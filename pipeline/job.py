@@ -18,7 +18,7 @@ from pipeline.options import GenerateConfig
 from pipeline.sources import SourceSpec
 from schemas.triple import SCHEMA_VERSION, Condition, triple_schema
 
-PIPELINE_REVISION = 1
+PIPELINE_REVISION = 2
 """Bump when decode, geometry, encode or planning may change a stored byte."""
 
 BATCH_IMAGES = 8

@@ -72,6 +72,10 @@ class GenerateConfig(EyeOptions):
     quality: int = 95
     """JPEG or WebP quality, 1..100."""
 
+    keep_metadata: bool = False
+    """Leave EXIF (places, names, devices), XMP and comments in images that keep their own bytes.
+    Without it they are taken out; not one pixel changes."""
+
     max_pixels: int = 100_000_000
     """Larger pictures are rejected unread (decompression bombs)."""
 

@@ -16,6 +16,7 @@ from pipeline.pages import (
 from pipeline.reasons import advice_for
 from schemas.errors import Reason
 from schemas.manifest import Manifest
+from schemas.pictures import of_row
 from schemas.pixels import MapU8, MapU16, RgbU8, decode_stored_map, decode_stored_rgb
 
 _BUDGET_BYTES = 1_000_000
@@ -130,14 +131,15 @@ def stored_size(recipe: Mapping[str, Any]) -> str:
 
 def _decode(row: Mapping[str, Any], conditions: Sequence[str]) -> _Decoded:
     stored = {name: row.get(name) for name in conditions}
-    return _Decoded(
-        row=row,
-        image=decode_stored_rgb(row["image"]["bytes"]),
-        maps={
-            name: None if cell is None else decode_stored_map(cell["bytes"])
-            for name, cell in stored.items()
-        },
-    )
+    with of_row(f"row {row['key']}"):
+        return _Decoded(
+            row=row,
+            image=decode_stored_rgb(row["image"]["bytes"]),
+            maps={
+                name: None if cell is None else decode_stored_map(cell["bytes"])
+                for name, cell in stored.items()
+            },
+        )
 
 
 def _cards_within_budget(decoded: Sequence[_Decoded], manifest: Manifest) -> Sequence[_Card]:

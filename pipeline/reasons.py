@@ -18,6 +18,7 @@ ADVICE: Mapping[str, str] = {
     Reason.NOT_AN_IMAGE: "No known picture format: often an HTML error page. Fetch it again.",
     Reason.TRUNCATED: "Ends before its last pixel: a download that broke off. Fetch it again.",
     Reason.CORRUPT: "Starts as a picture, but does not decode. Fetch it again.",
+    Reason.DAMAGED: "Some of its pixels are lost, e.g. the lower half is grey. Fetch it again.",
     Reason.UNSUPPORTED_PIXELS: "Pixel values of unknown range, e.g. float TIFF. Convert it first.",
     Reason.TOO_MANY_PIXELS: "Larger than --max-pixels; raise that if you trust the source.",
     Reason.TOO_SMALL: "The shorter side is under --min-side; it would have to be enlarged a lot.",

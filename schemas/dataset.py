@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from schemas.border import BORDER_COLUMNS, Border, border_of
 from schemas.errors import ConfigError
 from schemas.manifest import MANIFEST_NAME, Manifest
+from schemas.pictures import of_row
 from schemas.pixels import MapU8, MapU16, RgbU8, decode_stored_map, decode_stored_rgb
 from schemas.triple import image_columns
 
@@ -164,16 +165,22 @@ def example(row: Mapping[str, Any], conditions: Sequence[str]) -> Example:
     Args:
         row: column -> value as `Dataset.row` gives it.
         conditions: which of its columns are maps; those that the row lacks are left out.
+
+    Raises:
+        ConfigError: a picture that does not decode.
     """
     stored_maps = {name: row[name] for name in conditions if name in row}
+    with of_row(f"row {row['key']}"):
+        image = decode_stored_rgb(row["image"]["bytes"])
+        maps = {
+            name: None if stored is None else decode_stored_map(stored["bytes"])
+            for name, stored in stored_maps.items()
+        }
     return Example(
         key=row["key"],
         text=row.get("text"),
-        image=decode_stored_rgb(row["image"]["bytes"]),
-        maps={
-            name: None if stored is None else decode_stored_map(stored["bytes"])
-            for name, stored in stored_maps.items()
-        },
+        image=image,
+        maps=maps,
         fields={
             name: value
             for name, value in row.items()

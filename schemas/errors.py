@@ -32,6 +32,7 @@ class Reason(enum.StrEnum):
     NOT_AN_IMAGE = "not_an_image"  # no known picture format
     TRUNCATED = "truncated"  # ends before its last pixel
     CORRUPT = "corrupt"  # a known format that does not decode
+    DAMAGED = "damaged"  # it decodes, but some of its pixels are lost
     UNSUPPORTED_PIXELS = "unsupported_pixels"  # e.g. float TIFF, whose range is not known
     TOO_MANY_PIXELS = "too_many_pixels"
     TOO_SMALL = "too_small"

@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import UInt8, UInt16
 from PIL import Image
 
+from schemas.pictures import guarded, load_picture
+
 RgbU8 = UInt8[np.ndarray, "_ _ 3"]
 MapU8 = UInt8[np.ndarray, "_ _"]
 MapU16 = UInt16[np.ndarray, "_ _"]
@@ -25,8 +27,12 @@ def decode_stored_rgb(stored: bytes) -> RgbU8:
 
     Returns:
         (H, W, 3) uint8, 0..255, RGB order.
+
+    Raises:
+        Rejected: neither JPEG nor PNG nor WebP, larger than any that is stored, or damaged.
     """
-    with Image.open(io.BytesIO(stored)) as picture:
+    picture = load_picture(stored)
+    with guarded(picture.width * picture.height):
         return np.asarray(picture.convert("RGB"))
 
 
@@ -39,8 +45,12 @@ def decode_stored_map(stored: bytes) -> MapU8 | MapU16 | RgbU8:
     Returns:
         (H, W) uint8 for 1-bit (values 0 and 255) and grey maps, (H, W) uint16 for 16-bit ones,
         (H, W, 3) uint8 for RGB.
+
+    Raises:
+        Rejected: as `decode_stored_rgb`.
     """
-    with Image.open(io.BytesIO(stored)) as picture:
+    picture = load_picture(stored)
+    with guarded(picture.width * picture.height):
         if picture.mode == "I;16":
             return np.asarray(picture).astype(np.uint16)
         return np.asarray(picture if picture.mode == "RGB" else picture.convert("L"))

@@ -11,6 +11,7 @@ from controlnet.evaluator.fidelity import frechet_distance
 from controlnet.evaluator.scores import Aggregate, Estimate
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
+from schemas.pictures import of_row
 from schemas.pixels import decode_stored_rgb
 
 RESAMPLES = 200  # of a distance, which costs more than a mean
@@ -68,7 +69,8 @@ def real_features(base: Base, data: str, size: tuple[int, int]) -> np.ndarray:
     """
     pictures: list[np.ndarray] = []
     for batch in open_dataset(data, split="train").batches(["image"]):
-        decoded = (decode_stored_rgb(row["image"]["bytes"]) for row in batch.to_pylist())
+        with of_row(data):
+            decoded = [decode_stored_rgb(row["image"]["bytes"]) for row in batch.to_pylist()]
         pictures += [one for one in decoded if one.shape[:2] == size]
         if len(pictures) >= _REAL:
             break

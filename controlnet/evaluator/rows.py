@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from controlnet.evaluator.scores import Seen
 from schemas.dataset import Dataset, open_dataset
 from schemas.errors import ConfigError
+from schemas.pictures import of_row
 from schemas.pixels import RgbU8, decode_stored_map, decode_stored_rgb
 
 _COLUMNS = ("key", "text", "width", "height", "image")
@@ -29,12 +30,14 @@ class Row:
     @property
     def image(self) -> RgbU8:
         """The real picture."""
-        return decode_stored_rgb(self.stored_image)
+        with of_row(f"row {self.key}"):
+            return decode_stored_rgb(self.stored_image)
 
     @property
     def wanted(self) -> Seen:
         """The map that a picture is asked to obey."""
-        return Seen(pixels=decode_stored_map(self.stored_map), stats=self.stats)
+        with of_row(f"row {self.key}"):
+            return Seen(pixels=decode_stored_map(self.stored_map), stats=self.stats)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -14,8 +14,9 @@ from jaxtyping import Bool, Float16, Float32, Int64, UInt8
 from torch import Tensor
 
 from controlnet.trainer.draws import Draw
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, Rejected
 from schemas.latents import decode_moments
+from schemas.picture_headers import stored_header
 from schemas.pixels import MapU8, MapU16, RgbU8
 
 _DEEPEST = 65535  # of a 16-bit map
@@ -104,11 +105,17 @@ def decode_map(row: StoredRow) -> MapU8 | MapU16 | RgbU8:
 def _decoded(row: StoredRow, stored: bytes | None, flags: int, column: str) -> np.ndarray:
     if not stored:
         raise row.unreadable(column, "nothing")
-    pixels = cv2.imdecode(np.frombuffer(stored, np.uint8), flags)
-    if pixels is None:
+    try:
+        header = stored_header(stored)  # before OpenCV makes room for what a cell claims to hold
+    except Rejected as rejected:
+        raise row.unreadable(column, str(rejected)) from rejected
+    if header is None:
+        raise row.unreadable(column, f"{len(stored)} bytes that are no JPEG, PNG or WebP")
+    if (header.height, header.width) != row.size:
+        raise row.unreadable(column, f"{header.width}x{header.height} px")
+    pixels = cv2.imdecode(np.frombuffer(header.lean, np.uint8), flags)
+    if pixels is None or pixels.shape[:2] != row.size:
         raise row.unreadable(column, f"{len(stored)} bytes that do not decode")
-    if pixels.shape[:2] != row.size:
-        raise row.unreadable(column, f"{pixels.shape[1]}x{pixels.shape[0]} px")
     return pixels
 
 

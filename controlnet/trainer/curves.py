@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,7 +14,8 @@ from controlnet.trainer.journal import METRICS, PROBES, SAMPLES, read_lines
 from controlnet.trainer.judge import Map
 from controlnet.trainer.mosaic import mosaic_of
 from controlnet.trainer.probe import Bounds
-from schemas.pixels import RgbU8
+from schemas.errors import ConfigError, Rejected
+from schemas.pixels import RgbU8, decode_stored_rgb
 
 _ROWS, _COLUMNS = 8, 8
 _INK, _CONTROL, _FAINT, _MARK = "#1f2933", "#2864d8", "#9aa5b1", "#d64545"
@@ -68,7 +68,10 @@ def draw_strips(folder: Path, maps: Sequence[Map], real: Sequence[RgbU8]) -> Non
     width = real[0].shape[1]
     columns = [("condition", [_shown(one) for one in maps])]
     for number in chosen.astype(int):
-        strip = cv2.cvtColor(cv2.imread(str(files[number])), cv2.COLOR_BGR2RGB)
+        try:
+            strip = decode_stored_rgb(files[number].read_bytes())
+        except Rejected as rejected:
+            raise ConfigError(f"{files[number]}: need a picture, got {rejected}") from rejected
         samples = [strip[:, x : x + width] for x in range(0, strip.shape[1], width)]
         columns.append((f"step {int(files[number].stem.removeprefix('step-'))}", samples))
     columns.append(("real, via VAE", list(real)))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from controlnet.trainer.folder import CONFIG_NAME, SUMMARY_NAME
 from controlnet.trainer.journal import METRICS, PROBES, SAMPLES, read_lines
@@ -26,9 +25,9 @@ from controlset.report.records import (
     Value,
 )
 from schemas.dataset import filesystem_of, read_manifest
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, Rejected
 from schemas.manifest import Manifest
-from schemas.pixels import RgbU8
+from schemas.pixels import RgbU8, decode_stored_rgb
 
 DOCUMENT, FORMAT, VERSION = "evaluation.json", "controlset-evaluation", 1
 
@@ -253,9 +252,8 @@ def _sizes(protocol: Mapping[str, Any]) -> list[tuple[int, int]]:
 def read_rgb(path: Path) -> RgbU8 | None:
     """A picture; None where it cannot be read."""
     try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, UnidentifiedImageError):
+        return decode_stored_rgb(path.read_bytes())
+    except (OSError, Rejected):
         return None
 
 

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from controlnet.trainer.mosaic import mosaic_of
 from controlset.report.canvas import DPI, Plate, saved, styled
 from controlset.report.records import Evaluation, PictureView
+from schemas.errors import Rejected
+from schemas.pixels import decode_stored_rgb
 
 _ROWS, _ACROSS = 4, 2
 _COLUMNS = ("condition", "sample", "seen in it", "original", "no control")
@@ -44,9 +45,8 @@ def draw_sheet(found: Evaluation) -> Plate | None:
 def _pixels(path: Path) -> np.ndarray | None:
     """The picture, uint8 HxWx3; None where it is gone or torn, as the page says of it."""
     try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except OSError:
+        return decode_stored_rgb(path.read_bytes())
+    except (OSError, Rejected):
         return None
 
 

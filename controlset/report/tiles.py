@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from controlset.report.gather import read_rgb
 from controlset.report.records import PictureView, Sample
 from controlset.report.words import plain
 from pipeline.pages import MapForm, data_uri, map_thumbnail, photo_jpeg
+from schemas.errors import Rejected
+from schemas.pictures import read_picture
 
 _SIDE_PX = 224
 _LOSSLESS_PX = 96  # so small a picture is shown as it is, without blocks of JPEG
@@ -154,10 +155,9 @@ def _encoded_photo(path: Path) -> tuple[bytes, bool] | None:
 
 def _encoded_map(path: Path) -> tuple[bytes, bool] | None:
     try:
-        with Image.open(path) as picture:
-            grey = picture.mode in {"1", "L"}
-            pixels = np.asarray(picture.convert("L" if grey else "RGB"))
-    except (OSError, UnidentifiedImageError):
+        picture = read_picture(path)
+        pixels = np.asarray(picture.convert("L" if picture.mode in {"1", "L"} else "RGB"))
+    except (OSError, Rejected):
         return None
     return map_thumbnail(pixels, _SIDE_PX, _form(pixels)), max(pixels.shape[:2]) <= _LOSSLESS_PX
 

@@ -4,6 +4,7 @@ import functools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,7 +26,8 @@ from pipeline.workshop import Workshop
 from pipeline.write import ParquetFileWriter
 from schemas.errors import ConfigError, Reason
 from schemas.manifest import FileRecord, ShardRecord
-from schemas.pixels import decode_stored_rgb
+from schemas.pictures import of_row
+from schemas.pixels import RgbU8, decode_stored_rgb
 from schemas.records import RejectRow
 from schemas.triple import FOOTER_KEY
 
@@ -97,7 +99,7 @@ def add_columns(
     watch = Stopwatch()
     rows = batch.to_pylist()
     with watch.stage("decode stored"):
-        images = [decode_stored_rgb(row["image"]["bytes"]) for row in rows]
+        images = [_stored_image(row, job) for row in rows]
     rejects: list[RejectRow] = []
     if captioner is not None:
         rejects.extend(add_captions(rows, images, captioner, watch))
@@ -106,6 +108,11 @@ def add_columns(
     if latents is not None and job.new_latents is not None:
         rejects.extend(add_latents(rows, images, job.new_latents, latents, watch))
     return BatchResult(rows=rows, rejects=rejects, images=len(rows), seconds=watch.seconds)
+
+
+def _stored_image(row: Mapping[str, Any], job: Addition) -> RgbU8:
+    with of_row(f"{job.output}: row {row['key']}"):
+        return decode_stored_rgb(row["image"]["bytes"])
 
 
 def _batches(reader: pq.ParquetFile, job: Addition, workshop: Workshop) -> Iterator[BatchResult]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,8 @@ import pyarrow as pa
 from PIL import Image
 
 from pipeline.inspection.leak import SOFT_CONDITIONS, leak
+from schemas.errors import Rejected
+from schemas.pictures import checked_header, guarded, open_header
 from schemas.pixels import decode_stored_map
 
 SIGNATURE = 8 * 8 * 3
@@ -27,7 +28,6 @@ GREY_SPREAD = 4.0
 _DRAFT_PX = 64  # twice what pHash looks at: JPEG skips most of its work to get there
 _BLANK_DEVIATION = 1.0  # grey levels of 255
 _BLANK_SHARE = 0.001  # of values that are not zero
-_DAMAGE = (OSError, SyntaxError, ValueError)  # what Pillow's decoders raise on broken files
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,10 +119,12 @@ def _reduced(stored: bytes) -> Image.Image | None:
     nothing here looks at details.
     """
     try:
-        with Image.open(io.BytesIO(stored)) as picture:
+        header = checked_header(stored)
+        picture = open_header(header)
+        with guarded(header.width * header.height):
             picture.draft("RGB", (_DRAFT_PX, _DRAFT_PX))
             small = picture.convert("RGB")
-    except _DAMAGE:
+    except Rejected:
         return None
     small.thumbnail((_DRAFT_PX, _DRAFT_PX), Image.Resampling.BOX)
     return small
@@ -143,7 +145,7 @@ def _decoded(stored: bytes) -> np.ndarray | None:
     """A map's pixels; None if it does not decode."""
     try:
         return decode_stored_map(stored)
-    except _DAMAGE:
+    except Rejected:
         return None
 
 

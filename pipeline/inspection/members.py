@@ -9,6 +9,7 @@ from pipeline.inspection.model import Group, Member
 from pipeline.inspection.scalars import Scalars
 from pipeline.pages import form_of, map_thumbnail, photo_jpeg
 from schemas.dataset import Dataset
+from schemas.errors import Rejected
 from schemas.pixels import decode_stored_map, decode_stored_rgb
 
 THUMBNAIL_PX = 144
@@ -87,7 +88,7 @@ def _photo(cell: Mapping[str, bytes] | None) -> bytes | None:
         return None
     try:
         return photo_jpeg(decode_stored_rgb(cell["bytes"]), THUMBNAIL_PX)
-    except (OSError, SyntaxError, ValueError):
+    except Rejected:
         return None
 
 
@@ -97,5 +98,5 @@ def _map(dataset: Dataset, row: Mapping[str, dict[str, bytes]], name: str | None
     form = form_of(dataset.manifest.annotators[name])
     try:
         return map_thumbnail(decode_stored_map(row[name]["bytes"]), THUMBNAIL_PX, form)
-    except (OSError, SyntaxError, ValueError):
+    except Rejected:
         return None

@@ -58,6 +58,7 @@ def test_every_option_has_a_flag():
         "pad_color": "black",
         "image_format": "webp",
         "quality": 80,
+        "keep_metadata": True,
         "max_pixels": 1000,
         "min_side": 9,
         "max_aspect": 2.5,

@@ -26,7 +26,7 @@ from schemas.errors import Reason
 from schemas.records import printable
 
 ROW = frozenset({"row"})
-DAMAGED = frozenset({Reason.TRUNCATED, Reason.CORRUPT, Reason.NOT_AN_IMAGE})
+DAMAGED = frozenset({Reason.TRUNCATED, Reason.CORRUPT, Reason.DAMAGED, Reason.NOT_AN_IMAGE})
 LIMITS = frozenset({Reason.TOO_MANY_PIXELS, Reason.TOO_SMALL, Reason.TOO_ELONGATED})
 ANY_PICTURE = ROW | DAMAGED | LIMITS | {Reason.UNSUPPORTED_PIXELS}
 BROKEN = frozenset({Reason.BROKEN_CONTAINER})
@@ -201,7 +201,7 @@ def _impostors(rng: random.Random) -> Iterator[Picture]:
         "gzip": b"\x1f\x8b\x08" + rng.randbytes(60),
     }
     for kind, raw in contents.items():
-        allowed = frozenset({Reason.NOT_AN_IMAGE})
+        allowed = ROW if kind in {"ppm", "tga"} else frozenset({Reason.NOT_AN_IMAGE})
         yield Picture(name=f"really-{kind}.jpg", raw=raw, allowed=allowed, what="impostor")
     empty = frozenset({Reason.EMPTY_FILE})
     yield Picture(name="empty.jpg", raw=b"", allowed=empty, what="empty")

@@ -252,6 +252,7 @@ CONFIG_CHANGES = {
     "pad_color": "black",
     "image_format": "png",
     "quality": 90,
+    "keep_metadata": True,
     "max_pixels": 1000,
     "min_side": 8,
     "max_aspect": 2.0,
