@@ -110,7 +110,7 @@ def _decoded(row: StoredRow, stored: bytes | None, flags: int, column: str) -> n
     except Rejected as rejected:
         raise row.unreadable(column, str(rejected)) from rejected
     if header is None:
-        raise row.unreadable(column, f"{len(stored)} bytes that are no JPEG, PNG or WebP")
+        raise row.unreadable(column, f"{len(stored)} bytes that do not decode")
     if (header.height, header.width) != row.size:
         raise row.unreadable(column, f"{header.width}x{header.height} px")
     pixels = cv2.imdecode(np.frombuffer(header.lean, np.uint8), flags)
