@@ -1,9 +1,11 @@
 """The console command: finds the subcommand, turns expected failures into one line.
 
-Exit status: 0 done, 1 finished with an unmet check, 2 wrong use or configuration, 130 interrupted.
+Exit status: 0 done, 1 finished with an unmet check, 2 wrong use or configuration, or a machine that
+lacks what is needed (room, memory, rights), 130 interrupted, 141 nobody reads the output any more.
 """
 
 import difflib
+import errno
 import importlib
 import io
 import logging
@@ -16,6 +18,7 @@ from collections.abc import Sequence
 from controlset import __version__
 from controlset.interrupt import INTERRUPTED, can_be_interrupted, interrupted, leaving_at_once
 from schemas.errors import ConfigError
+from schemas.printable import NotWritten, flush, printable_lines, say
 
 COMMANDS = {
     "generate": "photographs -> a data set of images, captions and condition maps",
@@ -57,17 +60,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit status.
+
+    Raises:
+        SystemExit: status 0, after the help of a command.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # names of files need not fit the terminal
+            stream.reconfigure(errors="backslashreplace")  # names need not fit the terminal
     given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        try:
+            status = _answer(given)
+        except SystemExit:
+            flush()
+            raise
+        flush()  # here, where what goes wrong can still be told
+        return status
+    except NotWritten as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), error.stream.fileno())  # for Python's own flush
+        if isinstance(error.__cause__, BrokenPipeError):  # `controlset inspect … | head`
+            return 141
+        return _say(f"controlset: standard output: need room to write, got {error}", 2)
+
+
+def _answer(given: Sequence[str]) -> int:
     if not given or given[0] in {"-h", "--help"}:
         lines = "\n".join(f"  {name:<12} {text}" for name, text in COMMANDS.items())
-        print(HELP.format(commands=lines), end="", file=sys.stdout if given else sys.stderr)
+        say(*HELP.format(commands=lines).splitlines(), error=not given)
         return 0 if given else 2
     if given[0] == "--version":
-        print(f"controlset {__version__}")
+        say(f"controlset {__version__}")
         return 0
     name = given[0]
     if name not in COMMANDS:
@@ -80,6 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(name: str, arguments: Sequence[str]) -> int:
     logging.getLogger().addFilter(_without_apitools)
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Printable())
     interrupts = _counted_interrupts()
     try:
         with leaving_at_once(name):
@@ -87,14 +111,36 @@ def _run(name: str, arguments: Sequence[str]) -> int:
         return command.run(arguments)
     except ConfigError as error:
         return _say(f"controlset {name}: {error}", 2)
-    except BrokenPipeError:  # `controlset inspect … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except BaseException as error:
         # Beam and native code may turn the interrupt into another exception on its way out.
         if interrupts or isinstance(error, KeyboardInterrupt):
             return _say(interrupted(name), INTERRUPTED)
-        raise
+        said = _lack_of_the_machine(error)
+        if said is None:
+            raise
+        return _say(f"controlset {name}: {said}", 2)
+
+
+# What the system refuses whatever we do: room, rights, handles, a name or a disk that will not do.
+_REFUSED = frozenset(
+    getattr(errno, name, 0)
+    for name in (
+        *("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "EIO", "ENOMEM", "EMFILE"),
+        *("ENFILE", "ENAMETOOLONG", "ELOOP", "ENOTDIR", "EISDIR", "ESTALE", "EAGAIN"),
+    )
+)
+
+
+def _lack_of_the_machine(error: BaseException) -> str | None:
+    """What to say of a failure that is the system's refusal; None: it is a bug or an outage."""
+    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+        return "need more memory, got no more; use fewer --num-workers, or another machine"
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
+        return f"{error.object}: need a name in UTF-8 here, got bytes that are none; rename it"
+    if not isinstance(error, OSError) or error.errno not in _REFUSED:
+        return None
+    where = f"{error.filename}: " if error.filename is not None else ""
+    return f"{where}need the system to allow it, got {error.strerror or error}"
 
 
 def _counted_interrupts() -> list[int]:
@@ -115,6 +161,16 @@ def _without_apitools(record: logging.LogRecord) -> bool:
     return "apitools not found" not in record.getMessage()
 
 
+class _Printable(logging.Formatter):
+    """What libraries log, with the names in it as harmless as in our own lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(super().format(record))
+
+
 def _say(line: str, status: int) -> int:
-    print(" ".join(line.split()), file=sys.stderr)
+    try:
+        say(" ".join(line.split()), error=True)
+    except NotWritten as error:  # the status alone says it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), error.stream.fileno())
     return status

@@ -5,8 +5,8 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from schemas.printable import say
+from schemas.terminal import Terminal, progress_bar
 
 _PLAIN_LINE_S = 5.0
 
@@ -16,9 +16,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def results() -> Console:
+def results() -> Terminal:
     """Where results go: standard output."""
-    return Console()
+    return Terminal()
 
 
 @contextlib.contextmanager
@@ -31,23 +31,22 @@ def progress(doing: str) -> Iterator[Callable[[int, int], None]]:
     Yields:
         A function to call with (done, total); any thread may call it.
     """
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _plain_lines(doing, console)
+    terminal = Terminal(error=True)
+    if not terminal.is_terminal:
+        yield _plain_lines(doing)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+    with progress_bar(terminal, transient=True) as bar:
         task = bar.add_task(doing, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _plain_lines(doing: str, console: Console) -> Callable[[int, int], None]:
+def _plain_lines(doing: str) -> Callable[[int, int], None]:
     last = time.monotonic()
 
     def advance(done: int, total: int) -> None:
         nonlocal last
         if time.monotonic() - last >= _PLAIN_LINE_S:
             last = time.monotonic()
-            console.print(f"{doing}: {done:,} of {total:,}", highlight=False)
+            say(f"{doing}: {done:,} of {total:,}", error=True)
 
     return advance

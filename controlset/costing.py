@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from pipeline.scale.cost import Estimate
 from pipeline.scale.figures import Figures
 from pipeline.scale.simulation import Faults
+from schemas.terminal import Terminal
 
 _UNITS = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"))
 
@@ -18,7 +18,7 @@ def print_estimates(
     parts: Sequence[str],
     figures: Figures,
     faults: Faults,
-    console: Console,
+    console: Terminal,
 ) -> None:
     """Print a column for each size, then what the numbers rest on.
 
@@ -36,9 +36,9 @@ def print_estimates(
     rows = [_column(one) for one in found]
     for name in rows[0]:
         table.add_row(name, *(column[name] for column in rows))
-    console.print(table, highlight=False)
+    console.print(table)
     for line in _grounds(parts, figures, faults):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.tell(line)
 
 
 def _column(one: Estimate) -> dict[str, str]:

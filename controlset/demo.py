@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
 
 from controlnet import nano
 from controlnet.evaluator.settings import EvaluateConfig
 from controlnet.nano.scenes import SIZE_PX, draw, random_scene
 from controlnet.trainer import recipes
-from controlset.console import progress, results
+from controlset.console import progress
 from pipeline.adding.options import AddConfig
 from pipeline.options import GenerateConfig
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
 from schemas.manifest import MANIFEST_NAME
+from schemas.printable import say
 
 _LAST = "not-a-picture.png"  # written last: all pictures are there
 _VALIDATION = 0.04
@@ -55,19 +55,19 @@ def demo(options: Demo) -> int:
     from pipeline.adding.launch import add
     from pipeline.launch import generate
 
-    started_s, out = time.monotonic(), results()
+    started_s = time.monotonic()
     shapes, data, run = (options.output / name for name in ("shapes", "dataset", "run"))
     if options.source is None:
-        _told(out, "1/4", f"drawing {options.pictures:,} pictures with captions")
+        _told("1/4", f"drawing {options.pictures:,} pictures with captions")
         draw_shapes(shapes, options.pictures, options.seed)
-    _told(out, "2/4", "pictures -> image, caption and Canny map, on Apache Beam")
+    _told("2/4", "pictures -> image, caption and Canny map, on Apache Beam")
     if not _has_latents(data):
         generate(_data_config(options, shapes, data), show=True)
         # encoding is a third of a nano step; `generate` will not touch a set that was added to
         add(AddConfig(output=str(data), latents=str(nano.base_folder()), device="cpu"), show=True)
-    _told(out, "3/4", f"training a ControlNet on the nano base, {options.steps:,} steps of 32")
+    _told("3/4", f"training a ControlNet on the nano base, {options.steps:,} steps of 32")
     _train(options, data, run)
-    _told(out, "4/4", "does it obey? sampling, looking again, comparing")
+    _told("4/4", "does it obey? sampling, looking again, comparing")
     config = EvaluateConfig(
         run=(str(run),),
         data=str(data),
@@ -80,7 +80,7 @@ def demo(options: Demo) -> int:
     if report is not None:
         shutil.copyfile(report, options.output / "report.html")
     minutes = (time.monotonic() - started_s) / 60
-    out.print(_closing(options, document, minutes), highlight=False, markup=False, soft_wrap=True)
+    say(*_closing(options, document, minutes))
     return 0
 
 
@@ -160,11 +160,11 @@ def _is_finished(run: Path, steps: int) -> bool:
     return summary["stopped_by"] is None and summary["step"] == steps
 
 
-def _told(out: Console, number: str, text: str) -> None:
-    out.print(f"\n[bold]{number}[/bold]  {text}", highlight=False, soft_wrap=True)
+def _told(number: str, text: str) -> None:
+    say("", f"{number}  {text}")
 
 
-def _closing(options: Demo, document: dict[str, Any], minutes: float) -> str:
+def _closing(options: Demo, document: dict[str, Any], minutes: float) -> list[str]:
     """The headline numbers, and where to look."""
     headline = document["measures"][0]
     values = {one["row"]: one["values"][headline["name"]] for one in document["rows"]}
@@ -182,16 +182,15 @@ def _closing(options: Demo, document: dict[str, Any], minutes: float) -> str:
     bin_ = "" if shutil.which("controlset") == str(here / "controlset") else f"{_near(here)}/"
     wanted, text = (document["pictures"][0][name] for name in ("wanted", "text"))
     hint = options.output / "evaluation" / wanted
-    return "\n".join(
-        [
-            "",
-            *lines,
-            f"\nlook:  {options.output}/report.html   ({minutes:.1f} min in this run)",
-            f"       {options.output}/dataset/preview.html, {options.output}/run/strips.png",
-            f"then:  {bin_}controlset sample --run {options.output}/run --hint {hint} \\",
-            f'         --prompt "{text}" --output {options.output}/sample.png',
-        ]
-    )
+    return [
+        "",
+        *lines,
+        "",
+        f"look:  {options.output}/report.html   ({minutes:.1f} min in this run)",
+        f"       {options.output}/dataset/preview.html, {options.output}/run/strips.png",
+        f"then:  {bin_}controlset sample --run {options.output}/run --hint {hint} \\",
+        f'         --prompt "{text}" --output {options.output}/sample.png',
+    ]
 
 
 def _interval(one: dict[str, Any]) -> str:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from annotators.options import EyeOptions
 from annotators.protocol import CaptionSpec, Spec, weights_of
@@ -17,6 +16,8 @@ from annotators.registry import CAPTIONERS, available, captioner_of, specs_of
 from annotators.runtime import Runtime
 from annotators.weights import Weights, is_here, locate, sha256_of
 from schemas.errors import ConfigError
+from schemas.printable import printable
+from schemas.terminal import Terminal
 
 _BOX = box.SIMPLE_HEAD  # without lines between columns, so that names fit into 80
 
@@ -171,7 +172,7 @@ def _plain(options: EyeOptions, **changes: Any) -> EyeOptions:
     return EyeOptions(**values | asked | changes)
 
 
-def print_entries(found: Sequence[Entry], console: Console) -> None:
+def print_entries(found: Sequence[Entry], console: Terminal) -> None:
     """A table, then what is wrong with annotators that cannot be used."""
     table = Table(title="Annotators, captioners and their weights", title_justify="left", box=_BOX)
     table.add_column("name", no_wrap=True)
@@ -185,10 +186,10 @@ def print_entries(found: Sequence[Entry], console: Console) -> None:
             lines += [entry.weights.file or entry.weights.hub_id, entry.weights.licence]
         color = "green" if entry.ready and entry.released is not False else "yellow"
         name = entry.name if entry.name != before else ""
-        text = escape("\n".join(lines))
-        table.add_row(escape(name), text, entry.size, f"[{color}]{entry.state}[/]")
+        text = Text("\n".join(map(printable, lines)))
+        table.add_row(name, text, entry.size, Text(entry.state, style=color))
         before = entry.name
     console.print(table)
     for entry in found:
         if entry.problem is not None:
-            console.print(escape(f"{entry.name}: {entry.problem}"), highlight=False, soft_wrap=True)
+            console.tell(f"{entry.name}: {entry.problem}")

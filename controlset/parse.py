@@ -16,6 +16,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from schemas.errors import ConfigError
+from schemas.printable import say
 
 Options = TypeVar("Options")
 
@@ -84,7 +85,7 @@ def parse_known(
             )
     except SystemExit as stop:
         if stop.code in {0, None}:
-            print(_readable(helptext.getvalue()))
+            say(*_readable(helptext.getvalue()).splitlines())
             raise
         raise _mistake(box.getvalue(), command, arguments, flags_of(kind)) from None
     return options, list(unknown)

@@ -6,8 +6,8 @@ from typing import Any
 _COLUMNS = 5  # measures that fit a terminal; evaluation.json has all
 
 
-def table(document: Mapping[str, Any]) -> str:
-    """Rows and measures, 95 % intervals of the headline; then differences between runs."""
+def table(document: Mapping[str, Any]) -> list[str]:
+    """Lines: rows and measures, 95 % intervals of the headline; then differences between runs."""
     measures = document["measures"][:_COLUMNS]
     headline = measures[0]
     names = [_name(row) for row in document["rows"]]
@@ -35,7 +35,7 @@ def table(document: Mapping[str, Any]) -> str:
             )
     lines += [f"warning: {text}" for text in document["warnings"]]
     lines += [f"not measured: {one['measure']}: {one['why']}" for one in document["missing"]]
-    return "\n".join(lines)
+    return lines
 
 
 def unmet(document: Mapping[str, Any], expected: float | None) -> str | None:

@@ -18,11 +18,11 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
     WorkerOptions,
 )
-from rich.console import Console
 
 from pipeline.options import GenerateConfig
 from pipeline.store import is_local
 from schemas.errors import ConfigError
+from schemas.printable import say
 
 if TYPE_CHECKING:
     from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
@@ -233,7 +233,7 @@ def _heard(told: _Told) -> Iterator[None]:
 
 
 def _say(message: str) -> None:
-    Console(stderr=True).print(message, highlight=False, markup=False, soft_wrap=True)
+    say(message, error=True)
 
 
 def _reason(error: "DataflowRuntimeException") -> str:

@@ -5,13 +5,13 @@ import threading
 import time
 from collections.abc import Iterator
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from pipeline.finish import PREVIEW_NAME
 from pipeline.progress import Tally
 from schemas.manifest import Manifest
+from schemas.printable import say
+from schemas.terminal import Terminal, progress_bar
 
 _REFRESH_S = 0.2
 _PLAIN_LINE_S = 5.0
@@ -20,10 +20,10 @@ _PLAIN_LINE_S = 5.0
 @contextlib.contextmanager
 def watched(tally: Tally) -> Iterator[None]:
     """Show progress meanwhile: a bar on a terminal, a line every few seconds elsewhere."""
-    console = Console(stderr=True)
+    terminal = Terminal(error=True)
     stop = threading.Event()
-    show = _bar if console.is_terminal else _lines
-    watcher = threading.Thread(target=show, args=(tally, console, stop), name="progress")
+    show = _bar if terminal.is_terminal else _lines
+    watcher = threading.Thread(target=show, args=(tally, terminal, stop), name="progress")
     watcher.start()
     try:
         yield
@@ -32,16 +32,9 @@ def watched(tally: Tally) -> Iterator[None]:
         watcher.join()
 
 
-def _bar(tally: Tally, console: Console, stop: threading.Event) -> None:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]}"),
-        TextColumn("{task.fields[rejects]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
+def _bar(tally: Tally, terminal: Terminal, stop: threading.Event) -> None:
+    fields = ("{task.fields[speed]}", "{task.fields[rejects]}")
+    with progress_bar(terminal, *fields) as progress:
         task = progress.add_task("listing", total=None, speed="", rejects="")
         while True:
             last = stop.wait(_REFRESH_S)
@@ -57,25 +50,25 @@ def _bar(tally: Tally, console: Console, stop: threading.Event) -> None:
                 return
 
 
-def _lines(tally: Tally, console: Console, stop: threading.Event) -> None:
+def _lines(tally: Tally, _terminal: Terminal, stop: threading.Event) -> None:
     while not stop.wait(_PLAIN_LINE_S):
         if tally.planned is None:
-            console.print("listing …", highlight=False)
+            say("listing …", error=True)
             continue
         speed = tally.images_per_second
         left = f"{(tally.planned - tally.done) / speed:.0f} s left" if speed else "starting"
-        console.print(
+        say(
             f"{time.strftime('%H:%M:%S')} {tally.done:,} of {tally.planned:,} images, "
             f"{speed_text(speed)}, {tally.rejected:,} rejected, {left}",
-            highlight=False,
-            soft_wrap=True,
+            error=True,
         )
 
 
 def show_result(manifest: Manifest, tally: Tally, output: str) -> None:
     """Print the final table of a run."""
-    console = Console()
-    table = Table(title=f"Data set {output}", title_justify="left", show_header=False)
+    terminal = Terminal()
+    terminal.tell(f"Data set {output}", style="italic")
+    table = Table(show_header=False)
     table.add_row("images planned", f"{manifest.planned:,}")
     for split, shards in manifest.splits.items():
         rows = sum(shard.data.rows for shard in shards)
@@ -91,8 +84,8 @@ def show_result(manifest: Manifest, tally: Tally, output: str) -> None:
         table.add_section()
         for stage, seconds in sorted(tally.stage_seconds.items(), key=lambda item: -item[1]):
             table.add_row(f"{stage}, summed over threads", f"{seconds:,.1f} s")
-    console.print(table)
-    console.print(f"preview: {output}/{PREVIEW_NAME}", highlight=False, soft_wrap=True)
+    terminal.print(table)
+    terminal.tell(f"preview: {output}/{PREVIEW_NAME}")
 
 
 def shards_text(number: int) -> str:

@@ -6,13 +6,13 @@ Dataflow hands to the launcher back into a command line.
 
 import dataclasses
 import json
-import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from pipeline.options import GenerateConfig
+from schemas.printable import say
 
 _NOT_PARAMETERS = frozenset({"dry_run", "beam_args", "num_workers"})
 """Of the terminal, of Beam, and of the job's environment (Dataflow's own numWorkers)."""
@@ -123,5 +123,4 @@ def _help() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    json.dump(metadata(), sys.stdout, indent=2, ensure_ascii=False)
-    sys.stdout.write("\n")
+    say(*json.dumps(metadata(), indent=2, ensure_ascii=False).split("\n"))

@@ -36,6 +36,7 @@ from pipeline.store import check_place, is_local, read_text
 from pipeline.workshop import workshops
 from schemas.errors import ConfigError
 from schemas.manifest import MANIFEST_NAME, Manifest
+from schemas.printable import printable
 from schemas.records import ImageRef
 
 AnyJob = TypeVar("AnyJob", bound=Job)
@@ -156,7 +157,10 @@ def dry_run(config: GenerateConfig) -> str:
         if ref.problem is not None:
             problems[ref.problem.reason] += 1
     layout = lay_out(counts, shard_rows=config.shard_rows)
-    lines = [f"source: {config.source} ({job.source.kind})", f"output: {config.output}"]
+    lines = [
+        f"source: {printable(config.source)} ({job.source.kind})",
+        f"output: {printable(config.output)}",
+    ]
     lines += [f"{name}: {_plain(value)}" for name, value in config.recipe().items()]
     lines += [f"annotator {name}: {_plain(record)}" for name, record in job.annotators.items()]
     if job.captioner_record is not None:

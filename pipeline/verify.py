@@ -12,9 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from annotators.runtime import Runtime, resolve_device, use_one_thread_each
 from pipeline.adding.recover import recover
@@ -30,6 +29,7 @@ from pipeline.filecheck import (
 from schemas.dataset import filesystem_of, read_manifest
 from schemas.manifest import Manifest, ShardRecord
 from schemas.records import unit_interval
+from schemas.terminal import Terminal
 
 Progress = Callable[[int, int], None]
 
@@ -191,20 +191,22 @@ def _checked_rows(
                 yield shard.split, failed
 
 
-def print_verification(report: VerifyReport, console: Console) -> None:
+def print_verification(report: VerifyReport, console: Terminal) -> None:
     """A line for each check, then what was found, then one sentence."""
-    table = Table(title=f"Verification of {report.path}", title_justify="left")
+    console.tell(f"Verification of {report.path}", style="italic")
+    table = Table()
     table.add_column("check")
     table.add_column("looked at", justify="right")
     table.add_column("found", justify="right")
     for check in report.checks:
-        found = "[green]nothing[/]" if not check.found else f"[red]{check.found:,}[/]"
+        number = Text(f"{check.found:,}", style="red")
+        found = number if check.found else Text("nothing", style="green")
         table.add_row(check.name, f"{check.looked_at:,}", found)
     console.print(table)
     for check in report.checks:
         for finding in check.findings:
-            console.print(f"[red]✗[/] {escape(finding)}", highlight=False, soft_wrap=True)
+            console.tell(f"✗ {finding}")
         if check.found > len(check.findings):
-            console.print(f"  and {check.found - len(check.findings):,} more: {check.name}")
+            console.tell(f"  and {check.found - len(check.findings):,} more: {check.name}")
     verdict = "every check passed" if report.ok else "not every check passed"
-    console.print(f"{report.path}: {verdict}", highlight=False, soft_wrap=True)
+    console.tell(f"{report.path}: {verdict}")

@@ -20,15 +20,18 @@ import grpc
 from apache_beam.portability.api import beam_fn_api_pb2 as messages
 from apache_beam.portability.api import beam_fn_api_pb2_grpc as services
 
+from schemas.printable import say
+
 # Gone at once when the stream is: a shard that nobody waits for any more is not written to its end.
 # A broken stream raises errors of many classes; whichever it is, it goes to the log and ends it.
 _WORKER = """
 import os, sys
 from apache_beam.runners.worker.sdk_worker import SdkHarness
+from schemas.printable import say
 try:
     SdkHarness(sys.argv[1], worker_id=sys.argv[2], data_buffer_time_limit_ms=-1).run()
 except Exception as error:
-    print(f"worker {sys.argv[2]}: {error}".splitlines()[0], file=sys.stderr, flush=True)
+    say(f"worker {sys.argv[2]}: {error}".splitlines()[0], error=True)
 os._exit(0)
 """
 _SECONDS_TO_END = 5  # after SIGTERM
@@ -51,7 +54,7 @@ class WorkerPool(services.BeamFnExternalWorkerPoolServicer):
             return messages.StartWorkerResponse(error=str(error))
         with self._lock:
             self._workers = [one for one in self._workers if one.poll() is None] + [worker]
-        print(f"worker {request.worker_id}: process {worker.pid}", file=sys.stderr, flush=True)
+        say(f"worker {request.worker_id}: process {worker.pid}", error=True)
         return messages.StartWorkerResponse()
 
     def StopWorker(self, request: Any, context: Any) -> Any:  # noqa: N802  # gRPC's name
@@ -107,11 +110,11 @@ def main() -> int:
         server = serve(pool, chosen.host, chosen.port)
     except RuntimeError:
         place = f"{chosen.host}:{chosen.port}"
-        print(f"worker pool: need a free port, got {place}; choose another --port", file=sys.stderr)
+        say(f"worker pool: need a free port, got {place}; choose another --port", error=True)
         return 2
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    print(f"worker pool: listening at {chosen.host}:{chosen.port}", file=sys.stderr, flush=True)
+    say(f"worker pool: listening at {chosen.host}:{chosen.port}", error=True)
     ended.wait()
     server.stop(0)
     pool.close()

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 import tyro
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from rich.progress import track
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -29,6 +28,7 @@ from controlnet.nano.denoiser import (
 )
 from controlnet.nano.scenes import Scene, random_scene
 from controlnet.nano.words import write_tokenizer
+from schemas.printable import say
 
 _VAE, _DENOISER = "vae", "unet"
 
@@ -64,14 +64,14 @@ def build(config: BuildConfig) -> None:
     write_tokenizer(config.output / "tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(config.output / "tokenizer")
     vae = _autoencoder(config)
-    print(f"VAE after {(time.monotonic() - started_s) / 60:.1f} min")
+    say(f"VAE after {(time.monotonic() - started_s) / 60:.1f} min")
     torch.manual_seed(config.seed + 1)
     unet, text = new_unet(), new_text_encoder(len(tokenizer))
     data = _latents(vae, tokenizer, config)
     steps = train_denoiser(unet, text, data, steps=config.denoiser_steps, seed=config.seed)
     _follow(steps, config.denoiser_steps, "denoiser")
     _save(config.output, vae, text, tokenizer, unet)
-    print(f"done after {(time.monotonic() - started_s) / 60:.1f} min: {config.output}")
+    say(f"done after {(time.monotonic() - started_s) / 60:.1f} min: {config.output}")
 
 
 def _autoencoder(config: BuildConfig) -> AutoencoderKL:
@@ -99,7 +99,7 @@ def _latents(vae: AutoencoderKL, tokenizer: CLIPTokenizer, config: BuildConfig) 
     encoded: list[Tensor] = []
     captions: list[str] = []
     with torch.inference_mode():
-        for _ in track(range(config.scenes // 32), description="latents"):
+        for _ in range(config.scenes // 32):
             scenes = _scenes(rng, 32)
             captions += [scene.caption for scene in scenes]
             encoded.append(vae.encode(pictures(scenes)).latent_dist.mean.contiguous())
@@ -116,12 +116,12 @@ def _scenes(rng: np.random.Generator, count: int) -> list[Scene]:
 
 
 def _follow(losses: Iterator[float], steps: int, what: str) -> None:
-    """Run a training with a progress bar; prints the mean loss of every tenth of it."""
+    """Run a training; prints the mean loss of every tenth of it."""
     since: list[float] = []
-    for step, loss in enumerate(track(losses, total=steps, description=what), start=1):
+    for step, loss in enumerate(losses, start=1):
         since.append(loss)
         if step % max(1, steps // 10) == 0:
-            print(f"{what} {step}/{steps}: loss {np.mean(since):.4f}", flush=True)
+            say(f"{what} {step}/{steps}: loss {np.mean(since):.4f}")
             since.clear()
 
 

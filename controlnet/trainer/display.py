@@ -2,14 +2,8 @@
 
 import time
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from schemas.printable import say
+from schemas.terminal import Terminal, progress_bar
 
 _LINE_EVERY_S = 10.0
 
@@ -24,20 +18,13 @@ class Display:
     """
 
     def __init__(self, steps: int, *, done: int, visible: bool) -> None:
-        self._console = Console(stderr=True)
+        terminal = Terminal(error=True)
         self._visible = visible
-        self._bar = visible and self._console.is_terminal
+        self._bar = visible and terminal.is_terminal
         self._steps, self._last_line_s = steps, 0.0
         self._obedience = ""
-        self._progress = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._bar,
-        )
+        self._progress = progress_bar(terminal, "{task.fields[status]}")
+        self._progress.disable = not self._bar
         self._task = self._progress.add_task("training", total=steps, completed=done, status="")
 
     def __enter__(self) -> "Display":
@@ -60,7 +47,7 @@ class Display:
         due = time.monotonic() - self._last_line_s >= _LINE_EVERY_S or step == self._steps
         if self._visible and not self._bar and due:
             self._last_line_s = time.monotonic()
-            self._console.print(f"step {step}/{self._steps}  {status}", highlight=False)
+            say(f"step {step}/{self._steps}  {status}", error=True)
 
     def probed(self, adherence: float | None, gain: float) -> None:
         """Show what a probe saw, from now on."""
@@ -70,4 +57,4 @@ class Display:
     def say(self, line: str) -> None:
         """One line that stays."""
         if self._visible:
-            self._console.print(line, highlight=False, soft_wrap=True)
+            say(line, error=True)

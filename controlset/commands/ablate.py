@@ -1,5 +1,6 @@
 """`controlset ablate`."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from controlnet.ablations.config import AblationConfig
 from controlset.interrupt import leaving_at_once
 from controlset.parse import parse
 from schemas.errors import ConfigError
+from schemas.printable import say
 
 COMMAND = "controlset ablate"
 
@@ -23,8 +25,6 @@ def run(arguments: Sequence[str]) -> int:
         example=f"{COMMAND} --data shapes-set --output ablation",
     )
     with leaving_at_once("ablate"):
-        from rich.console import Console
-
         from annotators.runtime import Runtime
         from controlnet.ablations.table import ablate
         from controlnet.nano import base_folder
@@ -37,16 +37,13 @@ def run(arguments: Sequence[str]) -> int:
             f"--condition: need maps that are compared pixel by pixel, got {config.condition}; "
             "take canny"
         )
-    console = Console(stderr=True)
-
-    def tell(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    tell = functools.partial(say, error=True)
 
     stopped_by = ablate(config, judge, base=str(base_folder()), tell=tell)
     if isinstance(stopped_by, int):
         tell("stopped by a signal; the same command goes on")
         return 128 + stopped_by
     folder = Path(config.output)
-    print((folder / "ablation.md").read_text(), end="")
+    say(*(folder / "ablation.md").read_text(encoding="utf-8").splitlines())
     tell(f"look: {folder}/ablation.png {folder}/ablation.json")
     return 0

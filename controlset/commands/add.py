@@ -10,6 +10,7 @@ from controlnet import nano
 from controlset.interrupt import leaving_at_once, load_arrow
 from controlset.parse import parse
 from pipeline.adding.options import AddConfig
+from schemas.printable import say
 
 COMMAND = "controlset add"
 
@@ -42,7 +43,7 @@ def run(arguments: Sequence[str]) -> int:
 
         load_arrow()
     if config.dry_run:
-        print(launch.dry_run(config))
+        say(*launch.dry_run(config).split("\n"))
     else:
         launch.add(config, show=True)
     return 0

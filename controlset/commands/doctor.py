@@ -1,7 +1,6 @@
 """`controlset doctor`."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,11 +9,11 @@ import tyro
 from annotators.options import EyeOptions
 from controlset.interrupt import leaving_at_once
 from controlset.parse import parse
+from schemas.printable import say, say_json
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from controlset.inventory import Entry
+    from schemas.terminal import Terminal
 
 COMMAND = "controlset doctor"
 
@@ -56,11 +55,11 @@ def run(arguments: Sequence[str]) -> int:
     found = entries(names, options, variants=not options.conditions)
     unready = [entry for entry in found if not entry.ready] if options.conditions else []
     if options.json:
-        print(json.dumps({**facts, "annotators": [_plain(entry) for entry in found]}, indent=1))
+        say_json({**facts, "annotators": [_plain(entry) for entry in found]})
     else:
         _show(facts, found, results())
         for entry in unready:
-            print(f"not ready: {entry.name}: {entry.problem or f'{_title(entry)} is missing'}")
+            say(f"not ready: {entry.name}: {entry.problem or f'{_title(entry)} is missing'}")
     return 1 if unready else 0
 
 
@@ -83,7 +82,7 @@ def _plain(entry: "Entry") -> dict[str, Any]:
     }
 
 
-def _show(facts: Mapping[str, Any], found: Sequence["Entry"], console: "Console") -> None:
+def _show(facts: Mapping[str, Any], found: Sequence["Entry"], console: "Terminal") -> None:
     from controlset.inventory import print_entries
 
     hardware, room = facts["hardware"], facts["room"]
@@ -105,9 +104,9 @@ def _show(facts: Mapping[str, Any], found: Sequence["Entry"], console: "Console"
     }
     width = max(map(len, lines))
     for name, text in lines.items():
-        console.print(f"{name:<{width}}  {text}", highlight=False, soft_wrap=True, markup=False)
-    console.print()
+        console.tell(f"{name:<{width}}  {text}")
+    console.tell("")
     print_entries(found, console)
     for entry in found:
         if entry.path is not None:
-            console.print(f"{entry.name}: {entry.path}", highlight=False, soft_wrap=True)
+            console.tell(f"{entry.name}: {entry.path}")

@@ -10,6 +10,7 @@ from controlnet.evaluator.settings import EvaluateConfig
 from controlset.configuration import as_flags, read_yaml, value_of
 from controlset.interrupt import leaving_at_once, load_arrow
 from controlset.parse import parse
+from schemas.printable import say
 
 COMMAND = "controlset evaluate"
 
@@ -36,11 +37,11 @@ def run(arguments: Sequence[str]) -> int:
         return 0  # a helper process of `accelerate launch`
     from controlset.verdict import table, unmet
 
-    print(table(document))
-    print(f"\nlook: {report or f'{config.output}/evaluation.json'}")
+    say(*table(document), "")
+    say(f"look: {report or f'{config.output}/evaluation.json'}")
     problem = unmet(document, config.expect)
     if problem:
-        print(problem)
+        say(problem)
     return 1 if problem else 0
 
 

@@ -9,6 +9,7 @@ import tyro
 
 from controlset.interrupt import leaving_at_once
 from controlset.parse import parse
+from schemas.printable import say
 
 COMMAND = "controlset export"
 
@@ -44,5 +45,5 @@ def run(arguments: Sequence[str]) -> int:
         from controlnet.export import export
     exported = export(options.run, options.output, layout=options.format, precision=options.dtype)
     size = f"{exported.size_bytes / 1e6:,.1f} MB"
-    print(f"{exported.path}: {exported.tensors} tensors, {size}; {exported.readers}")
+    say(f"{exported.path}: {exported.tensors} tensors, {size}; {exported.readers}")
     return 0

@@ -12,6 +12,7 @@ from controlset.interrupt import leaving_at_once, load_arrow
 from controlset.parse import flags_of, need, parse_known, unknown_argument
 from pipeline.options import GenerateConfig
 from schemas.errors import ConfigError
+from schemas.printable import say
 
 COMMAND = "controlset generate"
 
@@ -41,7 +42,7 @@ def run(arguments: Sequence[str]) -> int:
 
         load_arrow()
     if config.dry_run:
-        print(launch.dry_run(config))
+        say(*launch.dry_run(config).split("\n"))
     else:
         launch.generate(config, show=True)
     return 0

@@ -9,6 +9,7 @@ import tyro
 
 from controlset.interrupt import leaving_at_once, load_arrow
 from controlset.parse import need, parse
+from schemas.printable import say
 
 COMMAND = "controlset sample"
 _DIR = tyro.conf.arg(metavar="DIR")
@@ -127,5 +128,5 @@ def run(arguments: Sequence[str]) -> int:
 
         load_arrow()
     for path in draw(config):
-        print(path)
+        say(path)
     return 0

@@ -1,7 +1,6 @@
 """`controlset scale`."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
@@ -11,6 +10,7 @@ import tyro
 from annotators.options import EyeOptions
 from controlset.interrupt import leaving_at_once, load_arrow
 from controlset.parse import need, parse
+from schemas.printable import say, say_json
 
 with leaving_at_once("scale"):
     from pipeline.scale.cost import CAPTION, Cluster, Prices
@@ -119,7 +119,7 @@ def run(arguments: Sequence[str]) -> int:
         for n in options.images
     ]
     if options.json:
-        print(json.dumps(_plain(figures, cluster, prices, faults, found), indent=1))
+        say_json(_plain(figures, cluster, prices, faults, found))
     else:
         print_estimates(found, parts, figures, faults, results())
     if options.chart is not None:
@@ -129,7 +129,7 @@ def run(arguments: Sequence[str]) -> int:
         drawn = draw_scale(swept, figures.core_seconds(parts), cluster, faults)
         options.chart.write_bytes(drawn)
         if not options.json:
-            print(f"chart: {options.chart}")
+            say(f"chart: {options.chart}")
     return 0
 
 

@@ -1,7 +1,6 @@
 """`controlset train`."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ from controlnet.trainer.config import TrainConfig
 from controlset.configuration import as_flags, read_yaml, value_of
 from controlset.interrupt import leaving_at_once
 from controlset.parse import parse
+from schemas.printable import say, say_json
 
 COMMAND = "controlset train"
 
@@ -24,11 +24,11 @@ def run(arguments: Sequence[str]) -> int:
     with leaving_at_once("train"):
         config = _config(arguments)
         if config.dry_run:
-            print(json.dumps(dataclasses.asdict(config), indent=1))
+            say_json(dataclasses.asdict(config))
             return 0
         from controlset.training import train
     outcome = train(config)
-    print(_told(config, outcome))
+    say(*_told(config, outcome))
     return 0 if outcome.stopped_by is None else 128 + outcome.stopped_by
 
 
@@ -66,7 +66,7 @@ def _recipe(given: Sequence[str]) -> list[str]:
     return as_flags(changed, but=given, kind=TrainConfig)
 
 
-def _told(config: TrainConfig, outcome: Any) -> str:
+def _told(config: TrainConfig, outcome: Any) -> list[str]:
     """What came out, and what to do next."""
     lines = [
         f"{outcome.step} steps in {outcome.seconds / 60:.1f} min "
@@ -87,4 +87,4 @@ def _told(config: TrainConfig, outcome: Any) -> str:
         lines.append(f"look: {config.output}/curves.png {config.output}/strips.png")
     if outcome.stopped_by is not None:
         lines.append("stopped by a signal; go on with the same command and --resume")
-    return "\n".join(lines)
+    return lines

@@ -10,6 +10,7 @@ from annotators.options import EyeOptions
 from controlset.interrupt import leaving_at_once
 from controlset.parse import need, parse
 from schemas.errors import ConfigError
+from schemas.printable import say
 
 if TYPE_CHECKING:
     from controlset.inventory import Entry
@@ -46,7 +47,7 @@ def run(arguments: Sequence[str]) -> int:
     """Fetch or list weights."""
     action = arguments[0] if arguments else None
     if action in {"-h", "--help"}:
-        print(_HELP, end="")
+        say(*_HELP.splitlines())
         raise SystemExit(0)
     actions = {"fetch": _fetch, "list": _list}
     if action not in actions:
@@ -75,23 +76,23 @@ def _fetch(arguments: Sequence[str]) -> int:
     runtime = Runtime(weights=options.weights, offline=options.offline)
     fetch(weights_for(names, options), runtime)
     for entry in entries(names, options, models_too=True):
-        print(_described(entry))
+        say(*_described(entry))
     if options.weights:
-        print(f"use them with --weights {options.weights} or CONTROLSET_WEIGHTS={options.weights}")
+        say(f"use them with --weights {options.weights} or CONTROLSET_WEIGHTS={options.weights}")
     return 0
 
 
-def _described(entry: "Entry") -> str:
+def _described(entry: "Entry") -> list[str]:
     """Name, file, size, licence, hash and place, in a form that can be copied."""
     if entry.weights is None:
-        return f"{entry.name}: needs none"
+        return [f"{entry.name}: needs none"]
     same = {True: " (the released file)", False: " (not the released file)", None: ""}
-    return (
-        f"{entry.name}: {entry.weights.title}, {entry.size}\n"
-        f"  licence {entry.weights.licence}\n"
-        f"  sha256  {entry.sha256}{same[entry.released]}\n"
-        f"  in      {entry.path}"
-    )
+    return [
+        f"{entry.name}: {entry.weights.title}, {entry.size}",
+        f"  licence {entry.weights.licence}",
+        f"  sha256  {entry.sha256}{same[entry.released]}",
+        f"  in      {entry.path}",
+    ]
 
 
 def _list(arguments: Sequence[str]) -> int:

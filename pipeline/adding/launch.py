@@ -29,6 +29,7 @@ from pipeline.workshop import at_work, workshop_of, workshops
 from schemas.dataset import filesystem_of, read_manifest
 from schemas.errors import ConfigError
 from schemas.manifest import MANIFEST_NAME, FileRecord, Manifest, ShardRecord
+from schemas.printable import printable
 
 _BASIS_NAME = "basis"
 """What staged shards were made from and for; others are of no use."""
@@ -78,7 +79,10 @@ def dry_run(config: AddConfig) -> str:
     job = resolve(config, pending_manifest(output) or _manifest_of(output), download=False)
     if job.is_empty:
         return f"{output}: has everything that is asked for"
-    lines = [f"data set: {output}, {job.old.rows:,} rows in {shards_text(len(job.old.shards))}"]
+    lines = [
+        f"data set: {printable(output)}, {job.old.rows:,} rows "
+        f"in {shards_text(len(job.old.shards))}"
+    ]
     lines += [f"condition {spec.name}: {_plain(job.annotators[spec.name])}" for spec in job.specs]
     if job.captioner is not None:
         lines.append(f"captions: {_plain(job.captioner_record)}")

@@ -2,30 +2,31 @@
 
 from collections.abc import Iterator
 
-from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from pipeline.inspection.model import Captions, ConditionFacts, Histogram, Inspection, Member
-from pipeline.pages import is_share, number, percent, plural, shortened, size, visible
+from pipeline.pages import is_share, number, percent, plural, shortened, size
+from schemas.printable import printable
+from schemas.terminal import Terminal
 
 _NAME_LIMIT = 60
 _EXAMPLES = 3
 _STYLES = {"fix": "bold red", "look": "yellow"}
 
 
-def print_inspection(inspection: Inspection, console: Console) -> None:
+def print_inspection(inspection: Inspection, console: Terminal) -> None:
     """Print what was found; names out of the data are shown literally.
 
     Args:
         inspection: from `inspect_dataset`.
-        console: a rich console; markup inside data has no effect on it.
+        console: where to.
     """
-    table = Table(title=Text(f"Data set {visible(inspection.path)}"), title_justify="left")
-    table.show_header = False
+    console.tell(f"Data set {inspection.path}", style="italic")
+    table = Table(show_header=False)
     for name, value in _facts(inspection):
-        table.add_row(Text(name), Text(value))
+        table.add_row(name, value)
     console.print(table)
     console.print()
     if not inspection.flags:
@@ -33,7 +34,9 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
         return
     for flag in inspection.flags:
         title = Text(f"{flag.severity}  ", style=_STYLES[flag.severity])
-        title.append(visible(flag.title), style="bold").append(f"  {flag.share_text}", style="dim")
+        title.append(printable(flag.title), style="bold").append(
+            f"  {flag.share_text}", style="dim"
+        )
         console.print(title)
         console.print(_indented(f"{flag.meaning} {flag.advice}"))
         if flag.examples:
@@ -74,7 +77,7 @@ def _caption_facts(captions: Captions) -> Iterator[tuple[str, str]]:
     yield "  over 77 tokens", f"{number(captions.over_77_tokens)} (estimated)"
     for source in captions.sources:
         words = f"{number(source.rows)}, median {source.words_median:.0f} words"
-        yield f"  {visible(source.name)}", f"{words}, {number(source.repetitive)} repetitive"
+        yield f"  {source.name}", f"{words}, {number(source.repetitive)} repetitive"
 
 
 def _condition_facts(condition: ConditionFacts) -> Iterator[tuple[str, str]]:
@@ -97,5 +100,5 @@ def _range(counted: Histogram, unit: str, *, is_share: bool = False) -> str:
 
 
 def _name(member: Member) -> str:
-    name, left_out = shortened(visible(member.source), _NAME_LIMIT)
+    name, left_out = shortened(printable(member.source), _NAME_LIMIT)
     return name + ("…" if left_out else "")

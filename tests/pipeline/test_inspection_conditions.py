@@ -1,13 +1,11 @@
 """What is wrong with maps of each kind: found where it was put, and nowhere else."""
 
-import io
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from annotators.registry import record_of
 from annotators.runtime import Runtime
@@ -16,6 +14,7 @@ from pipeline.inspection import inspect_dataset, print_inspection, render_inspec
 from pipeline.inspection.leak import LEAK_LIMIT, leak
 from pipeline.inspection.map_flags import density_limits
 from schemas.pixels import encode_map_png
+from schemas.terminal import Terminal
 from tests.pipeline.every_kind import (
     CAPTIONED,
     EVERY_KIND,
@@ -151,16 +150,17 @@ def test_the_range_of_depth_is_counted(defective):
     assert (counted.smallest, counted.median, counted.largest) == (0, 10, 10)
 
 
-def test_page_terminal_and_json_show_it(defective):
+def test_page_terminal_and_json_show_it(defective, capsys, monkeypatch):
     text = parsed(render_inspection(defective))[1]
-    output = io.StringIO()
-    print_inspection(defective, Console(file=output, width=200))
+    monkeypatch.setenv("COLUMNS", "200")
+    print_inspection(defective, Terminal())
+    printed = capsys.readouterr().out
     for words in ("joints of a person", "visible joints", "range"):
         assert words in text
-        assert words in output.getvalue()
+        assert words in printed
     for flag in defective.flags:
         assert flag.title in text
-        assert flag.title in output.getvalue()
+        assert flag.title in printed
     assert "mlsd under 0.2 % or over 20 %" in text
     assert '"share": 0.14' in defective.to_json()
     assert '"threshold": 0.75' in defective.to_json()

@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 import skimage
 from PIL import Image
-from rich.console import Console
 
 from pipeline.launch import generate
 from pipeline.options import GenerateConfig
@@ -16,6 +15,7 @@ from pipeline.verify import print_verification, verify_dataset
 from schemas.errors import ConfigError
 from schemas.manifest import Manifest
 from schemas.pixels import encode_bilevel_png
+from schemas.terminal import Terminal
 
 
 @pytest.fixture(scope="module")
@@ -245,12 +245,12 @@ def test_progress_ends_at_all_rows(dataset):
     assert seen[-1] == (20, 20)
 
 
-def test_the_printed_report_names_every_check_and_finding(dataset):
+def test_the_printed_report_names_every_check_and_finding(dataset, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     (dataset / "data" / "[red]stray.parquet").write_bytes(b"x")
     report = verified(dataset)
-    console = Console(file=io.StringIO(), width=200)
-    print_verification(report, console)
-    printed = console.file.getvalue()
+    print_verification(report, Terminal())
+    printed = capsys.readouterr().out
     assert "data/[red]stray.parquet: need only files of the manifest" in printed
     assert all(check.name in printed for check in report.checks)
     assert "not every check passed" in printed

@@ -1,0 +1,73 @@
+"""The one console of this project: no text is markup, and none acts on the terminal."""
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
+from rich.text import Text
+
+from schemas.printable import NotWritten, printable, printable_lines
+
+
+class Terminal(Console):
+    """Standard output, or standard error, through rich.
+
+    A plain string is one line and never markup, in tables, too; style is given with `Text`, whose
+    line breaks stay.
+
+    Args:
+        error: standard error.
+    """
+
+    def __init__(self, *, error: bool = False) -> None:
+        super().__init__(stderr=error, markup=False, emoji=False, highlight=False)
+
+    def tell(self, text: str, style: str = "") -> None:
+        """Print one line, however long: a path in it can be copied."""
+        self.print(Text(printable(text), style=style), soft_wrap=True)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A string as rich asks for it, wherever it stands."""
+        return super().render_str(printable(text), **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """What is written, piece by piece; control codes are rich's own."""
+        for piece in super().render(renderable, options):
+            if piece.control or piece.text.isprintable():
+                yield piece
+            else:
+                yield Segment(printable_lines(piece.text), piece.style)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print what rich can draw.
+
+        Raises:
+            NotWritten: it is not taken.
+        """
+        try:
+            super().print(*objects, **options)
+        except OSError as refusal:
+            stream = sys.stderr if self.stderr else sys.stdout
+            raise NotWritten(stream, refusal) from refusal
+
+    def on_broken_pipe(self) -> None:
+        """`… | head` closed its end; rich would exit with status 1, which means an unmet check."""
+        raise BrokenPipeError
+
+
+def progress_bar(terminal: Terminal, *texts: str, transient: bool = False) -> Progress:
+    """A bar that says what is done, how much of it, and how long it will take.
+
+    Args:
+        terminal: where.
+        texts: formats of the columns after the numbers, e.g. `{task.fields[speed]}`.
+        transient: it goes away at the end.
+    """
+    first, *others = (TextColumn(text, markup=False) for text in ("{task.description}", *texts))
+    columns = (first, BarColumn(), MofNCompleteColumn(), *others, TimeRemainingColumn())
+    return Progress(*columns, console=terminal, transient=transient)
