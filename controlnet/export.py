@@ -162,7 +162,7 @@ def _read(run: Path) -> _Source:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: need the config of a ControlNetModel, got {error}") from error
     kind = config.get("_class_name") if isinstance(config, dict) else None

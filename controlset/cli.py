@@ -67,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names need not fit the terminal
+    if arguments is None and sys.getfilesystemencoding() != "utf-8":
+        _again_in_utf8()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         try:
@@ -81,6 +83,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error.__cause__, BrokenPipeError):  # `controlset inspect … | head`
             return 141
         return _say(f"controlset: standard output: need room to write, got {error}", 2)
+
+
+def _again_in_utf8() -> None:
+    """Start over with names of files in UTF-8, as they are under every other locale.
+
+    Under `LC_ALL=C PYTHONUTF8=0` the same folder would be read with other names, and pyarrow, which
+    takes paths in UTF-8 alone, would not find them. What is printed stays in the terminal's own
+    encoding.
+    """
+    os.environ["PYTHONUTF8"] = "1"  # for processes that this one starts
+    os.environ.setdefault("PYTHONIOENCODING", f"{sys.stdout.encoding}:backslashreplace")
+    python, *others = sys.orig_argv
+    os.execv(sys.executable, [python, "-X", "utf8", *others])
 
 
 def _answer(given: Sequence[str]) -> int:

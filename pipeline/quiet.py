@@ -13,7 +13,7 @@ def silence_libtiff() -> None:
     maps = Path("/proc/self/maps")
     if not maps.exists():
         return
-    lines = maps.read_text(errors="surrogateescape").splitlines()
+    lines = maps.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     for path in {line.split(maxsplit=5)[-1] for line in lines if "/libtiff" in line}:
         library = ctypes.CDLL(path)
         for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):

@@ -2,11 +2,20 @@
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Mapping
 from typing import Any
 
 from schemas.errors import Reason, Rejected
+
+
+def bytes_of(name: str) -> bytes:
+    """A name's bytes, which do not depend on this machine's locale (`os.fsencode` does).
+
+    Args:
+        name: of a file, or of what lies in a tar or in a table; surrogate escapes stand for bytes
+            that are no UTF-8.
+    """
+    return name.encode("utf-8", "surrogateescape")
 
 
 def key_of(relative_name: str) -> str:
@@ -19,12 +28,12 @@ def key_of(relative_name: str) -> str:
     Returns:
         32 hexadecimal digits, the same on every machine and in every run.
     """
-    return hashlib.sha256(os.fsencode(relative_name)).hexdigest()[:32]
+    return hashlib.sha256(bytes_of(relative_name)).hexdigest()[:32]
 
 
 def printable(name: str) -> str:
     r"""A file name as valid UTF-8 text; undecodable bytes become `\xNN`."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    return bytes_of(name).decode("utf-8", "backslashreplace")
 
 
 def unit_interval(seed: str) -> float:

@@ -162,7 +162,7 @@ def _trained_on(place: RunPlace) -> str | None:
 
 def _read(path: Path) -> Mapping[str, Any]:
     with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     return {}
 
 

@@ -191,7 +191,7 @@ def _bytes_of_source(config: GenerateConfig) -> tuple[float, float]:
 def _machine(cores: int, device: str) -> str:
     """Processor, cores used, GPU."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

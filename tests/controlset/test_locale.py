@@ -1,0 +1,72 @@
+"""Keys and bytes of a data set do not depend on the locale of whoever makes it."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+
+import pytest
+from PIL import Image
+
+from controlset.cli import main
+from schemas.dataset import open_dataset
+from schemas.records import key_of, printable
+
+NAMES = ["é☃.png", "plain.png", "ordner ä/日本.png"]
+ASCII = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+READ = """
+import sys
+from pipeline.options import GenerateConfig
+from pipeline.sources import Container, index_container, list_source, resolve_source
+assert sys.getfilesystemencoding() == "ascii"
+for source in sys.argv[1:]:
+    spec = resolve_source(GenerateConfig(source=source, output="out", conditions=("canny",)))
+    for one in list_source(spec):
+        for ref in index_container(one, spec) if isinstance(one, Container) else [one]:
+            sys.stdout.buffer.write(f"{ref.key} {ref.source}\\n".encode())
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    photos = tmp_path / "photos"
+    for number, name in enumerate(NAMES):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((64, 64), 40 + number).save(photos / name)
+    lines = [json.dumps({"file_name": name, "text": f"{name}!"}) for name in NAMES]
+    (photos / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return photos
+
+
+def test_the_key_of_a_name_is_the_hash_of_its_bytes_in_utf8():
+    assert key_of("é☃.png") == key_of("é☃.png".encode().decode("ascii", "surrogateescape"))
+    assert printable("é☃.png".encode().decode("ascii", "surrogateescape")) == "é☃.png"
+    assert printable("\udce9.png") == r"\xe9.png"
+
+
+def test_a_folder_and_a_tar_are_read_with_the_same_keys_and_names_in_ascii(tmp_path, folder):
+    with tarfile.open(tmp_path / "photos.tar", "w") as packed:
+        for name in NAMES:
+            raw = (folder / name).read_bytes()
+            info = tarfile.TarInfo(name)
+            info.size = len(raw)
+            packed.addfile(info, io.BytesIO(raw))
+    command = [sys.executable, "-c", READ, str(folder), str(tmp_path / "photos.tar")]
+    told = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=os.environ | ASCII)
+    expected = {f"{key_of(name)} {name}" for name in NAMES}
+    expected |= {f"{key_of(f'photos.tar/{name}')} photos.tar/{name}" for name in NAMES}
+    assert set(told.stdout.decode().splitlines()) == expected
+
+
+def test_a_command_under_an_ascii_locale_makes_the_same_set(tmp_path, folder):
+    words = ["generate", str(folder), "--conditions", "canny", "--resolution", "64", "--output"]
+    assert main([*words, str(tmp_path / "here")]) == 0
+    command = [sys.executable, "-m", "controlset", *words, str(tmp_path / "dört")]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | ASCII)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"d\xf6rt" in done.stdout  # a terminal that has no such letter
+    here, there = (open_dataset(str(tmp_path / name)) for name in ("here", "dört"))
+    assert here.manifest.splits == there.manifest.splits  # rows, bytes and sha256 of every file
+    assert {row.text for row in there} == {f"{name}!" for name in NAMES}
