@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from controlset import __version__
 from controlset.interrupt import INTERRUPTED, can_be_interrupted, interrupted, leaving_at_once
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, NothingKept
 from schemas.printable import NotWritten, flush, printable_lines, say
 
 COMMANDS = {
@@ -125,7 +125,7 @@ def _run(name: str, arguments: Sequence[str]) -> int:
             command = importlib.import_module(f"controlset.commands.{name}")
         return command.run(arguments)
     except ConfigError as error:
-        return _say(f"controlset {name}: {error}", 2)
+        return _say(f"controlset {name}: {error}", 1 if isinstance(error, NothingKept) else 2)
     except BaseException as error:
         # Beam and native code may turn the interrupt into another exception on its way out.
         if interrupts or isinstance(error, KeyboardInterrupt):

@@ -23,6 +23,7 @@ from pipeline.progress import Stopwatch
 from pipeline.sources import RawImage
 from schemas.border import border_of
 from schemas.errors import Rejected
+from schemas.ledger import CaptionCounts, Counts, Unused
 from schemas.picture_headers import without_trailer
 from schemas.pixels import RgbU8, decode_stored_rgb
 from schemas.records import ImageRef, RejectRow, reject_of
@@ -39,6 +40,7 @@ class BatchResult:
     rejects: Sequence[RejectRow]
     images: int
     seconds: Counter[str]
+    captions: CaptionCounts = dataclasses.field(default_factory=CaptionCounts)
 
     @property
     def stored_bytes(self) -> int:
@@ -86,10 +88,12 @@ def make_batch(
     watch = Stopwatch()
     stored: list[_Stored] = []
     rejects: list[RejectRow] = []
+    captions = _Captions()
     for ref, read in reads:
-        outcome = _store(ref, read, job.config, watch)
+        outcome = _store(ref, read, job.config, watch, captions)
         if isinstance(outcome, _Stored):
             stored.append(outcome)
+            captions.kept(ref, outcome.source)
         else:
             rejects.append(outcome)
     rows = [_base_row(one) for one in stored]
@@ -101,7 +105,34 @@ def make_batch(
         rejects.extend(add_captions(rows, images, captioner, watch))
     for spec in job.specs:
         rejects.extend(add_maps(rows, images, spec, annotators[spec.name], watch))
-    return BatchResult(rows=rows, rejects=rejects, images=len(reads), seconds=watch.seconds)
+    return BatchResult(
+        rows=rows,
+        rejects=rejects,
+        images=len(reads),
+        seconds=watch.seconds,
+        captions=captions.frozen(),
+    )
+
+
+class _Captions:
+    """What becomes of the captions that the source offers."""
+
+    def __init__(self) -> None:
+        self._used = 0
+        self._lists = 0
+        self._unused = Counts()
+
+    def kept(self, ref: ImageRef, source: RawImage) -> None:
+        self._used += source.used
+        self._lists += source.was_list
+        for reason in source.unused:
+            self._unused.add(reason, ref.source)
+
+    def lost(self, ref: ImageRef, offered: int) -> None:
+        self._unused.add(Unused.PICTURE_REJECTED, ref.source, offered)
+
+    def frozen(self) -> CaptionCounts:
+        return CaptionCounts(used=self._used, unused=self._unused.frozen(), lists=self._lists)
 
 
 def add_maps(
@@ -141,15 +172,22 @@ def add_maps(
 
 
 def _store(
-    ref: ImageRef, read: Callable[[], RawImage], config: GenerateConfig, watch: Stopwatch
+    ref: ImageRef,
+    read: Callable[[], RawImage],
+    config: GenerateConfig,
+    watch: Stopwatch,
+    captions: "_Captions",
 ) -> _Stored | RejectRow:
     """Read, decode, fit and encode one image; the reject row if it can never succeed."""
+    offered = ref.captions
     if ref.problem is not None:
+        captions.lost(ref, offered)
         return _reject(ref, "list", Rejected(ref.problem.reason, ref.problem.detail))
     stage = "read"
     try:
         with watch.stage(stage):
             source = read()
+            offered = source.used + len(source.unused)  # a cell of Parquet is known only now
             sha256 = hashlib.sha256(source.raw).hexdigest()
         stage = "decode"
         with watch.stage(stage):
@@ -165,6 +203,7 @@ def _store(
                 ),
             )
     except Rejected as rejected:
+        captions.lost(ref, offered)
         return _reject(ref, stage, rejected)
     height, width = decoded.rgb.shape[:2]
     geometry = plan_geometry(width, height, resolution=config.resolution, fit=config.fit)

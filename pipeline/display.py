@@ -9,6 +9,7 @@ from rich.table import Table
 
 from pipeline.finish import PREVIEW_NAME
 from pipeline.progress import Tally
+from pipeline.reasons import ledger_facts
 from schemas.manifest import Manifest
 from schemas.printable import say
 from schemas.terminal import Terminal, progress_bar
@@ -76,6 +77,9 @@ def show_result(manifest: Manifest, tally: Tally, output: str) -> None:
     table.add_row("images rejected", f"{manifest.rejected_images:,}")
     for reason, count in manifest.reasons.items():
         table.add_row(f"  {reason}", f"{count:,}")
+    if manifest.ledger is not None:
+        for what, found in ledger_facts(manifest.ledger, rows=manifest.rows):
+            table.add_row(what, found)
     table.add_row("size", f"{manifest.size_bytes / 1e6:,.1f} MB")
     if tally.resumed:
         table.add_row("done by an earlier run", f"{tally.resumed:,} images")
@@ -85,6 +89,12 @@ def show_result(manifest: Manifest, tally: Tally, output: str) -> None:
         for stage, seconds in sorted(tally.stage_seconds.items(), key=lambda item: -item[1]):
             table.add_row(f"{stage}, summed over threads", f"{seconds:,.1f} s")
     terminal.print(table)
+    lists = manifest.ledger and manifest.ledger.captions and manifest.ledger.captions.lists
+    if lists and "caption_list" not in manifest.recipe:
+        terminal.tell(
+            f"{lists:,} captions are lists, of which the first item was taken; "
+            "--caption-list random or join takes others"
+        )
     terminal.tell(f"preview: {output}/{PREVIEW_NAME}")
 
 

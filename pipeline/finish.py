@@ -11,7 +11,9 @@ from pipeline import store
 from pipeline.card import render_card
 from pipeline.job import Job
 from pipeline.preview import render_preview
-from schemas.errors import ConfigError
+from pipeline.sources import Notes, SourceKind
+from schemas.errors import ConfigError, NothingKept
+from schemas.ledger import Ledger, joined_captions
 from schemas.manifest import MANIFEST_NAME, RECORDS_DIR, Manifest, ShardRecord
 
 CARD_NAME = "README.md"
@@ -24,20 +26,24 @@ _BYTES_DEPEND_ON = ("numpy", "opencv-python-headless", "pillow", "pyarrow")
 _NETWORKS_DEPEND_ON = ("controlnet-aux", "torch", "transformers")
 
 
-def finish(records: Iterable[ShardRecord], planned: int, job: Job) -> Manifest:
+def finish(
+    records: Iterable[ShardRecord], planned: int, job: Job, notes: Notes | None = None
+) -> Manifest:
     """Turn committed shards into a complete data set.
 
     Args:
         records: of every shard of the plan, in any order; one shard may come twice (a retry).
         planned: references that the listing produced, counted apart from the shards.
         job: the resolved job.
+        notes: all that the listing found; None leaves the ledger out.
 
     Returns:
         The manifest; written last, since its presence means complete.
 
     Raises:
         ConfigError: the source held nothing.
-        RuntimeError: an image is unaccounted for (a bug).
+        NothingKept: every image was rejected; what was written stays, without a manifest.
+        RuntimeError: an image or a caption is unaccounted for (a bug).
     """
     shards = sorted(
         {record.name: record for record in records}.values(),
@@ -52,11 +58,19 @@ def finish(records: Iterable[ShardRecord], planned: int, job: Job) -> Manifest:
         captioner=job.captioner_record,
         software={package: version(package) for package in packages_of(job)},
         shards=shards,
+        ledger=None if notes is None else _ledger(shards, planned, job, notes),
     )
     if manifest.planned != planned:
         raise RuntimeError(
             f"listed {planned} images, but the shards planned {manifest.planned}; "
             "this is a bug in controlset"
+        )
+    if not manifest.rows:
+        store.remove(f"{job.output}/{MANIFEST_NAME}")
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in manifest.reasons.items())
+        raise NothingKept(
+            f"{job.output}: need at least one row, but all {planned:,} images were rejected "
+            f"({reasons}); see {job.output}/rejects"
         )
     text = manifest.to_json()
     if store.read_text(f"{job.output}/{MANIFEST_NAME}") == text:
@@ -68,6 +82,25 @@ def finish(records: Iterable[ShardRecord], planned: int, job: Job) -> Manifest:
     store.commit_text(render_preview(manifest, rows), f"{job.output}/{PREVIEW_NAME}")
     store.commit_text(text, f"{job.output}/{MANIFEST_NAME}")
     return manifest
+
+
+def _ledger(shards: Sequence[ShardRecord], planned: int, job: Job, notes: Notes) -> Ledger:
+    """All that was found; what became of captions is known if every shard says so."""
+    parts = [shard.captions for shard in shards if shard.captions is not None]
+    captions = joined_captions(parts) if len(parts) == len(shards) else None
+    is_whole = job.config.limit is None
+    if is_whole and planned != notes.pictures:
+        raise RuntimeError(
+            f"listed {notes.pictures} images, but {planned} were counted; "
+            "this is a bug in controlset"
+        )
+    of_files = job.source.kind is not SourceKind.PARQUET  # whose cells are known when they are read
+    if is_whole and of_files and captions is not None and captions.offered != notes.attached:
+        raise RuntimeError(
+            f"listed {notes.attached} captions of images, but shards saw {captions.offered}; "
+            "this is a bug in controlset"
+        )
+    return notes.ledger(planned=planned, captions=captions)
 
 
 def packages_of(job: Job) -> tuple[str, ...]:

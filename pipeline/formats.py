@@ -24,12 +24,6 @@ EXTENSIONS = {
 }
 """Pillow's name of a format -> extension of its files."""
 
-PICTURE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .tif .tiff .bmp .dib .avif .heic .heif .jp2 "
-    ".j2k .jpx .ppm .pgm .pbm .pnm .tga".split()
-)
-"""What files of these formats are called."""
-
 _TAIL = 1024  # bytes; what cameras and editors append after the end mark is short
 _BOX_FORMATS = (b"ftyp", b"jP  ")  # AVIF, HEIF; JPEG 2000
 _STARTS = re.compile(

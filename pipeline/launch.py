@@ -24,9 +24,11 @@ from pipeline.job import Job
 from pipeline.options import GenerateConfig
 from pipeline.plan import lay_out, split_of
 from pipeline.progress import TALLY
+from pipeline.reasons import not_used_facts
 from pipeline.run import build, order
 from pipeline.sources import (
     Container,
+    Notes,
     SourceKind,
     index_container,
     list_source,
@@ -151,7 +153,8 @@ def dry_run(config: GenerateConfig) -> str:
         check_identity(job)
     counts: Counter[tuple[str, str]] = Counter()
     problems: Counter[str] = Counter()
-    for ref in list_here(job):
+    notes = Notes()
+    for ref in list_here(job, notes):
         split = split_of(ref.key, validation=config.validation, seed=config.seed)
         counts[split, ref.group] += 1
         if ref.problem is not None:
@@ -169,17 +172,23 @@ def dry_run(config: GenerateConfig) -> str:
         lines.append(f"weights that are not here yet: {', '.join(to_fetch)}")
     lines.append(f"images: {sum(counts.values()):,}")
     lines += [f"rejected at listing: {count:,} {reason}" for reason, count in problems.items()]
+    ledger = notes.ledger(planned=sum(counts.values()), captions=None)
+    facts = [*not_used_facts("files not used", ledger.ignored)]
+    facts.append(("captions beside images", f"{notes.attached:,}"))
+    facts += not_used_facts("captions not used", notes.unused.frozen())
+    lines += [f"{what}: {found}" for what, found in facts]
     for split, shards in layout.totals.items():
         rows = sum(count for (of, _), count in counts.items() if of == split)
         lines.append(f"{split}: {rows:,} images in {shards_text(shards)}")
     return "\n".join(lines)
 
 
-def list_here(job: Job) -> Iterator[ImageRef]:
+def list_here(job: Job, notes: Notes | None = None) -> Iterator[ImageRef]:
     """The listing without Beam; with a limit, the very references that would be taken."""
+    notes = Notes() if notes is None else notes
     refs = itertools.chain.from_iterable(
-        index_container(listed, job.source) if isinstance(listed, Container) else [listed]
-        for listed in list_source(job.source)
+        index_container(listed, job.source, notes) if isinstance(listed, Container) else [listed]
+        for listed in list_source(job.source, notes)
     )
     limit = job.config.limit
     return refs if limit is None else iter(heapq.nsmallest(limit, refs, key=order))

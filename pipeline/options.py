@@ -8,10 +8,22 @@ from typing import Any, Literal
 from annotators.options import EyeOptions, need
 
 Fit = Literal["crop", "pad", "stretch", "bucket"]
-SourceCaption = Literal["auto", "none", "sidecar", "metadata", "column", "fixed"]
-CaptionMode = Literal[
-    "auto", "none", "sidecar", "metadata", "column", "fixed", "blip", "sidecar-else-blip"
+SourceCaption = Literal[
+    "auto", "none", "sidecar", "metadata", "column", "fixed", "filename", "folder"
 ]
+CaptionMode = Literal[
+    "auto",
+    "none",
+    "sidecar",
+    "metadata",
+    "column",
+    "fixed",
+    "filename",
+    "folder",
+    "blip",
+    "sidecar-else-blip",
+]
+CaptionList = Literal["first", "random", "join"]
 SourceFormat = Literal["auto", "images", "tar", "parquet"]
 ImageFormat = Literal["jpeg", "png", "webp"]
 
@@ -41,7 +53,12 @@ class GenerateConfig(EyeOptions):
     caption: CaptionMode = "auto"
     """Where captions come from. auto: sidecar, tar member, metadata.jsonl or the column text,
     caption or prompt, whichever is there. The named ones report every image without a caption.
+    filename, folder: the image's name or its folder's, with `_` as spaces.
     blip: `--caption-model` describes every image. sidecar-else-blip: those without a caption."""
+
+    caption_list: CaptionList = "first"
+    """Which one where a caption is a list (several captions, or tags). random: by seed and image.
+    join: all of them, with commas."""
 
     caption_text: str | None = None
     """The caption of every image, with `--caption fixed`."""
@@ -53,7 +70,7 @@ class GenerateConfig(EyeOptions):
     """Parquet column that holds the image; needed only where there are several."""
 
     source_format: SourceFormat = "auto"
-    """auto: images if the folder holds any, else tars, else Parquet."""
+    """auto: whichever is there; needed only where there are several kinds."""
 
     resolution: int = 512
     """Side of the stored image, px; with `--fit bucket` the square root of its area."""
@@ -194,6 +211,8 @@ class GenerateConfig(EyeOptions):
             recipe["pad_color"] = _name_of(self.border_rgb)
         else:
             del recipe["pad_color"]
+        if self.caption_list == "first":
+            del recipe["caption_list"]
         return recipe
 
 

@@ -113,8 +113,15 @@ def hash_of_references(plan: ShardPlan) -> str:
     """
     digest = hashlib.sha256()
     for ref in plan.refs:
-        digest.update(json.dumps(dataclasses.asdict(_unrooted(ref)), sort_keys=True).encode())
+        record = dataclasses.asdict(_unrooted(ref))
+        for name in _LATER_FIELDS:  # without them, the hash is that of releases without them
+            if not record[name]:
+                del record[name]
+        digest.update(json.dumps(record, sort_keys=True).encode())
     return digest.hexdigest()
+
+
+_LATER_FIELDS = ("more_captions", "caption_problem", "caption_was_list")
 
 
 def _unrooted(ref: ImageRef) -> ImageRef:
@@ -124,6 +131,10 @@ def _unrooted(ref: ImageRef) -> ImageRef:
         ref,
         place=dataclasses.replace(ref.place, uri=""),
         caption_place=None if sidecar is None else dataclasses.replace(sidecar, uri=""),
+        more_captions=tuple(
+            dataclasses.replace(more, place=dataclasses.replace(more.place, uri=""))
+            for more in ref.more_captions
+        ),
     )
 
 

@@ -1,8 +1,9 @@
-"""What each reject reason means to the person who owns the pictures, and what to do about it."""
+"""What reject reasons and the ledger mean to the person who owns the pictures."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from schemas.errors import Reason
+from schemas.ledger import CaptionCounts, Ignored, Ledger, Noted, Unused
 
 ADVICE: Mapping[str, str] = {
     Reason.SOURCE_MISSING: "Listed, but gone when it was read. Run again once the source is still.",
@@ -36,3 +37,56 @@ ADVICE: Mapping[str, str] = {
 def advice_for(reason: str) -> str:
     """A sentence or two for a person; empty for a reason that this release does not know."""
     return ADVICE.get(reason, "")
+
+
+_NOT_USED: Mapping[str, str] = {
+    Ignored.NOT_A_PICTURE: "neither name nor content is a picture's",
+    Ignored.UNREAD_FORMAT: "pictures that are not decoded here; convert them to PNG or JPEG",
+    Ignored.HIDDEN: "hidden",
+    Ignored.FOLDER_SEEN: "links to folders that are read already",
+    Ignored.PICTURE_SHADOWED: "taken for fields of a tar's sample, as maps are; rename if not",
+    Ignored.OTHER_KIND: "of another kind than --source-format",
+    Ignored.TABLE_NOT_UNDERSTOOD: "named like a caption table, but without a column of file names",
+    Ignored.BEYOND_LIMIT: "beyond --limit",
+    Unused.WITHOUT_PICTURE: "no picture of that name beside it",
+    Unused.LINE_UNMATCHED: "lines of a caption table that name no picture",
+    Unused.LINE_AMBIGUOUS: "lines of a caption table that may mean several pictures",
+    Unused.LINE_REPEATED: "lines of a caption table whose picture another line names",
+    Unused.EMPTY: "empty",
+    Unused.UNUSABLE: "cannot be read",
+    Unused.OTHER_PREFERRED: "the picture has another one that comes first",
+    Unused.NOT_ASKED_FOR: "not asked for by --caption",
+    Unused.PICTURE_REJECTED: "of pictures that were rejected",
+    Unused.PICTURE_NOT_TAKEN: "of pictures that are not selected",
+}
+
+
+def ledger_facts(ledger: Ledger, *, rows: int) -> Iterator[tuple[str, str]]:
+    """What a person should see of a ledger: (what, how many and which).
+
+    Args:
+        ledger: of the run.
+        rows: that the data set has.
+    """
+    yield from not_used_facts("files not used", ledger.ignored)
+    if ledger.captions is not None:
+        yield from _caption_facts(ledger.captions, rows)
+
+
+def _caption_facts(captions: CaptionCounts, rows: int) -> Iterator[tuple[str, str]]:
+    yield "captions found", f"{captions.offered:,}"
+    yield "captions used", f"{captions.used:,}"
+    if captions.lists:
+        yield "  of them lists", f"{captions.lists:,} (--caption-list says which one is taken)"
+    yield "rows without one", f"{rows - captions.used:,}"
+    yield from not_used_facts("captions not used", captions.unused)
+
+
+def not_used_facts(what: str, noted: Mapping[str, Noted]) -> Iterator[tuple[str, str]]:
+    """A sum, then each reason with its count, its meaning and a name or two."""
+    if not noted:
+        return
+    yield what, f"{sum(one.count for one in noted.values()):,}"
+    for reason, one in sorted(noted.items(), key=lambda item: -item[1].count):
+        examples = f"; e.g. {', '.join(one.examples[:2])}" if one.examples else ""
+        yield f"  {reason}", f"{one.count:,}: {_NOT_USED.get(reason, '')}{examples}"

@@ -3,13 +3,14 @@
 # pyright: reportIncompatibleMethodOverride=false, reportReturnType=false, reportArgumentType=false
 """The Beam graph on one screen.
 
-refs    = p | ListImages(job)         references only: place, row, group
+refs, notes = list_images(p, job)     references only: place, row, group; what else was found
 plans   = refs | PlanShards(job)      hash -> shard, GroupByKey over references
 records = plans | MakeShards(job)     one element = one shard, read to commit, one fused step
-records | WriteManifest(job, count)   sums checked, card and preview, manifest last
+records | WriteManifest(job, …)       sums checked, card and preview, manifest last
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import apache_beam as beam
 
@@ -18,7 +19,7 @@ from pipeline.job import Job
 from pipeline.plan import PlanShards
 from pipeline.progress import TALLY
 from pipeline.shard import make_shard
-from pipeline.sources import Container, SourceSpec, index_container, list_source
+from pipeline.sources import Container, Notes, SourceSpec, index_container, joined, list_source
 from pipeline.workshop import at_work, workshop_of
 from schemas.manifest import Manifest, ShardRecord
 from schemas.records import ImageRef, ShardPlan
@@ -31,33 +32,35 @@ _SHARDS, _ROWS, _REJECTED = (
 
 def build(pipeline: beam.Pipeline, job: Job) -> beam.PCollection[Manifest]:
     """Wire the whole job; the same graph on every runner."""
-    refs = pipeline | ListImages(job)
+    refs, notes = list_images(pipeline, job)
     plans = refs | PlanShards(job)
     records = plans | MakeShards(job)
-    return records | WriteManifest(job, refs | beam.combiners.Count.Globally())
+    return records | WriteManifest(job, refs | beam.combiners.Count.Globally(), notes)
 
 
-class ListImages(beam.PTransform):
-    """Source -> references. Containers are indexed apart: their headers or footers only."""
+def list_images(
+    pipeline: beam.Pipeline, job: Job
+) -> tuple[beam.PCollection[ImageRef], beam.PCollection[Notes]]:
+    """Source -> references, and one note on all that was found.
 
-    def __init__(self, job: Job) -> None:
-        super().__init__()
-        self._source = job.source
-        self._limit = job.config.limit
-
-    def expand(self, start: beam.pvalue.PBegin) -> beam.PCollection[ImageRef]:
-        files, containers = (
-            start
-            | beam.Create([self._source])
-            | "List" >> beam.FlatMap(_list)
-            | beam.Partition(_by_type, 2)
-        )
-        members = containers | beam.Reshuffle() | "Index" >> beam.FlatMap(_index, self._source)
-        refs = (files, members) | beam.Flatten()
-        if self._limit is None:
-            return refs
-        first = beam.combiners.Top.Of(self._limit, key=order, reverse=True)
-        return refs | "Limit" >> first | "Limited" >> beam.FlatMap(_unpacked)
+    Containers are indexed apart: their headers or footers only.
+    """
+    source: Any = pipeline | beam.Create([job.source])
+    files, containers, of_files = (
+        source | "List" >> beam.FlatMap(_list) | "PartitionList" >> beam.Partition(_by_type, 3)
+    )
+    members, of_members = (
+        containers
+        | beam.Reshuffle()
+        | "Index" >> beam.FlatMap(_index, job.source)
+        | "PartitionIndex" >> beam.Partition(_by_type, 2)
+    )
+    notes = (of_files, of_members) | "Notes" >> beam.Flatten() | beam.CombineGlobally(joined)
+    refs = (files, members) | "Refs" >> beam.Flatten()
+    if job.config.limit is None:
+        return refs, notes
+    first = beam.combiners.Top.Of(job.config.limit, key=order, reverse=True)
+    return refs | "Limit" >> first | "Limited" >> beam.FlatMap(_unpacked), notes
 
 
 class MakeShards(beam.PTransform):
@@ -74,13 +77,20 @@ class MakeShards(beam.PTransform):
 class WriteManifest(beam.PTransform):
     """Committed shards -> a complete data set."""
 
-    def __init__(self, job: Job, planned: beam.PCollection[int]) -> None:
+    def __init__(
+        self, job: Job, planned: beam.PCollection[int], notes: beam.PCollection[Notes]
+    ) -> None:
         super().__init__()
         self._job = job
         self._planned = beam.pvalue.AsSingleton(planned)
+        self._notes = beam.pvalue.AsSingleton(notes)
 
     def expand(self, records: beam.PCollection[ShardRecord]) -> beam.PCollection[Manifest]:
-        return records | beam.combiners.ToList() | beam.Map(_finish, self._planned, self._job)
+        return (
+            records
+            | beam.combiners.ToList()
+            | beam.Map(_finish, self._planned, self._notes, self._job)
+        )
 
 
 class _MakeShard(beam.DoFn):
@@ -100,21 +110,28 @@ class _MakeShard(beam.DoFn):
         yield record
 
 
-def _finish(records: Iterable[ShardRecord], planned: int, job: Job) -> Manifest:
+def _finish(records: Iterable[ShardRecord], planned: int, notes: Notes, job: Job) -> Manifest:
     with TALLY.remembering_failure():
-        return finish(records, planned, job)
+        return finish(records, planned, job, notes)
 
 
-def _list(source: SourceSpec) -> Iterator[ImageRef | Container]:
+def _list(source: SourceSpec) -> Iterator[ImageRef | Container | Notes]:
+    notes = Notes()
     with TALLY.remembering_failure():
-        yield from list_source(source)
+        yield from list_source(source, notes)
+    yield notes
 
 
-def _index(container: Container, source: SourceSpec) -> Iterator[ImageRef]:
-    return index_container(container, source)
+def _index(container: Container, source: SourceSpec) -> Iterator[ImageRef | Notes]:
+    notes = Notes()
+    yield from index_container(container, source, notes)
+    yield notes
 
 
-def _by_type(listed: ImageRef | Container, _count: int) -> int:
+def _by_type(listed: ImageRef | Container | Notes, count: int) -> int:
+    """References, containers, notes; notes are the last of `count`."""
+    if isinstance(listed, Notes):
+        return count - 1
     return int(isinstance(listed, Container))
 
 

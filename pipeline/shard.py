@@ -21,6 +21,7 @@ from pipeline.progress import TALLY, Stopwatch
 from pipeline.sources import RawImage, iter_reads
 from pipeline.workshop import Workshop
 from pipeline.write import ParquetFileWriter, write_table
+from schemas.ledger import CaptionCounts, joined_captions
 from schemas.manifest import MANIFEST_NAME, RECORDS_DIR, FileRecord, ShardRecord
 from schemas.records import ImageRef, RejectRow, ShardPlan
 from schemas.triple import rejects_schema
@@ -36,6 +37,7 @@ class ShardHead:
     split: str
     planned: int
     references: str
+    captions: CaptionCounts | None = None
 
 
 def make_shard(plan: ShardPlan, job: Job, workshop: Workshop) -> ShardRecord:
@@ -68,6 +70,7 @@ def make_shard(plan: ShardPlan, job: Job, workshop: Workshop) -> ShardRecord:
     TALLY.work_starts()
     watch = Stopwatch()
     rejects: list[RejectRow] = []
+    captions: list[CaptionCounts] = []
     path = f"data/{plan.name}.parquet"
     with ParquetFileWriter(job.output, path, job.schema) as writer:
         for result in _batches(plan, job, workshop):
@@ -75,9 +78,11 @@ def make_shard(plan: ShardPlan, job: Job, workshop: Workshop) -> ShardRecord:
                 for row in result.rows:
                     writer.add(row)
             rejects.extend(result.rejects)
+            captions.append(result.captions)
             _count(result)
         with watch.stage("commit"):
             data = writer.commit()
+            head = dataclasses.replace(head, captions=joined_captions(captions))
             record = commit_record(head, job.identity, data, rejects, job.output)
     TALLY.shard_done(reasons=Counter(record.reasons), seconds=watch.seconds)
     return record
@@ -190,6 +195,7 @@ def commit_record(
         rejects=file,
         rejected_images=sum(row.kind is None for row in rejects),
         reasons=dict(sorted(Counter(str(row.reason) for row in rejects).items())),
+        captions=head.captions,
     )
     store.commit_text(record_text(record), record_path(place, head.name))
     return record

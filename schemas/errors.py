@@ -14,6 +14,10 @@ class ConfigError(Exception):
     """
 
 
+class NothingKept(ConfigError):
+    """A run that went to its end and rejected every image: not a data set, exit status 1."""
+
+
 class Reason(enum.StrEnum):
     """Why an element was rejected; the closed list that the rejects table and reports use."""
 

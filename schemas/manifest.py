@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from schemas.documents import as_record
 from schemas.errors import ConfigError
 from schemas.latents import LatentInfo
+from schemas.ledger import CaptionCounts, Ledger
 from schemas.triple import SCHEMA_VERSION
 
 MANIFEST_NAME = "manifest.json"
@@ -40,6 +42,7 @@ class ShardRecord:
     rejects: FileRecord | None
     rejected_images: int  # reject rows for a whole image
     reasons: Mapping[str, int]  # reason -> reject rows, those for one kind included
+    captions: CaptionCounts | None = None  # of its images; older records do not speak of them
 
     def __post_init__(self) -> None:
         if self.planned != self.data.rows + self.rejected_images:
@@ -49,16 +52,22 @@ class ShardRecord:
             )
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        record = dataclasses.asdict(self)
+        if self.captions is None:
+            del record["captions"]
+        return record
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "ShardRecord":
-        rejects = record["rejects"]
+        rejects, captions = record["rejects"], record.get("captions")
+        if captions is not None:
+            captions = as_record(captions, CaptionCounts, where=f"{record['name']}: captions")
         return cls(
             **{
                 **record,
                 "data": FileRecord(**record["data"]),
                 "rejects": None if rejects is None else FileRecord(**rejects),
+                "captions": captions,
             }
         )
 
@@ -74,6 +83,7 @@ class Manifest:
     shards: Sequence[ShardRecord]  # ordered by split, then index
     captioner: Mapping[str, Any] | None = None  # the model that wrote captions, likewise
     latents: Mapping[str, Any] | None = None  # LatentInfo of cached VAE moments, if there are any
+    ledger: Ledger | None = None  # all that the source held; older manifests do not speak of it
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -123,6 +133,7 @@ class Manifest:
             "captioner": None if self.captioner is None else dict(self.captioner),
             # Only where there are some: a manifest without them stays the text that it always was.
             **({} if self.latents is None else {"latents": dict(self.latents)}),
+            **({} if self.ledger is None else {"ledger": self.ledger.to_json()}),
             "software": dict(self.software),
             "shards": [shard.to_json() for shard in self.shards],
         }
@@ -153,6 +164,7 @@ class Manifest:
                 annotators=document["annotators"],
                 captioner=document["captioner"],
                 latents=_latents_in(document),
+                ledger=_ledger_in(document, where),
                 software=document["software"],
                 shards=[ShardRecord.from_json(shard) for shard in document["shards"]],
             )
@@ -160,6 +172,11 @@ class Manifest:
             raise ConfigError(
                 f"{where}: need a controlset manifest, got {error!r}; generate the data set again"
             ) from error
+
+
+def _ledger_in(document: Mapping[str, Any], where: str) -> Ledger | None:
+    record = document.get("ledger")
+    return None if record is None else Ledger.from_json(record, where=where)
 
 
 def _latents_in(document: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -61,6 +61,14 @@ class Problem:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class CaptionFile:
+    """A file or tar member that may hold a caption."""
+
+    place: Place
+    is_json: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ImageRef:
     """One picture as the listing saw it; no pixels.
 
@@ -76,9 +84,18 @@ class ImageRef:
     group: str = ""
     ordinal: int = 0
     caption: str | None = None  # known at listing (metadata.jsonl)
-    caption_place: Place | None = None  # sidecar file or tar member
+    caption_place: Place | None = None  # sidecar file or tar member; comes before `caption`
     caption_is_json: bool = False
     problem: Problem | None = None
+    more_captions: tuple[CaptionFile, ...] = ()  # taken where the first one says nothing
+    caption_problem: Problem | None = None  # instead of `caption`: its table's line is no text
+    caption_was_list: bool = False  # `caption` was chosen from a list, or joined
+
+    @property
+    def captions(self) -> int:
+        """How many captions it carries; at most one of them is used."""
+        in_table = self.caption is not None or self.caption_problem is not None
+        return (self.caption_place is not None) + len(self.more_captions) + in_table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -80,6 +80,7 @@ def stage_shard(shard: ShardRecord, job: Addition, workshop: Workshop) -> ShardR
                 split=shard.split,
                 planned=shard.planned,
                 references=shard.references,
+                captions=shard.captions,
             )
             kept = _kept_rejects(shard, job)
             record = commit_record(head, job.identity, data, [*kept, *rejects], place)

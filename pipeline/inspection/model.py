@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline.pages import percent
+from schemas.ledger import Ledger
 
 Severity = Literal["fix", "look"]
 """fix: training on it does harm. look: often harmless, worth a glance."""
@@ -196,6 +197,7 @@ class Inspection:
     duplicates: Duplicates
     rejects: Sequence[RejectFacts]
     flags: Sequence[Flag]  # what to fix first
+    ledger: Ledger | None = None  # what the source held; None in sets of older releases
 
     def to_json(self) -> str:
         """Everything but the thumbnails; all members of all groups are in it."""

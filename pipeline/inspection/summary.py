@@ -81,6 +81,7 @@ def summary(
         duplicates=duplicates,
         rejects=_rejects(dataset),
         flags=flags,
+        ledger=manifest.ledger,
     )
 
 

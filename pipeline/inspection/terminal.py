@@ -8,6 +8,7 @@ from rich.text import Text
 
 from pipeline.inspection.model import Captions, ConditionFacts, Histogram, Inspection, Member
 from pipeline.pages import is_share, number, percent, plural, shortened, size
+from pipeline.reasons import ledger_facts
 from schemas.printable import printable
 from schemas.terminal import Terminal
 
@@ -55,6 +56,8 @@ def _facts(found: Inspection) -> Iterator[tuple[str, str]]:
     yield "rejected", f"{number(found.rejected_images)} of {plural(found.planned, 'image')}"
     for reject in found.rejects:
         yield f"  {reject.reason}", number(reject.count)
+    if found.ledger is not None:
+        yield from ledger_facts(found.ledger, rows=found.rows)
     yield "size", size(found.size_bytes)
     if found.measured < found.rows:
         yield "pixels measured", f"{number(found.measured)} of {plural(found.rows, 'row')}"

@@ -1,18 +1,21 @@
 """Where raw images come from: folders, tars and Parquet, on disk or any Beam file system."""
 
 from pipeline.sources.listing import list_source
+from pipeline.sources.notes import Notes, joined
 from pipeline.sources.read import index_container, iter_reads
 from pipeline.sources.resolve import resolve_source
 from pipeline.sources.spec import Container, RawImage, Selection, SourceKind, SourceSpec
 
 __all__ = [
     "Container",
+    "Notes",
     "RawImage",
     "Selection",
     "SourceKind",
     "SourceSpec",
     "index_container",
     "iter_reads",
+    "joined",
     "list_source",
     "resolve_source",
 ]

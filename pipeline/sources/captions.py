@@ -1,24 +1,36 @@
-"""Captions beside pictures: sidecar files, tar members and Hugging Face's metadata.jsonl."""
+"""Captions beside pictures: sidecar files and tar members, and what a caption may look like."""
 
-import csv
-import io
+import dataclasses
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+import posixpath
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from pipeline.sources import files, names
-from pipeline.sources.folder import Folder
-from pipeline.sources.spec import SourceSpec
-from schemas.errors import ConfigError, Reason, Rejected
-from schemas.records import ImageRef, Place, Problem, printable
+from pipeline.sources.spec import RawImage, SourceSpec
+from schemas.errors import Reason, Rejected
+from schemas.ledger import Unused
+from schemas.records import CaptionFile, ImageRef, Problem, unit_interval
 
-COLUMNS = ("text", "caption", "prompt")
-"""Where a caption may stand in Parquet and metadata.jsonl, first one first."""
+COLUMNS = ("text", "caption", "prompt", "captions", "sentences")
+"""Where a caption may stand in Parquet and caption tables, in any case, first one first."""
 
-_SIDECAR_FIELDS = ("caption", "text", "prompt")
+_SIDECAR_FIELDS = ("caption", "text", "prompt", "captions", "sentences")
+ITEM_FIELDS = ("raw", "caption", "text")  # of a list's items that are no strings, as COCO's are
 _MAX_SIDECAR_BYTES = 16 * 2**20  # a caption is not longer; the file is something else
 
-Caption = tuple[str | None, Problem | None]
+Choose = Callable[[Sequence[str]], str]
+"""What `--caption-list` makes of several texts."""
+
+
+class Caption(NamedTuple):
+    """A text, or why there is none."""
+
+    text: str | None = None  # stripped; None if there is none
+    problem: Problem | None = None  # BAD_CAPTION: there is something, but no text
+    was_list: bool = False  # chosen from several, or joined
 
 
 def bad(detail: str) -> Problem:
@@ -26,203 +38,286 @@ def bad(detail: str) -> Problem:
     return Problem(reason=Reason.BAD_CAPTION, detail=detail)
 
 
-def sidecars(in_folder: Iterable[str]) -> dict[tuple[str, str], str]:
-    """(stem, suffix in lower case) -> name, of all caption files among the names."""
-    found: dict[tuple[str, str], str] = {}
-    for name in in_folder:
-        stem, suffix = names.split_suffix(name)
-        if suffix in names.CAPTION_SUFFIXES:
-            found.setdefault((stem, suffix), name)
-    return found
+def chooser(spec: SourceSpec, key: str) -> Choose:
+    """What to do with a list: a function of the options, the seed and the picture's key."""
+    if spec.caption_list == "join":
+        return ", ".join
+    if spec.caption_list == "random":
+        draw = unit_interval(f"caption:{spec.seed}:{key}")
+        return lambda texts: texts[int(draw * len(texts))]
+    return lambda texts: texts[0]
 
 
-def find_sidecar(found: Mapping[tuple[str, str], str], stem: str) -> str | None:
-    """Name of the caption file for a stem: .txt, then .caption, then .json."""
-    for suffix in names.CAPTION_SUFFIXES:
-        if (stem, suffix) in found:
-            return found[stem, suffix]
-    return None
-
-
-def clean(value: Any, *, where: str) -> Caption:
+def clean(value: Any, *, where: str, choose: Choose) -> Caption:
     """A caption from a value of JSON, CSV or Arrow.
 
     Args:
-        value: a string; of a list of strings the first is taken (as COCO has several); None.
+        value: a string, a list of strings (or of COCO's objects), or None.
         where: what to call the value in the problem.
+        choose: for lists that hold more than one text.
 
     Returns:
         Stripped text or None if empty; and BAD_CAPTION if the value is something else.
     """
-    if isinstance(value, list):
-        value = value[0] if value else None
-    if value is None:
-        return None, None
-    if not isinstance(value, str):
-        return None, bad(f"{where}: need a string, got {type(value).__name__}")
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # JSON may spell half a surrogate pair; Parquet cannot store it
-        return None, bad(f"{where}: not valid Unicode")
-    return value.strip() or None, None
+    items = value if isinstance(value, list) else [value]
+    texts: list[str] = []
+    for item in items:
+        if isinstance(item, dict):
+            item = next((item[field] for field in ITEM_FIELDS if field in item), item)
+        if item is None:
+            continue
+        if not isinstance(item, str):
+            return Caption(problem=bad(f"{where}: need a string, got {type(item).__name__}"))
+        try:
+            item.encode()
+        except UnicodeEncodeError:  # JSON may spell half a surrogate pair; Parquet cannot store it
+            return Caption(problem=bad(f"{where}: not valid Unicode"))
+        if item.strip():
+            texts.append(item.strip())
+    if len(texts) > 1:
+        return Caption(text=choose(texts), was_list=True)
+    return Caption(text=texts[0] if texts else None)
+
+
+def decoded(raw: bytes) -> str:
+    """Text in UTF-8, or in UTF-16 if it starts with that mark.
+
+    Raises:
+        UnicodeDecodeError: it is neither; `reason_of` names what it is.
+    """
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return raw.decode("utf-16")
+    return raw.decode("utf-8-sig")
+
+
+def reason_of(error: UnicodeDecodeError) -> str:
+    """What a text is that is not UTF-8, without its bytes."""
+    raw = bytes(error.object)
+    if error.encoding.startswith("utf-16"):
+        return "is UTF-16 by its first bytes, but cut or damaged"
+    return f"is not UTF-8: byte {error.start} is {raw[error.start]:#x}"
 
 
 def parse_sidecar(
-    raw: bytes, *, is_json: bool, fields: tuple[str, ...] = _SIDECAR_FIELDS
+    raw: bytes, *, is_json: bool, choose: Choose, fields: Sequence[str] = _SIDECAR_FIELDS
 ) -> Caption:
-    """Caption from the bytes of a sidecar file, tar member or metadata line.
+    """Caption from the bytes of a sidecar file or tar member.
 
     Args:
-        raw: UTF-8, with or without a byte order mark.
+        raw: UTF-8, with or without a byte order mark, or UTF-16 with one.
         is_json: an object; else plain text.
-        fields: of the object, first one that is there and not null.
+        choose: for lists.
+        fields: of the object, first one that is there and says something.
     """
     try:
-        text = raw.decode("utf-8-sig")
+        text = decoded(raw)
     except UnicodeDecodeError as error:
-        return None, bad(f"caption file is not UTF-8: byte {error.start} is {raw[error.start]:#x}")
+        return Caption(problem=bad(f"caption file {reason_of(error)}"))
+    if "\0" in text:
+        return Caption(problem=bad("caption file holds zero bytes: UTF-16 without its mark?"))
     if not is_json:
-        return clean(text, where="caption file")
+        return clean(text, where="caption file", choose=choose)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        return None, bad(f"caption file is not JSON: {error}")
+        return Caption(problem=bad(f"caption file is not JSON: {error}"))
     if not isinstance(value, dict):
-        return None, bad(f"caption file: need a JSON object, got {type(value).__name__}")
-    return _field_of(value, fields)
+        return Caption(problem=bad(f"caption file: need a JSON object, got {type(value).__name__}"))
+    return field_of(value, fields, choose)
 
 
-def _field_of(value: Mapping[str, Any], fields: tuple[str, ...]) -> Caption:
+def field_of(value: Mapping[str, Any], fields: Sequence[str], choose: Choose) -> Caption:
+    """Caption of the first field, in any case, that is there and says something."""
+    if not all(field in value for field in fields[:1]):
+        value = {**{str(name).lower(): of for name, of in value.items()}, **value}
+    first: Caption | None = None
     for field in fields:
-        if value.get(field) is not None:
-            return clean(value[field], where=f"field {field}")
-    return None, None
+        if value.get(field) is None:
+            continue
+        caption = clean(value[field], where=f"field {field}", choose=choose)
+        if caption.text is not None:
+            return caption
+        first = first or caption
+    return first or Caption()
 
 
-def read_caption(ref: ImageRef, spec: SourceSpec) -> tuple[str | None, str | None, Problem | None]:
+# Beside a picture -------------------------------------------------------------------------------
+
+
+def attach(
+    pictures: Iterable[str], sidecars: Iterable[str], *, samples: Mapping[str, str] | None = None
+) -> dict[str, list[str]]:
+    """Which caption files belong to which picture, by their names.
+
+    `a.jpg.txt` is a.jpg's; else `a.txt`, then `a.caption`, then `a.json`. Where no name fits to the
+    letter, one that differs in its case or its Unicode form (macOS takes letters apart) does, if
+    there is no second one.
+
+    Args:
+        pictures: names in one folder, or in one tar.
+        sidecars: likewise.
+        samples: picture -> its WebDataset sample, whose caption is its own as well.
+
+    Returns:
+        Picture -> its caption files, first one first; every picture is in it.
+    """
+    found: dict[tuple[str, str], str] = {}
+    for name in sidecars:
+        stem, suffix = posixpath.splitext(name)
+        found.setdefault((stem, suffix.lower()), name)
+    attached: dict[str, list[str]] = {}
+    taken: set[str] = set()
+    for picture in pictures:
+        stems = dict.fromkeys((picture, names.split_suffix(picture)[0]))
+        mine = list(_of_stems(stems, found))
+        if not mine and samples is not None:
+            mine = list(_of_stems([samples[picture]], found))
+        attached[picture] = mine
+        taken.update(mine)
+    left = {place: name for place, name in found.items() if name not in taken}
+    if left:
+        _attach_alike(attached, left)
+    return attached
+
+
+def _of_stems(stems: Iterable[str], found: Mapping[tuple[str, str], str]) -> Iterator[str]:
+    for stem in stems:
+        for suffix in names.CAPTION_SUFFIXES:
+            if (stem, suffix) in found:
+                yield found[stem, suffix]
+
+
+def _attach_alike(attached: dict[str, list[str]], left: Mapping[tuple[str, str], str]) -> None:
+    alike: dict[tuple[str, str], list[str]] = {}
+    for (stem, suffix), name in left.items():
+        alike.setdefault((folded(stem), suffix), []).append(name)
+    clear = {place: found[0] for place, found in alike.items() if len(found) == 1}
+    for picture, mine in attached.items():
+        if not mine:
+            stems = dict.fromkeys(map(folded, (picture, names.split_suffix(picture)[0])))
+            mine.extend(_of_stems(stems, clear))
+
+
+def folded(name: str) -> str:
+    """A name without what file systems make of it: case and Unicode form."""
+    name = name if name.isascii() else unicodedata.normalize("NFC", name)
+    return name.casefold()
+
+
+def with_files(ref: ImageRef, sidecars: Sequence[CaptionFile]) -> ImageRef:
+    """The reference with its caption files, of which there is at least one, first one first."""
+    first, *more = sidecars
+    return dataclasses.replace(
+        ref,
+        caption_place=first.place,
+        caption_is_json=first.is_json,
+        more_captions=tuple(more),
+    )
+
+
+def with_line(ref: ImageRef, line: Caption) -> ImageRef:
+    """The reference with what a caption table says of it."""
+    return dataclasses.replace(
+        ref,
+        caption=line.text,
+        caption_problem=line.problem,
+        caption_was_list=line.was_list,
+    )
+
+
+# Reading ----------------------------------------------------------------------------------------
+
+
+class Reading(NamedTuple):
+    """What became of the captions of one picture."""
+
+    caption: str | None
+    source: str | None
+    problem: Problem | None = None
+    unused: tuple[Unused, ...] = ()
+    used: int = 0
+    was_list: bool = False
+
+
+def image_of(raw: bytes, reading: Reading) -> RawImage:
+    """A picture's bytes with what became of its captions."""
+    return RawImage(
+        raw=raw,
+        caption=reading.caption,
+        caption_source=reading.source,
+        caption_problem=reading.problem,
+        unused=reading.unused,
+        used=reading.used,
+        was_list=reading.was_list,
+    )
+
+
+def read_caption(ref: ImageRef, spec: SourceSpec) -> Reading:
     """Caption of a file or tar member; never raises Rejected, because the image stays.
 
     Returns:
         Caption, where it comes from, and NO_CAPTION or BAD_CAPTION.
     """
     if spec.caption == "none":
-        return None, None, None
+        return Reading(None, None)
     if spec.caption == "fixed":
-        return spec.caption_text, "fixed", None
-    caption, problem = _from_place(ref, spec)
-    if caption is not None:
-        return caption, "sidecar", None
-    if problem is None and ref.caption is not None:
-        return ref.caption, "metadata", None
+        return Reading(spec.caption_text, "fixed")
+    if spec.caption in {"filename", "folder"}:
+        text = _name_as_caption(ref, of_folder=spec.caption == "folder")
+        problem = None if text else _none_in(f"{spec.caption} {ref.source!r}")
+        return Reading(text, spec.caption if text else None, problem)
+    unused: list[Unused] = []
+    problem = None
+    for caption, source in _offers(ref, spec):
+        if caption.text is not None:
+            rest = ref.captions - len(unused) - 1
+            unused += [Unused.OTHER_PREFERRED] * rest
+            return Reading(
+                caption.text, source, unused=tuple(unused), used=1, was_list=caption.was_list
+            )
+        unused.append(Unused.EMPTY if caption.problem is None else Unused.UNUSABLE)
+        problem = problem or caption.problem
     if problem is None and spec.caption != "auto":
-        problem = Problem(reason=Reason.NO_CAPTION, detail=f"no caption in its {spec.caption}")
-    return None, None, problem
+        problem = _none_in(f"its {spec.caption}")
+    return Reading(None, None, problem, tuple(unused))
 
 
-def _from_place(ref: ImageRef, spec: SourceSpec) -> Caption:
-    place = ref.caption_place
-    if place is None:
-        return None, None
+def _none_in(place: str) -> Problem:
+    return Problem(reason=Reason.NO_CAPTION, detail=f"no caption in {place}")
+
+
+def _offers(ref: ImageRef, spec: SourceSpec) -> Iterator[tuple[Caption, str]]:
+    choose = chooser(spec, ref.key)
+    fields = _SIDECAR_FIELDS if spec.caption_column is None else (spec.caption_column,)
+    if ref.caption_place is not None:
+        own = CaptionFile(place=ref.caption_place, is_json=ref.caption_is_json)
+        for sidecar in (own, *ref.more_captions):
+            yield _read_sidecar(sidecar, fields, choose), "sidecar"
+    if ref.caption is not None or ref.caption_problem is not None:
+        in_table = Caption(ref.caption, ref.caption_problem, ref.caption_was_list)
+        yield in_table, "metadata"
+
+
+def _read_sidecar(sidecar: CaptionFile, fields: Sequence[str], choose: Choose) -> Caption:
+    place = sidecar.place
     size_bytes = place.file_bytes if place.size_bytes is None else place.size_bytes
     if size_bytes is not None and size_bytes > _MAX_SIDECAR_BYTES:
-        return None, bad(f"caption file has {size_bytes} bytes, more than {_MAX_SIDECAR_BYTES}")
+        detail = f"caption file has {size_bytes} bytes, more than {_MAX_SIDECAR_BYTES}"
+        return Caption(problem=bad(detail))
     try:
         raw = files.read(place)
     except Rejected as rejected:
-        return None, bad(f"caption file: {rejected.detail}")
-    in_metadata = place.uri.endswith(names.METADATA_NAMES)
-    fields = COLUMNS if in_metadata else _SIDECAR_FIELDS
-    if spec.caption_column is not None:
-        fields = (spec.caption_column,)
-    return parse_sidecar(raw, is_json=ref.caption_is_json, fields=fields)
+        return Caption(problem=bad(f"caption file: {rejected.detail}"))
+    return parse_sidecar(raw, is_json=sidecar.is_json, choose=choose, fields=fields)
 
 
-class MetadataTable:
-    """Captions of one folder's metadata.jsonl or metadata.csv, by file name.
-
-    A caption that cannot be used is kept as the place of its line, so that reading it again tells
-    what is wrong; other lines are kept as text. A name that stands in two lines has the last one.
-    """
-
-    def __init__(self, folder: str) -> None:
-        """Table without rows for the folder `folder` (relative)."""
-        self.folder = folder
-        self.captions: dict[str, str | Place] = {}
-
-    def get(self, relative: str) -> str | Place | None:
-        """Caption of the file `relative` (to the same root as the folder)."""
-        inside = relative[len(self.folder) + 1 :] if self.folder else relative
-        return self.captions.get(inside)
-
-
-def load_metadata(folder: Folder, spec: SourceSpec) -> MetadataTable | None:
-    """Captions of the folder's metadata.jsonl, else metadata.csv, if it has one.
-
-    Raises:
-        ConfigError: a line that cannot be tied to a file; so captions would be lost unseen.
-    """
-    for name in names.METADATA_NAMES:
-        if name not in folder.names:
-            continue
-        found = folder.stat(name)
-        if isinstance(found, Problem):
-            raise ConfigError(f"{printable(folder.uri)}/{name}: cannot be read: {found.detail}")
-        table = MetadataTable(folder.relative)
-        try:
-            raw = files.read(found.place)
-        except Rejected as rejected:
-            raise ConfigError(f"{printable(found.uri)}: {rejected.detail}; run again") from None
-        fields = COLUMNS if spec.caption_column is None else (spec.caption_column,)
-        load = _load_jsonl if name.endswith(".jsonl") else _load_csv
-        load(table, raw, found.place, fields)
-        return table
-    return None
-
-
-def _load_jsonl(table: MetadataTable, raw: bytes, place: Place, fields: tuple[str, ...]) -> None:
-    start = 0
-    for number, line in enumerate(io.BytesIO(raw), start=1):
-        offset, start = start, start + len(line)
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line.decode("utf-8-sig"))
-            name = value["file_name"]
-            if not isinstance(name, str):
-                raise TypeError(f"file_name is {name!r}")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ConfigError(
-                f"{printable(place.uri)}, line {number}: need a JSON object with file_name, "
-                f"got {line[:60]!r} ({type(error).__name__}: {error}); correct the line, "
-                "or do without it: --caption sidecar or --caption none"
-            ) from None
-        caption, problem = _field_of(value, fields)
-        if problem is not None:
-            table.captions[name.removeprefix("./")] = Place(
-                uri=place.uri,
-                offset=offset,
-                size_bytes=len(line),
-                file_bytes=place.file_bytes,
-                modified_s=place.modified_s,
-            )
-        elif caption is not None:
-            table.captions[name.removeprefix("./")] = caption
-
-
-def _load_csv(table: MetadataTable, raw: bytes, place: Place, fields: tuple[str, ...]) -> None:
-    try:
-        rows = csv.DictReader(io.StringIO(raw.decode("utf-8-sig"), newline=""), strict=True)
-        if "file_name" not in (rows.fieldnames or ()):
-            return  # some other table that happens to have this name
-        for row in rows:
-            caption, _ = _field_of(row, fields)
-            if caption is None:
-                continue
-            if not row["file_name"]:
-                raise csv.Error(f"no file_name in line {rows.line_num}")
-            table.captions[row["file_name"].removeprefix("./")] = caption
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(
-            f"{printable(place.uri)}: need a CSV table in UTF-8, got {error}; correct it, "
-            "or do without it: --caption sidecar or --caption none"
-        ) from None
+def _name_as_caption(ref: ImageRef, *, of_folder: bool) -> str | None:
+    """`a_red_car.jpg` -> `a red car`; of a folder as kohya names it, `10_cat dog` -> `cat dog`."""
+    folder, base = posixpath.split(ref.source)
+    if not of_folder:
+        text = names.split_suffix(base)[0]
+    elif folder == ref.group:  # "" or the tar
+        return None
+    else:
+        text = re.sub(r"^\d+_", "", posixpath.basename(folder))
+    return " ".join(text.replace("_", " ").split()) or None

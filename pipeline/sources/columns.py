@@ -1,14 +1,17 @@
 """Which columns of a Parquet file hold the pictures and the captions."""
 
 import json
+import re
+from collections.abc import Mapping
 
 import pyarrow as pa
 
-from pipeline.sources import captions
+from pipeline.sources import captions, names
 from pipeline.sources.spec import SourceSpec
 from schemas.errors import Reason, Rejected
 from schemas.triple import FOOTER_KEY
 
+_BASE64 = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "data:image/")  # JPEG, PNG, GIF, WebP
 _IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp")
 
 
@@ -52,14 +55,66 @@ def image_column(schema: pa.Schema, wanted: str | None) -> str:
     )
 
 
+def why_none(schema: pa.Schema, wanted: str | None, heads: Mapping[str, str], where: str) -> str:
+    """Why a file cannot be a source, and what to do, in one line.
+
+    Args:
+        schema: of the file, for which `image_column` raised.
+        wanted: the column that was asked for.
+        heads: column of text -> how its first value starts.
+        where: the file.
+    """
+    found = _columns(schema)
+    if wanted is not None and wanted not in schema.names:
+        columns = ", ".join(schema.names)
+        return f"--image-column: need a column of {where} ({columns}), got {wanted}"
+    usable = [field.name for field in schema if _holds_images(field.type)]
+    if wanted is None and len(usable) > 1:
+        return f"{where}: need one clear image column, got {', '.join(usable)}; say --image-column"
+    if wanted is None and usable:
+        return f"{where}: need an image column, got {found}; if so, say --image-column {usable[0]}"
+    for name in schema.names if wanted is None else [wanted]:
+        kind = schema.field(name).type if schema.names.count(name) == 1 else pa.null()
+        start = heads.get(name, "")
+        got, advice = "", ""
+        if _is_list(kind) and _holds_images(kind.value_type):
+            got, advice = "lists of pictures", "write a row for each picture"
+        elif start.startswith(_BASE64):
+            got, advice = "base64 text", "decode it (base64.b64decode) into a column of bytes"
+        elif re.match(r"[a-z][a-z0-9+.-]*://", start):
+            got, advice = "addresses", "download them first, e.g. with img2dataset"
+        elif names.is_image(start):
+            got, advice = (
+                "file names",
+                "give the folder of the files, with this as metadata.parquet",
+            )
+        if got:
+            return f"{where}: need pictures as bytes, got {got} in column {name}; {advice}"
+    return f"{where}: need a column of pictures as bytes, got {found}; say --image-column"
+
+
+def text_columns(schema: pa.Schema) -> list[str]:
+    """Columns of plain text, whose first values may tell what they are."""
+    return [
+        field.name
+        for field in schema
+        if schema.names.count(field.name) == 1 and _is_text(field.type)
+    ]
+
+
 def caption_column(schema: pa.Schema, spec: SourceSpec) -> str | None:
     """The column that holds the captions; None where there is none, or none is wanted."""
     if spec.caption not in {"auto", "column"}:
         return None
     if spec.caption_column is not None:
         return spec.caption_column if schema.names.count(spec.caption_column) == 1 else None
-    for name in captions.COLUMNS:
-        if schema.names.count(name) == 1 and _holds_text(schema.field(name).type):
+    folded = [name.lower() for name in schema.names]
+    for wanted in captions.COLUMNS:
+        # To the letter, or in another case if there is no second one.
+        alike = [name for name in schema.names if name.lower() == wanted]
+        name = wanted if wanted in alike else (alike or [""])[0]
+        is_one = schema.names.count(name) == 1 if name == wanted else folded.count(wanted) == 1
+        if is_one and _holds_text(schema.field(name).type):
             return name
     return None
 
@@ -83,10 +138,24 @@ def _holds_images(kind: pa.DataType) -> bool:
 
 
 def _holds_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    if pa.types.is_dictionary(kind) or _is_list(kind):
         return _holds_text(kind.value_type)
+    if pa.types.is_struct(kind):  # an item of COCO's lists
+        return any(
+            field.name in captions.ITEM_FIELDS and _is_text(field.type) for field in kind.fields
+        )
+    return _is_text(kind)
+
+
+def _is_text(kind: pa.DataType) -> bool:
     return (
         pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return (
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     )
 
 

@@ -42,6 +42,11 @@ def file_names(selection: Selection) -> Iterator[str]:
     yield from filter(selection.matches, found)
 
 
+def first_look(selection: Selection) -> int:
+    """Names that say what a selection holds, without waiting for the last one of a bucket."""
+    return (remote if is_remote(selection.base) else local).first_look()
+
+
 def existing(uris: Collection[str]) -> set[str]:
     """Those of `uris` that exist: as a file, if local also as a folder or a broken link."""
     there = {uri for uri in uris if not is_remote(uri) and os.path.lexists(uri)}

@@ -30,3 +30,5 @@ class Folder:
     folders: list[str]  # names, sorted
     stat: Callable[[str], FileStat | Problem]
     problem: Problem | None = None  # the folder itself cannot be listed
+    hidden: tuple[str, ...] = ()  # names of hidden files and folders
+    seen: bool = False  # a link to a folder that is walked on another way: names are not here

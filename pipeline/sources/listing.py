@@ -2,18 +2,25 @@
 
 from collections.abc import Iterator
 
-from pipeline.sources import captions, files, names
-from pipeline.sources.folder import FileStat, Folder
-from pipeline.sources.spec import Container, Selection, SourceKind, SourceSpec
+from pipeline.sources import captions, names, tables
+from pipeline.sources.captions import Caption
+from pipeline.sources.content import FirstBytes, head_of_file
+from pipeline.sources.files import walk
+from pipeline.sources.folder import Folder
+from pipeline.sources.notes import Notes
+from pipeline.sources.spec import Container, Selection, SourceKind, SourceSpec, mixture
+from pipeline.sources.tables import CaptionTable
 from schemas.errors import Reason
-from schemas.records import ImageRef, Place, Problem, key_of, printable
+from schemas.ledger import Ignored, Unused
+from schemas.records import CaptionFile, ImageRef, Place, Problem, key_of, printable
 
 
-def list_source(spec: SourceSpec) -> Iterator[ImageRef | Container]:
+def list_source(spec: SourceSpec, notes: Notes | None = None) -> Iterator[ImageRef | Container]:
     """Everything in the source, each once, in the order of names.
 
     Args:
         spec: from `resolve_source`.
+        notes: gets what was found and is not yielded; whole once the last one is.
 
     Yields:
         Images: an ImageRef for each file, with `ordinal` 0, so that a file more or less changes no
@@ -21,17 +28,29 @@ def list_source(spec: SourceSpec) -> Iterator[ImageRef | Container]:
         for whatever has the right name and cannot be read.
 
     Raises:
-        ConfigError: a metadata.jsonl with a line that cannot be used.
+        ConfigError: a metadata.jsonl with a line that cannot be used; or another kind of source
+            among this one, and nobody said which is meant.
     """
+    notes = Notes() if notes is None else notes
+    listing = _Images(spec, notes) if spec.kind is SourceKind.IMAGES else _Containers(spec, notes)
     for number, selection in enumerate(spec.selections):
-        tables: list[captions.MetadataTable] = []
-        for folder in files.walk(selection):
+        for folder in walk(selection):
+            relative = spec.relative(folder.uri)
             if folder.problem is not None:
-                yield problem_ref(spec.relative(folder.uri), folder.uri, folder.problem)
-            elif spec.kind is SourceKind.IMAGES:
-                yield from _images(folder, number, spec, tables)
-            else:
-                yield from _containers(folder, number, spec)
+                notes.found += 1
+                notes.pictures += 1
+                yield problem_ref(relative, folder.uri, folder.problem)
+                continue
+            if folder.seen:
+                notes.found += 1
+                notes.ignore(Ignored.FOLDER_SEEN, relative)
+                continue
+            if selection.is_whole:
+                notes.found += len(folder.hidden)
+                for name in folder.hidden:
+                    notes.ignore(Ignored.HIDDEN, names.join(relative, name))
+            yield from listing.folder(folder, number)
+    listing.finish()
 
 
 def problem_ref(relative: str, uri: str, problem: Problem) -> ImageRef:
@@ -44,109 +63,221 @@ def problem_ref(relative: str, uri: str, problem: Problem) -> ImageRef:
     )
 
 
-def _images(
-    folder: Folder, number: int, spec: SourceSpec, tables: list[captions.MetadataTable]
-) -> Iterator[ImageRef]:
-    _update_tables(tables, folder, spec)
-    beside = captions.sidecars(folder.names) if spec.caption in {"auto", "sidecar"} else {}
-    wanted = [name for name in (*folder.names, *folder.folders) if names.is_image(name)]
-    folders = set(folder.folders)
-    for name in sorted(wanted):
-        inside = names.join(folder.relative, name)
-        if not _is_listed_here(spec, number, inside):
-            continue
+class _Listing:
+    def __init__(self, spec: SourceSpec, notes: Notes) -> None:
+        self._spec = spec
+        self._notes = notes
+        # Of one whole folder, everything is selected.
+        self._is_all = len(spec.selections) == 1 and spec.selections[0].is_whole
+
+    def _is_selected(self, number: int, folder: Folder, name: str) -> bool:
+        """Whether a file is selected by this selection and by none before it."""
+        if self._is_all:
+            return True
+        selection = self._spec.selections[number]
         uri = f"{folder.uri}/{name}"
-        if name in folders:
-            problem = Problem(reason=Reason.NOT_A_FILE, detail="a folder with a picture's name")
-            yield problem_ref(spec.relative(uri), uri, problem)
-            continue
-        found = folder.stat(name)
-        if isinstance(found, Problem):
-            yield problem_ref(spec.relative(uri), uri, found)
-            continue
-        sidecar = captions.find_sidecar(beside, names.split_suffix(name)[0])
-        yield _image(found, inside, folder, sidecar, spec, tables)
-
-
-def _image(
-    found: FileStat,
-    inside: str,
-    folder: Folder,
-    sidecar: str | None,
-    spec: SourceSpec,
-    tables: list[captions.MetadataTable],
-) -> ImageRef:
-    relative = spec.relative(found.uri)
-    in_table = next((c for t in reversed(tables) if (c := t.get(inside)) is not None), None)
-    place = in_table if isinstance(in_table, Place) else None
-    is_json = place is not None
-    if sidecar is not None:
-        caption_file = folder.stat(sidecar)
-        # What cannot be read now is read again later, and then said of this image.
-        place = (
-            Place(uri=f"{folder.uri}/{sidecar}")
-            if isinstance(caption_file, Problem)
-            else caption_file.place
+        return selection.matches(names.join(folder.relative, name)) and not any(
+            _claims(earlier, uri) for earlier in self._spec.selections[:number]
         )
-        is_json = names.split_suffix(sidecar)[1] == ".json"
-    return ImageRef(
-        key=key_of(relative),
-        source=printable(relative),
-        place=found.place,
-        caption=in_table if isinstance(in_table, str) else None,
-        caption_place=place,
-        caption_is_json=is_json,
-    )
+
+    def _is_claimed(self, folder: Folder, name: str) -> bool:
+        uri = f"{folder.uri}/{name}"
+        return any(_claims(selection, uri) for selection in self._spec.selections)
+
+    def _ignore(self, folder: Folder, name: str, reason: Ignored) -> None:
+        uri = f"{folder.uri}/{name}"
+        kind = names.kind_of(name)
+        if reason is Ignored.OTHER_KIND and kind is not None and not self._spec.chosen:
+            raise mixture(self._spec.root, {str(self._spec.kind): "", kind: uri})
+        self._notes.found += 1
+        self._notes.ignore(reason, self._spec.relative(uri))
+
+    def _planned(self, ref: ImageRef) -> ImageRef:
+        self._notes.found += 1
+        self._notes.pictures += 1
+        self._notes.attached += ref.captions
+        return ref
+
+    def folder(self, folder: Folder, number: int) -> Iterator[ImageRef | Container]:
+        """What one folder of a selection holds."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Count what can only be counted at the end."""
 
 
-def _update_tables(tables: list[captions.MetadataTable], folder: Folder, spec: SourceSpec) -> None:
-    """Drop tables of folders that the walk has left; add this folder's. The nearest is last."""
-    if spec.caption not in {"auto", "metadata"}:
-        return
-    while tables and tables[-1].folder:
-        if f"{folder.relative}/".startswith(f"{tables[-1].folder}/"):
-            break
-        tables.pop()
-    table = captions.load_metadata(folder, spec)
-    if table is not None:
-        tables.append(table)
+class _Images(_Listing):
+    def __init__(self, spec: SourceSpec, notes: Notes) -> None:
+        super().__init__(spec, notes)
+        self._first_bytes = FirstBytes()
+        self._tables: list[CaptionTable] = []  # of the folders around; the nearest is last
+        self._shared: dict[str, list[CaptionTable]] = {}  # by folder, for several selections
+        self._number = 0
+        self._takes_sidecars = spec.caption in {"auto", "sidecar"}
+        self._takes_tables = spec.caption in {"auto", "metadata"}
+
+    def folder(self, folder: Folder, number: int) -> Iterator[ImageRef]:
+        """References to the pictures of one folder."""
+        is_table = set(tables.tables_in(folder.names))
+        pictures: list[str] = []
+        sidecars: list[str] = []
+        for name in folder.names:
+            suffix = names.split_suffix(name)[1]
+            if suffix in names.IMAGE_SUFFIXES:
+                pictures.append(name)
+            elif name in is_table:
+                continue
+            elif suffix in names.CAPTION_SUFFIXES:
+                sidecars.append(name)
+            elif self._is_picture(folder, name, number):
+                pictures.append(name)
+        if is_table or self._tables or self._number != number:
+            self._update_tables(folder, number, is_table)
+        pictures += [name for name in folder.folders if names.is_image(name)]
+        claimed = pictures
+        if not self._is_all:
+            claimed = [name for name in pictures if self._is_claimed(folder, name)]
+            pictures = [name for name in claimed if self._is_selected(number, folder, name)]
+        attached = captions.attach(claimed, sidecars) if self._takes_sidecars and sidecars else {}
+        self._leave_sidecars(folder, number, sidecars, attached)
+        for name in sorted(pictures):
+            yield self._planned(self._image(folder, name, attached.get(name, [])))
+
+    def finish(self) -> None:
+        for loaded in (self._tables, *self._shared.values()):
+            self._leave_lines(loaded)
+
+    def _is_picture(self, folder: Folder, name: str, number: int) -> bool:
+        """Whether a file is one by its first bytes; if not, it is counted."""
+        if not self._is_selected(number, folder, name):
+            return False
+        if names.kind_of(name) is not None:
+            reason = Ignored.OTHER_KIND
+        else:
+            uri = f"{folder.uri}/{name}"
+            reason = self._first_bytes.reason_against(name, lambda: head_of_file(uri))
+        if reason is not None:
+            self._ignore(folder, name, reason)
+        return reason is None
+
+    def _image(self, folder: Folder, name: str, sidecars: list[str]) -> ImageRef:
+        uri = f"{folder.uri}/{name}"
+        relative = self._spec.relative(uri)
+        if name in folder.folders:
+            problem = Problem(reason=Reason.NOT_A_FILE, detail="a folder with a picture's name")
+            ref = problem_ref(relative, uri, problem)
+        else:
+            found = folder.stat(name)
+            if isinstance(found, Problem):
+                ref = problem_ref(relative, uri, found)
+            else:
+                ref = ImageRef(key=key_of(relative), source=printable(relative), place=found.place)
+        if sidecars:
+            files = [_caption_file(folder, sidecar) for sidecar in sidecars]
+            ref = captions.with_files(ref, files)
+        return self._with_line(ref, uri) if self._tables else ref
+
+    # Captions -----------------------------------------------------------------------------------
+
+    def _leave_sidecars(
+        self, folder: Folder, number: int, sidecars: list[str], attached: dict[str, list[str]]
+    ) -> None:
+        """Count those that belong to no picture; the others go with theirs."""
+        taken = {name for mine in attached.values() for name in mine}
+        reason = Unused.WITHOUT_PICTURE if self._takes_sidecars else Unused.NOT_ASKED_FOR
+        for name in sidecars:
+            if name not in taken and self._is_selected(number, folder, name):
+                self._notes.leave(reason, self._spec.relative(f"{folder.uri}/{name}"))
+
+    def _update_tables(self, folder: Folder, number: int, found: set[str]) -> None:
+        """Drop tables of folders that the walk has left; add this folder's."""
+        if not self._takes_tables:
+            for name in sorted(found):
+                if self._is_selected(number, folder, name):
+                    uri = f"{folder.uri}/{name}"
+                    self._notes.leave(Unused.NOT_ASKED_FOR, self._spec.relative(uri))
+            return
+        while self._tables and not self._is_around(self._tables[-1], folder, number):
+            table = self._tables.pop()
+            if len(self._spec.selections) == 1:
+                self._leave_lines([table])
+        self._number = number
+        if not found:
+            return
+        mine = self._shared.get(folder.uri)
+        if mine is None:
+            selection = self._spec.selections[number]
+            mine = tables.load_tables(folder, selection, self._spec, self._notes)
+            if len(self._spec.selections) > 1:
+                self._shared[folder.uri] = mine
+        self._tables.extend(mine)
+
+    def _is_around(self, table: CaptionTable, folder: Folder, number: int) -> bool:
+        return self._number == number and f"{folder.uri}/".startswith(f"{table.folder}/")
+
+    def _with_line(self, ref: ImageRef, uri: str) -> ImageRef:
+        """The reference with the nearest table's caption of its picture."""
+        nearest: Caption | None = None
+        choose = captions.chooser(self._spec, ref.key)
+        for table in reversed(self._tables):
+            line = table.take(uri, choose)
+            if line is None:
+                continue
+            if nearest is not None:
+                self._notes.leave(Unused.OTHER_PREFERRED, ref.source)
+            elif line.text is None and line.problem is None:
+                self._notes.leave(Unused.EMPTY, ref.source)
+            else:
+                nearest = line
+        return ref if nearest is None else captions.with_line(ref, nearest)
+
+    def _leave_lines(self, loaded: list[CaptionTable]) -> None:
+        for table in loaded:
+            for where in table.left():
+                self._notes.leave(Unused.PICTURE_NOT_TAKEN, where)
 
 
-def _containers(folder: Folder, number: int, spec: SourceSpec) -> Iterator[ImageRef | Container]:
-    tar = spec.kind is SourceKind.TAR
-    suffixes = names.TAR_SUFFIXES if tar else names.PARQUET_SUFFIXES
-    for name in folder.names:
-        compressed = tar and names.is_compressed_tar(name)
-        if not compressed and names.split_suffix(name)[1] not in suffixes:
-            continue
-        if not _is_listed_here(spec, number, names.join(folder.relative, name)):
-            continue
+def _caption_file(folder: Folder, name: str) -> CaptionFile:
+    found = folder.stat(name)
+    # What cannot be read now is read again later, and then said of this image.
+    place = Place(uri=f"{folder.uri}/{name}") if isinstance(found, Problem) else found.place
+    return CaptionFile(place=place, is_json=names.split_suffix(name)[1] == ".json")
+
+
+class _Containers(_Listing):
+    def folder(self, folder: Folder, number: int) -> Iterator[ImageRef | Container]:
+        """Tars or Parquet files of one folder."""
+        tars = {names.tar_stem(name) for name in folder.names if names.is_tar(name)}
+        for name in folder.names:
+            if not self._is_selected(number, folder, name):
+                continue
+            kind = names.kind_of(name)
+            if kind == self._spec.kind:
+                found = self._found(folder, name)
+                yield self._planned(found) if isinstance(found, ImageRef) else found
+                continue
+            # img2dataset writes a Parquet file of addresses and captions beside each tar.
+            is_metadata = kind == "parquet" and names.split_suffix(name)[0] in tars
+            other = kind is not None and not is_metadata and not names.is_table(name)
+            self._ignore(folder, name, Ignored.OTHER_KIND if other else Ignored.NOT_A_PICTURE)
+
+    def _found(self, folder: Folder, name: str) -> ImageRef | Container:
         uri = f"{folder.uri}/{name}"
         found = folder.stat(name)
-        if compressed:
+        if names.is_compressed_tar(name):
             found = Problem(
                 reason=Reason.BROKEN_CONTAINER,
                 detail="a compressed tar cannot be read in parallel; decompress it",
             )
-        relative = spec.relative(uri)
+        relative = self._spec.relative(uri)
         if isinstance(found, Problem):
-            yield problem_ref(relative, uri, found)
-        else:
-            yield Container(
-                uri=uri,
-                relative=relative,
-                size_bytes=found.size_bytes,
-                modified_s=found.modified_s,
-            )
-
-
-def _is_listed_here(spec: SourceSpec, number: int, inside: str) -> bool:
-    """Whether a path is selected by this selection and by none before it."""
-    selection = spec.selections[number]
-    if not selection.matches(inside):
-        return False
-    uri = f"{selection.base}/{inside}"
-    return not any(_claims(earlier, uri) for earlier in spec.selections[:number])
+            return problem_ref(relative, uri, found)
+        return Container(
+            uri=uri,
+            relative=relative,
+            size_bytes=found.size_bytes,
+            modified_s=found.modified_s,
+        )
 
 
 def _claims(selection: Selection, uri: str) -> bool:

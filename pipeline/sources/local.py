@@ -13,10 +13,17 @@ from pipeline.sources.spec import Selection
 from schemas.errors import Reason, Rejected
 from schemas.records import Place, Problem
 
+_FIRST_LOOK = 100_000  # names: a tenth of a second
+
+
+def first_look() -> int:
+    """Names that tell what a folder holds."""
+    return _FIRST_LOOK
+
 
 def walk(selection: Selection) -> Iterator[Folder]:
     """See `files.walk`; holds the names of one folder at a time."""
-    links = _Links(selection)
+    links = _Links()
     pending: list[_Entry] = [_Entry(relative="")]
     while pending:
         entry = pending.pop()
@@ -25,15 +32,28 @@ def walk(selection: Selection) -> Iterator[Folder]:
             status = os.stat(uri or "/")
             identity = (status.st_dev, status.st_ino)
             if links.been_there(entry, identity):
+                yield Folder(
+                    relative=entry.relative,
+                    uri=uri,
+                    names=[],
+                    folders=[],
+                    stat=_LocalStat(uri),
+                    seen=True,
+                )
                 continue
-            files, folders, linked = _scan(uri or "/")
+            files, folders, linked, hidden = _scan(uri or "/")
         except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
             yield _unlistable(entry.relative, uri, error)
             continue
         if selection.names is not None:
             files = sorted({*files, *selection.names}.difference(folders))
         yield Folder(
-            relative=entry.relative, uri=uri, names=files, folders=folders, stat=_LocalStat(uri)
+            relative=entry.relative,
+            uri=uri,
+            names=files,
+            folders=folders,
+            stat=_LocalStat(uri),
+            hidden=tuple(hidden),
         )
         if selection.depth is None or entry.level < selection.depth:
             deeper = entry.ancestors | {identity}
@@ -63,47 +83,36 @@ class _Entry:
 
 
 class _Links:
-    """Symbolic links to folders, each of which is followed once.
+    """Symbolic links to folders: each folder is reached through them once.
 
     n folders that all link to each other would make n! ways through them.
     """
 
-    def __init__(self, selection: Selection) -> None:
-        whole = selection.pattern is None and selection.names is None
-        self._root = os.path.realpath(selection.base or "/") if whole else None
-        self._base = selection.base
+    def __init__(self) -> None:
         self._reached: set[tuple[int, int]] = set()
 
     def been_there(self, entry: _Entry, identity: tuple[int, int]) -> bool:
-        """Whether the folder was walked, or will be without a link."""
+        """Whether the folder lies in itself, or was reached through a link before."""
         if identity in entry.ancestors:
             return True
         if not entry.linked:
             return False
-        if identity in self._reached or self._is_inside(entry.relative):
+        if identity in self._reached:
             return True
         self._reached.add(identity)
         return False
 
-    def _is_inside(self, relative: str) -> bool:
-        """With a pattern, only the way through the link may be selected."""
-        if self._root is None:
-            return False
-        real = os.path.realpath(names.join(self._base, relative))
-        start = self._root.rstrip("/") + "/"
-        return real == self._root or (
-            real.startswith(start) and not names.is_hidden(real[len(start) :])
-        )
 
-
-def _scan(path: str) -> tuple[list[str], list[str], set[str]]:
-    """Files, folders, and those of the folders that are links."""
+def _scan(path: str) -> tuple[list[str], list[str], set[str], list[str]]:
+    """Files, folders, those of the folders that are links, and what is hidden."""
+    hidden: list[str] = []
     files: list[str] = []
     folders: list[str] = []
     linked: set[str] = set()
     with os.scandir(path) as entries:
         for entry in entries:
             if names.is_hidden(entry.name):
+                hidden.append(entry.name)
                 continue
             if not _is_folder(entry):
                 files.append(entry.name)
@@ -111,7 +120,7 @@ def _scan(path: str) -> tuple[list[str], list[str], set[str]]:
             folders.append(entry.name)
             if entry.is_symlink():
                 linked.add(entry.name)
-    return sorted(files), sorted(folders), linked
+    return sorted(files), sorted(folders), linked, sorted(hidden)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -161,7 +170,7 @@ def _kind_of(mode: int) -> str:
 
 def file_names(selection: Selection) -> Iterator[str]:
     """See `files.file_names`; unsorted, one entry at a time."""
-    links = _Links(selection)
+    links = _Links()
     pending = [_Entry(relative="")]
     while pending:
         entry = pending.pop()

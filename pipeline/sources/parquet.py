@@ -10,10 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.sources import captions, files
+from pipeline.sources.captions import Caption, Reading
 from pipeline.sources.columns import caption_column, image_column
 from pipeline.sources.listing import problem_ref
+from pipeline.sources.notes import Notes
 from pipeline.sources.spec import Container, RawImage, SourceSpec
 from schemas.errors import Reason, Rejected
+from schemas.ledger import Unused
 from schemas.records import ImageRef, Place, Problem, key_of, printable
 
 _BATCH_ROWS = 8  # in memory at a time, beside one page of each column
@@ -22,12 +25,13 @@ _BUFFER_BYTES = 1 << 20
 Read = Callable[[], RawImage]
 
 
-def index_parquet(container: Container, spec: SourceSpec) -> Iterator[ImageRef]:
+def index_parquet(container: Container, spec: SourceSpec, notes: Notes) -> Iterator[ImageRef]:
     """References to the rows of a Parquet file, from its footer.
 
     Args:
         container: the file.
         spec: names the image column where there are several.
+        notes: gets the number of rows.
 
     Yields:
         One for each row, in order; a single one with a problem if the file cannot be read.
@@ -42,10 +46,14 @@ def index_parquet(container: Container, spec: SourceSpec) -> Iterator[ImageRef]:
     except Rejected as rejected:
         problem = Problem(reason=rejected.reason, detail=rejected.detail)
         ref = problem_ref(container.relative, container.uri, problem)
+        notes.found += 1
+        notes.pictures += 1
         yield dataclasses.replace(ref, group=printable(container.relative))
         return
     first = 0
+    notes.found += sum(rows_of_groups)
     for number, rows in enumerate(rows_of_groups):
+        notes.pictures += rows
         group = f"{printable(container.relative)}#rg{number:05d}"
         for row in range(rows):
             name = f"{container.relative}#{first + row}"
@@ -85,6 +93,30 @@ def read_schema(place: Place) -> pa.Schema:
         return reader.schema
 
 
+def read_columns(place: Place, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Rows of a Parquet file that fits in memory, a few at a time.
+
+    Raises:
+        Rejected: it cannot be opened, or is damaged.
+    """
+    with _Reader(place) as reader:
+        for group in range(len(reader.rows_of_groups())):
+            for batch in reader.batches(group, list(columns)):
+                try:
+                    yield from batch.to_pylist()
+                except UnicodeDecodeError as error:
+                    raise Rejected(Reason.BROKEN_CONTAINER, f"text is not UTF-8: {error}") from None
+
+
+def first_values(place: Place, columns: Sequence[str]) -> dict[str, str]:
+    """How the first value of each column of text starts; none where it cannot be read."""
+    try:
+        first = next(read_columns(place, columns), {}) if columns else {}
+    except Rejected:
+        return {}
+    return {name: value[:200] for name, value in first.items() if isinstance(value, str)}
+
+
 def _runs(refs: Sequence[ImageRef]) -> Iterator[list[ImageRef]]:
     run: list[ImageRef] = []
     for ref in refs:
@@ -114,7 +146,7 @@ def _read_run(
         first = 0
         for batch in reader.batches(run[0].row_group or 0, columns):
             while ref is not None and _row(ref) < first + batch.num_rows:
-                yield ref, _row_reader(batch, _row(ref) - first, image, caption, spec)
+                yield ref, _row_reader(batch, ref, _row(ref) - first, image, caption, spec)
                 ref = next(waiting, None)
             first += batch.num_rows
             if ref is None:
@@ -131,7 +163,12 @@ def _fail(rejected: Rejected) -> RawImage:
 
 
 def _row_reader(
-    batch: pa.RecordBatch, row: int, image: str, caption: str | None, spec: SourceSpec
+    batch: pa.RecordBatch,
+    ref: ImageRef,
+    row: int,
+    image: str,
+    caption: str | None,
+    spec: SourceSpec,
 ) -> Read:
     """Copies the row's cells, so that the batch can go."""
     cell = batch.column(image)[row]
@@ -146,9 +183,8 @@ def _row_reader(
     if raw is None:
         detail = f"no bytes, only the path {path!r}" if path else "the cell is null"
         return functools.partial(_fail, Rejected(Reason.NULL_IMAGE, detail))
-    text, source, problem = _caption(batch, row, caption, spec)
-    image_of_row = RawImage(raw=raw, caption=text, caption_source=source, caption_problem=problem)
-    return functools.partial(_identity, image_of_row)
+    reading = _caption(batch, ref, row, caption, spec)
+    return functools.partial(_identity, captions.image_of(raw, reading))
 
 
 def _identity(image: RawImage) -> RawImage:
@@ -163,27 +199,32 @@ def _text(cell: pa.Scalar) -> Any:
 
 
 def _caption(
-    batch: pa.RecordBatch, row: int, column: str | None, spec: SourceSpec
-) -> tuple[str | None, str | None, Problem | None]:
+    batch: pa.RecordBatch, ref: ImageRef, row: int, column: str | None, spec: SourceSpec
+) -> Reading:
     if spec.caption == "fixed":
-        return spec.caption_text, "fixed", None
+        return Reading(spec.caption_text, "fixed")
     if spec.caption == "none":
-        return None, None, None
-    text, problem = None, None
+        return Reading(None, None)
+    problem = None
+    unused: tuple[Unused, ...] = ()
     if column is not None:
         try:
             value = batch.column(column)[row].as_py()
         except UnicodeDecodeError:
-            problem = captions.bad(f"column {column}: not UTF-8")
+            value, found = "", Caption(problem=captions.bad(f"column {column}: not UTF-8"))
         else:
-            text, problem = captions.clean(value, where=f"column {column}")
-    if text is not None:
-        return text, f"column:{column}", None
+            choose = captions.chooser(spec, ref.key)
+            found = captions.clean(value, where=f"column {column}", choose=choose)
+        if found.text is not None:
+            return Reading(found.text, f"column:{column}", used=1, was_list=found.was_list)
+        problem = found.problem
+        if value is not None:
+            unused = (Unused.EMPTY if problem is None else Unused.UNUSABLE,)
     if problem is None and (spec.caption == "column" or (column is None and spec.caption_column)):
         wanted = column or spec.caption_column or ", ".join(captions.COLUMNS)
         detail = f"column {wanted}: {'empty' if column else 'not in this file'}"
         problem = Problem(reason=Reason.NO_CAPTION, detail=detail)
-    return None, None, problem
+    return Reading(None, None, problem, unused)
 
 
 # Reader -----------------------------------------------------------------------------------------

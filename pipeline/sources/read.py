@@ -4,28 +4,33 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 
 from pipeline.sources import captions, files
+from pipeline.sources.notes import Notes
 from pipeline.sources.spec import Container, RawImage, SourceKind, SourceSpec
 from schemas.records import ImageRef
 
 
-def index_container(container: Container, spec: SourceSpec) -> Iterator[ImageRef]:
+def index_container(
+    container: Container, spec: SourceSpec, notes: Notes | None = None
+) -> Iterator[ImageRef]:
     """References to the pictures of one tar or Parquet file; reads headers, never pixels.
 
     Args:
         container: from `list_source`.
         spec: from `resolve_source`.
+        notes: gets what was found and is not yielded; whole once the last one is.
 
     Yields:
         One for each picture, in the file's order; damage is a reference with a `problem`.
     """
+    notes = Notes() if notes is None else notes
     if spec.kind is SourceKind.TAR:
         from pipeline.sources.tar import index_tar
 
-        yield from index_tar(container, spec)
+        yield from index_tar(container, spec, notes)
     else:
         from pipeline.sources.parquet import index_parquet
 
-        yield from index_parquet(container, spec)
+        yield from index_parquet(container, spec, notes)
 
 
 def iter_reads(
@@ -56,6 +61,4 @@ def iter_reads(
 
 
 def _read_image(ref: ImageRef, spec: SourceSpec) -> RawImage:
-    raw = files.read(ref.place)
-    caption, source, problem = captions.read_caption(ref, spec)
-    return RawImage(raw=raw, caption=caption, caption_source=source, caption_problem=problem)
+    return captions.image_of(files.read(ref.place), captions.read_caption(ref, spec))

@@ -34,6 +34,16 @@ def walk(selection: Selection) -> Iterator[Folder]:
         paths = sorted({*by_path, *selection.names})
     else:
         paths = [path for path in by_path if path and not names.is_hidden(path)]
+        hidden = sorted(path for path in by_path if names.is_hidden(path))
+        if hidden:
+            yield Folder(
+                relative="",
+                uri=selection.base,
+                names=[],
+                folders=[],
+                stat=_RemoteStat({}),
+                hidden=tuple(hidden),
+            )
     paths.sort(key=lambda path: (posixpath.dirname(path).split("/"), path))
     for relative, group in itertools.groupby(paths, posixpath.dirname):
         uri = names.join(selection.base, relative) if relative else selection.base
@@ -54,6 +64,11 @@ class _RemoteStat:
     def __call__(self, name: str) -> FileStat | Problem:
         missing = Problem(reason=Reason.SOURCE_MISSING, detail="gone while it was listed")
         return self.files.get(name) or missing
+
+
+def first_look() -> int:
+    """Names to look at before all are listed."""
+    return _FIRST_LOOK
 
 
 def file_names(selection: Selection) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """From what the user typed to a SourceSpec; runs on the launcher, before any work."""
 
+import itertools
 import os
 import posixpath
 import re
@@ -8,8 +9,9 @@ from collections import defaultdict
 
 from pipeline.options import GenerateConfig
 from pipeline.sources import files, names
+from pipeline.sources.content import FirstBytes, head_of_file
 from pipeline.sources.listing import list_source
-from pipeline.sources.spec import Container, Selection, SourceKind, SourceSpec
+from pipeline.sources.spec import Container, Selection, SourceKind, SourceSpec, mixture
 from schemas.errors import ConfigError, Rejected
 from schemas.manifest import MANIFEST_NAME
 from schemas.records import Place, printable
@@ -19,9 +21,10 @@ _RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?\}")
 _LETTERS = re.compile(r"\{[A-Za-z]\.\.[A-Za-z]")
 _MOST_PATHS = 1_000_000  # of one brace list; the largest public sets have 250,000 tars
 _MOST_DIGITS = 18
+_FILES_TO_LOOK_AT = 8  # of Parquet, until one has pictures
 _ALLOWED_CAPTIONS = {
-    SourceKind.IMAGES: {"auto", "none", "sidecar", "metadata", "fixed"},
-    SourceKind.TAR: {"auto", "none", "sidecar", "fixed"},
+    SourceKind.IMAGES: {"auto", "none", "sidecar", "metadata", "fixed", "filename", "folder"},
+    SourceKind.TAR: {"auto", "none", "sidecar", "fixed", "filename", "folder"},
     SourceKind.PARQUET: {"auto", "none", "column", "fixed"},
 }
 
@@ -47,9 +50,12 @@ def resolve_source(config: GenerateConfig) -> SourceSpec:
         root=_common_root([selection.base for selection in selections]),
         kind=_kind(config, selections),
         selections=selections,
+        chosen=config.source_format != "auto",
         caption=config.source_caption,
         caption_text=config.caption_text,
         caption_column=config.caption_column,
+        caption_list=config.caption_list,
+        seed=config.seed,
         image_column=config.image_column,
     )
     _check_options(spec)
@@ -119,7 +125,9 @@ def _ways(source: str) -> int:
 
 def _may_be_a_file(path: str) -> bool:
     """A remote folder cannot be asked for; a file's name has a suffix that we read."""
-    return not files.is_remote(path) or (not _WILDCARD.search(path) and _is_known(path))
+    return not files.is_remote(path) or (
+        not _WILDCARD.search(path) and names.kind_of(path) is not None
+    )
 
 
 def _glob(path: str) -> Selection:
@@ -169,41 +177,81 @@ def _data_of_controlset(selection: Selection) -> Selection:
 
 
 def _kind(config: GenerateConfig, selections: tuple[Selection, ...]) -> SourceKind:
-    """Kind of the source; looks no further than the first picture."""
+    """Kind of the source, from its names; of a very large one, from the first ones.
+
+    Raises:
+        ConfigError: nothing that is read, or more than one kind and nobody said which.
+    """
     wanted = None if config.source_format == "auto" else SourceKind(config.source_format)
-    found: dict[SourceKind | None, str] = {}  # None: compressed tars
+    seen = _Seen()
     for selection in selections:
         empty = True
-        for name in files.file_names(selection):
-            if not _is_known(name):
-                continue
-            empty = False
-            kind = _kind_of(name)
-            found.setdefault(kind, name)
-            if kind is (wanted or SourceKind.IMAGES):
+        enough = files.first_look(selection)
+        for number, name in enumerate(files.file_names(selection), start=1):
+            kind = seen.look_at(name, f"{selection.base}/{name}")
+            empty = empty and kind is None
+            if not empty and (number >= enough or (wanted is not None and kind == wanted)):
                 break
         if empty and len(selections) > 1:
             raise _nothing(f"{selection.base}/{selection.pattern or ''}", wanted, {})
-    # Compressed tars come before Parquet: img2dataset writes metadata in Parquet beside its tars.
-    order = (SourceKind.IMAGES, SourceKind.TAR, None, SourceKind.PARQUET)
-    kind = next((kind for kind in order if kind in found), None) if wanted is None else wanted
-    if kind is not None and kind in found:
-        return kind
+    found = seen.kinds
+    if wanted is None and len({str(kind or SourceKind.TAR) for kind in found}) > 1:
+        raise mixture(
+            config.source, {str(kind or SourceKind.TAR): of for kind, of in found.items()}
+        )
+    for kind in found if wanted is None else {wanted}.intersection(found):
+        if kind is not None:
+            return kind
     raise _nothing(config.source, wanted, found)
 
 
-def _is_known(name: str) -> bool:
-    known = names.IMAGE_SUFFIXES | names.TAR_SUFFIXES | names.PARQUET_SUFFIXES
-    return names.split_suffix(name)[1] in known or names.is_compressed_tar(name)
+class _Seen:
+    """Which kinds of sources there are among names."""
 
+    def __init__(self) -> None:
+        self._found: dict[SourceKind | None, str] = {}  # None: compressed tars
+        self._tars: set[str] = set()
+        self._parquets: dict[str, str] = {}  # without suffix -> name
+        self._table = ""
+        self._by_content = ""
+        self._first_bytes = FirstBytes()
 
-def _kind_of(name: str) -> SourceKind | None:
-    suffix = names.split_suffix(name)[1]
-    if suffix in names.IMAGE_SUFFIXES:
-        return SourceKind.IMAGES
-    if suffix in names.TAR_SUFFIXES:
-        return SourceKind.TAR
-    return SourceKind.PARQUET if suffix in names.PARQUET_SUFFIXES else None
+    def look_at(self, name: str, uri: str) -> str | None:
+        """Kind of a name that is one of a source."""
+        kind = names.kind_of(name)
+        if kind == "parquet":
+            if names.is_table(name):
+                self._table = self._table or name
+            else:
+                self._parquets[names.split_suffix(name)[0]] = name
+        elif kind == "tar":
+            self._tars.add(names.tar_stem(name))
+            self._found.setdefault(None if names.is_compressed_tar(name) else SourceKind.TAR, name)
+        elif kind == "images":
+            self._found.setdefault(SourceKind.IMAGES, name)
+        elif not self._found and not self._parquets and self._is_picture(name, uri):
+            return "images"
+        return kind
+
+    def _is_picture(self, name: str, uri: str) -> bool:
+        if self._first_bytes.reason_against(name, lambda: head_of_file(uri)) is not None:
+            return False
+        self._by_content = self._by_content or name
+        return True
+
+    @property
+    def kinds(self) -> dict[SourceKind | None, str]:
+        """Kind -> one of its files."""
+        kinds = dict(self._found)
+        # img2dataset writes metadata in Parquet beside its tars.
+        alone = self._parquets.keys() - self._tars
+        if alone:
+            kinds[SourceKind.PARQUET] = self._parquets[min(alone)]
+        if not kinds and self._by_content:
+            kinds[SourceKind.IMAGES] = self._by_content
+        if not kinds and self._table:
+            kinds[SourceKind.PARQUET] = self._table
+        return kinds
 
 
 def _nothing(
@@ -244,21 +292,32 @@ def _check_options(spec: SourceSpec) -> None:
 
 
 def _check_columns(spec: SourceSpec) -> None:
-    """Columns of the first file; a damaged one is left for the rejects."""
+    """Columns of the first file that has pictures; a damaged one is left for the rejects."""
     from pipeline.sources import parquet
+    from pipeline.sources.columns import image_column, text_columns, why_none
 
-    first = next((found for found in list_source(spec) if isinstance(found, Container)), None)
-    if first is None:
+    schema, where, problem = None, "", None
+    containers = (found for found in list_source(spec) if isinstance(found, Container))
+    for container in itertools.islice(containers, _FILES_TO_LOOK_AT):
+        place = Place(uri=container.uri)
+        try:
+            schema = parquet.read_schema(place)
+        except Rejected:
+            continue
+        where = printable(container.uri)
+        try:
+            image_column(schema, spec.image_column)
+        except Rejected:
+            heads = parquet.first_values(place, text_columns(schema))
+            problem = problem or why_none(schema, spec.image_column, heads, where)
+            continue
+        problem = None
+        break
+    if schema is None:
         return
-    try:
-        schema = parquet.read_schema(Place(uri=first.uri))
-    except Rejected:
-        return
-    where, columns = printable(first.uri), ", ".join(schema.names)
-    if spec.image_column is not None and spec.image_column not in schema.names:
-        raise ConfigError(
-            f"--image-column: need a column of {where} ({columns}), got {spec.image_column}"
-        )
+    if problem is not None:
+        raise ConfigError(problem)
+    columns = ", ".join(schema.names)
     if spec.caption in {"auto", "column"} and spec.caption_column is not None:
         if spec.caption_column not in schema.names:
             raise ConfigError(

@@ -4,10 +4,13 @@ import dataclasses
 import enum
 import functools
 import re
+from collections.abc import Mapping
 
-from pipeline.options import SourceCaption
+from pipeline.options import CaptionList, SourceCaption
 from pipeline.sources import names
-from schemas.records import Problem
+from schemas.errors import ConfigError
+from schemas.ledger import Unused
+from schemas.records import Problem, printable
 
 
 class SourceKind(enum.StrEnum):
@@ -25,6 +28,11 @@ class Selection:
     base: str  # absolute local path or URI, without a trailing slash
     pattern: str | None = None  # glob relative to base; `**` stands for any folders
     names: frozenset[str] | None = None  # directly in base
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether everything below the folder is selected."""
+        return self.pattern is None and self.names is None
 
     @property
     def depth(self) -> int | None:
@@ -51,9 +59,12 @@ class SourceSpec:
     root: str  # names of images are relative to it
     kind: SourceKind
     selections: tuple[Selection, ...]
+    chosen: bool = False  # the kind was said; else one more kind is an error
     caption: SourceCaption = "auto"
     caption_text: str | None = None
     caption_column: str | None = None
+    caption_list: CaptionList = "first"
+    seed: int = 0
     image_column: str | None = None
 
     def relative(self, uri: str) -> str:
@@ -77,8 +88,28 @@ class RawImage:
 
     raw: bytes
     caption: str | None
-    caption_source: str | None  # "sidecar", "metadata", "column:<name>", "fixed"
+    caption_source: str | None  # "sidecar", "metadata", "column:<name>", "fixed", "filename", …
     caption_problem: Problem | None  # the image stays; this goes to the rejects
+    unused: tuple[Unused, ...] = ()  # one for each caption that was offered and is not `caption`
+    used: int = 0  # 1 if `caption` was offered by the source
+    was_list: bool = False  # `caption` was chosen from a list, or joined
+
+
+def mixture(source: str, found: Mapping[str, str]) -> ConfigError:
+    """The error of a source of several kinds.
+
+    Args:
+        source: as the user or the listing calls it.
+        found: kind -> a file of it, or "".
+    """
+    got = " and ".join(
+        kind + (f" ({printable(name)})" if name else "") for kind, name in found.items()
+    )
+    choices = " or ".join(f"--source-format {kind}" for kind in found)
+    return ConfigError(
+        f"{printable(source)}: need one kind of source, got {got}; choose with {choices}, or name "
+        "the files with a glob"
+    )
 
 
 @functools.cache

@@ -1,20 +1,25 @@
 """Tar files: headers only, by seeking; nothing is ever extracted.
 
 Samples are grouped as WebDataset does: the sample is the path up to the first dot of the base name.
+A picture with a longer extension (`photo.depth.png`) is another field of a sample that has a plain
+one (`photo.jpg`), unless it has a caption of its own (`photo.1.jpg` beside `photo.1.txt`).
 """
 
 import dataclasses
 import posixpath
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import BinaryIO, cast
 
 from pipeline.sources import captions, files, names
+from pipeline.sources.content import HEAD_BYTES, FirstBytes
 from pipeline.sources.listing import problem_ref
+from pipeline.sources.notes import Notes
 from pipeline.sources.spec import Container, SourceSpec
 from schemas.errors import Reason, Rejected
-from schemas.records import ImageRef, Place, Problem, key_of, printable
+from schemas.ledger import Ignored, Unused
+from schemas.records import CaptionFile, ImageRef, Place, Problem, key_of, printable
 
 _BLOCK = tarfile.BLOCKSIZE
 _MAX_PADDING_BYTES = 2**20  # GNU tar pads to 10240 bytes, tapes to some 100 KiB
@@ -36,14 +41,16 @@ class _Member:
     offset: int
     size_bytes: int
     problem: Problem | None  # were it a picture
+    is_folder: bool
 
 
-def index_tar(container: Container, spec: SourceSpec) -> Iterator[ImageRef]:
+def index_tar(container: Container, spec: SourceSpec, notes: Notes) -> Iterator[ImageRef]:
     """References to the pictures of a tar, in its order.
 
     Args:
         container: an uncompressed tar.
         spec: says whether captions are looked for.
+        notes: gets the members that are no pictures.
 
     Yields:
         One for each picture; where the tar is damaged, members before the damage, then one with
@@ -54,17 +61,19 @@ def index_tar(container: Container, spec: SourceSpec) -> Iterator[ImageRef]:
     )
     group = printable(container.relative)
     members: list[_Member] = []
+    pictures: list[ImageRef] = []
     try:
         with files.open_checked(place) as opened:
             damage = _read_headers(opened, container.size_bytes, members)
+            pictures = _Index(container, place, spec, notes).pictures(members, opened)
     except Rejected as rejected:
         damage = Problem(reason=rejected.reason, detail=rejected.detail)
-    ordinal = 0
-    for ref in _pictures(members, container, place, spec):
-        yield dataclasses.replace(ref, group=group, ordinal=ordinal)
-        ordinal += 1
     if damage is not None:
-        ref = problem_ref(container.relative, container.uri, damage)
+        pictures.append(problem_ref(container.relative, container.uri, damage))
+    notes.found += len(pictures)
+    notes.pictures += len(pictures)
+    for ordinal, ref in enumerate(pictures):
+        notes.attached += ref.captions
         yield dataclasses.replace(ref, group=group, ordinal=ordinal)
 
 
@@ -162,6 +171,7 @@ def _member(info: tarfile.TarInfo, size_bytes: int) -> _Member:
         offset=info.offset_data,
         size_bytes=info.size,
         problem=_member_problem(info, size_bytes),
+        is_folder=info.isdir(),
     )
 
 
@@ -192,34 +202,106 @@ def _member_problem(info: tarfile.TarInfo, size_bytes: int) -> Problem | None:
 # Samples ----------------------------------------------------------------------------------------
 
 
-def _pictures(
-    members: list[_Member], container: Container, place: Place, spec: SourceSpec
-) -> Iterator[ImageRef]:
-    visible = [(m, _clean(m.name)) for m in members if not names.is_hidden(_clean(m.name))]
-    have_plain = {_sample(name)[0] for _, name in visible if _is_plain(name)}
-    by_name: dict[str, _Member] = {}
-    if spec.caption in {"auto", "sidecar"}:
-        for member, name in visible:
-            if member.problem is None:
-                by_name.setdefault(name, member)
-    beside = captions.sidecars(by_name)
-    seen: Counter[str] = Counter()
-    for member, name in visible:
-        sample = _sample(name)[0]
-        if not names.is_image(name) or (sample in have_plain and not _is_plain(name)):
-            continue
-        seen[name] += 1
-        caption = captions.find_sidecar(beside, names.split_suffix(name)[0])
-        caption = caption or captions.find_sidecar(beside, sample)
-        ref = _picture(member, name, container, place, seen[name])
-        if caption is not None:
-            at = by_name[caption]
-            ref = dataclasses.replace(
-                ref,
-                caption_place=_range(place, at),
-                caption_is_json=names.split_suffix(caption)[1] == ".json",
-            )
-        yield ref
+class _Index:
+    """Sorts the members of one tar into pictures, captions and the rest."""
+
+    def __init__(self, container: Container, place: Place, spec: SourceSpec, notes: Notes) -> None:
+        self._container = container
+        self._place = place
+        self._takes_captions = spec.caption in {"auto", "sidecar"}
+        self._notes = notes
+        self._first_bytes = FirstBytes()
+
+    def pictures(self, members: Sequence[_Member], opened: BinaryIO) -> list[ImageRef]:
+        """References to the pictures, in the order of the tar; all other members are counted."""
+        pictures: list[tuple[_Member, str]] = []
+        sidecars: dict[str, _Member] = {}
+        for member in members:
+            name = _clean(member.name)
+            suffix = names.split_suffix(name)[1]
+            if names.is_hidden(name):
+                if not member.is_folder:
+                    self._ignore(Ignored.HIDDEN, name)
+            elif suffix in names.IMAGE_SUFFIXES:
+                pictures.append((member, name))
+            elif member.is_folder:
+                continue
+            elif suffix in names.CAPTION_SUFFIXES:
+                self._sort_in(sidecars, member, name)
+            else:
+                reason = self._reason_against(member, name, opened)
+                if reason is None:
+                    pictures.append((member, name))
+                else:
+                    self._ignore(reason, name)
+        own = captions.attach(dict.fromkeys(name for _, name in pictures), sidecars)
+        pictures = self._without_fields(pictures, own)
+        taken = dict.fromkeys(name for _, name in pictures)
+        samples = {name: _sample(name)[0] for name in taken}
+        attached = captions.attach(taken, sidecars, samples=samples)
+        self._leave_sidecars(sidecars, attached)
+        seen: Counter[str] = Counter()
+        refs: list[ImageRef] = []
+        for member, name in pictures:
+            seen[name] += 1
+            ref = _picture(member, name, self._container, self._place, seen[name])
+            mine = attached[name] if self._takes_captions else []
+            if mine:
+                ref = captions.with_files(ref, [self._caption_file(sidecars, one) for one in mine])
+            refs.append(ref)
+        return refs
+
+    def _sort_in(self, sidecars: dict[str, _Member], member: _Member, name: str) -> None:
+        if not self._takes_captions:
+            self._leave(Unused.NOT_ASKED_FOR, name)
+            sidecars.setdefault(name, member)
+        elif member.problem is not None:
+            self._leave(Unused.UNUSABLE, name)
+        elif sidecars.setdefault(name, member) is not member:
+            self._leave(Unused.OTHER_PREFERRED, name)
+
+    def _reason_against(self, member: _Member, name: str, opened: BinaryIO) -> Ignored | None:
+        def head() -> bytes:
+            if member.problem is not None:
+                return b""
+            opened.seek(member.offset)
+            return opened.read(min(HEAD_BYTES, member.size_bytes))
+
+        if names.kind_of(name) is not None:  # a tar in a tar
+            return Ignored.NOT_A_PICTURE
+        return self._first_bytes.reason_against(name, head)
+
+    def _without_fields(
+        self, pictures: list[tuple[_Member, str]], own: Mapping[str, Sequence[str]]
+    ) -> list[tuple[_Member, str]]:
+        have_plain = {_sample(name)[0] for _, name in pictures if _is_plain(name)}
+        kept: list[tuple[_Member, str]] = []
+        for member, name in pictures:
+            if _sample(name)[0] in have_plain and not _is_plain(name) and not own[name]:
+                self._ignore(Ignored.PICTURE_SHADOWED, name)
+            else:
+                kept.append((member, name))
+        return kept
+
+    def _leave_sidecars(
+        self, sidecars: Mapping[str, _Member], attached: Mapping[str, Sequence[str]]
+    ) -> None:
+        if self._takes_captions:
+            taken = {name for mine in attached.values() for name in mine}
+            for name in sidecars:
+                if name not in taken:
+                    self._leave(Unused.WITHOUT_PICTURE, name)
+
+    def _caption_file(self, sidecars: Mapping[str, _Member], name: str) -> CaptionFile:
+        is_json = names.split_suffix(name)[1] == ".json"
+        return CaptionFile(place=_range(self._place, sidecars[name]), is_json=is_json)
+
+    def _ignore(self, reason: Ignored, name: str) -> None:
+        self._notes.found += 1
+        self._notes.ignore(reason, f"{self._container.relative}/{name}")
+
+    def _leave(self, reason: Unused, name: str) -> None:
+        self._notes.leave(reason, f"{self._container.relative}/{name}")
 
 
 def _picture(

@@ -12,10 +12,10 @@ from PIL import Image
 
 from pipeline import store
 from pipeline.finish import finish, is_shard_file, preview_rows
-from pipeline.launch import generate, resolve
+from pipeline.launch import generate, list_here, resolve
 from pipeline.options import GenerateConfig
 from pipeline.plan import split_of
-from pipeline.sources import Selection, SourceKind, SourceSpec
+from pipeline.sources import Notes, Selection, SourceKind, SourceSpec
 from schemas.errors import ConfigError
 from schemas.manifest import Manifest
 from schemas.records import key_of
@@ -53,6 +53,12 @@ def made(original, source, tmp_path):
     return copy, resolve(config_for(source, copy)), manifest
 
 
+def notes_of(job):
+    notes = Notes()
+    list(list_here(job, notes))
+    return notes
+
+
 def files_of(folder):
     return {
         str(path.relative_to(folder)): path.read_bytes()
@@ -65,7 +71,7 @@ def test_shards_come_in_order_train_first_and_once_each(made):
     output, job, manifest = made
     before = files_of(output)
     shuffled = [*reversed(manifest.shards), manifest.shards[0]]  # a retry reports a shard twice
-    assert finish(shuffled, COUNT, job) == manifest
+    assert finish(shuffled, COUNT, job, notes_of(job)) == manifest
     names = [shard.name for shard in manifest.shards]
     assert names == sorted(names)  # "train" < "validation"
     assert files_of(output) == before
@@ -78,6 +84,18 @@ def test_a_picture_that_is_unaccounted_for_is_a_bug_and_no_data_set(made, planne
     with pytest.raises(RuntimeError, match=rf"^listed {planned} images, but the shards planned 40"):
         finish(manifest.shards, planned, job)
     assert not (output / "manifest.json").exists()
+
+
+def test_a_picture_or_a_caption_that_the_ledger_does_not_know_is_a_bug(made):
+    _, job, manifest = made
+    for name, words in (
+        ("pictures", "listed 41 images, but 40"),
+        ("attached", "listed 1 captions"),
+    ):
+        notes = notes_of(job)
+        setattr(notes, name, getattr(notes, name) + 1)
+        with pytest.raises(RuntimeError, match=words):
+            finish(manifest.shards, COUNT, job, notes)
 
 
 def test_a_lost_shard_is_a_bug_too(made):
@@ -159,7 +177,7 @@ def test_the_manifest_is_written_after_everything_else(made, monkeypatch):
     monkeypatch.setattr(
         store, "commit", lambda temporary, final: (order.append(final), real(temporary, final))
     )
-    finish(manifest.shards, COUNT, job)
+    finish(manifest.shards, COUNT, job, notes_of(job))
     names = [os.path.basename(path) for path in order]
     assert names == ["README.md", "preview.html", "manifest.json"]
     assert Manifest.from_json((output / "manifest.json").read_text(), where="") == manifest

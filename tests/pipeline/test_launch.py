@@ -12,9 +12,10 @@ from apache_beam.options.pipeline_options import DirectOptions, SparkRunnerOptio
 from PIL import Image
 
 import pipeline.launch
+from controlset.cli import main
 from pipeline.launch import beam_options, dry_run, generate, list_here, resolve
 from pipeline.options import GenerateConfig
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, NothingKept
 
 
 @pytest.fixture(scope="module")
@@ -127,11 +128,18 @@ def test_a_smaller_limit_takes_part_of_what_a_larger_one_takes(source):
 # What is checked first ------------------------------------------------------------------------
 
 
-def test_a_limit_of_nothing_but_rejects_is_still_a_set(tmp_path):
+def test_a_run_that_keeps_no_row_is_no_data_set_and_ends_with_status_1(tmp_path, capsys):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jpg").write_text("no picture")
-    manifest = generate(config_for(tmp_path / "in", tmp_path / "out"))
-    assert (manifest.planned, manifest.rows, manifest.rejected_images) == (1, 0, 1)
+    (tmp_path / "in" / "b.jpg").write_bytes(b"")
+    words = r"need at least one row, but all 2 images were rejected \(1 \w+, 1 \w+\)"
+    for _ in range(2):  # also where all shards are there already
+        with pytest.raises(NothingKept, match=words):
+            generate(config_for(tmp_path / "in", tmp_path / "out"))
+        assert not (tmp_path / "out" / "manifest.json").exists()
+    command = ["generate", str(tmp_path / "in"), "--output", str(tmp_path / "out2")]
+    assert main([*command, "--conditions", "canny"]) == 1
+    assert "empty_file" in capsys.readouterr().err
 
 
 def test_an_unknown_condition_stops_before_the_output_is_touched(source, tmp_path):

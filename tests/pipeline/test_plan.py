@@ -22,7 +22,7 @@ from pipeline.plan import (
 )
 from pipeline.sources import SourceKind, SourceSpec
 from schemas.errors import Reason
-from schemas.records import ImageRef, Place, Problem, key_of
+from schemas.records import CaptionFile, ImageRef, Place, Problem, key_of
 
 
 def refs_of(group, count):
@@ -196,6 +196,9 @@ REF_CHANGES = {
     "caption_place": None,
     "caption_is_json": True,
     "problem": Problem(reason=Reason.NOT_A_FILE, detail="a folder"),
+    "more_captions": (CaptionFile(place=Place(uri="/a/01.json"), is_json=True),),
+    "caption_problem": Problem(reason=Reason.BAD_CAPTION, detail="a number"),
+    "caption_was_list": True,
 }
 
 
@@ -244,6 +247,7 @@ def job_of(**changes):
 CONFIG_CHANGES = {
     "caption": "none",
     "caption_text": "a photograph",
+    "caption_list": "random",
     "caption_column": "title",
     "image_column": "picture",
     "source_format": "images",

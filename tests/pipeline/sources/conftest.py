@@ -15,12 +15,13 @@ def _jpeg(shade=0):
     return buffer.getvalue()
 
 
-def _listed(source, **options):
+def _listed(source, notes=None, **options):
     config = GenerateConfig(source=str(source), output="out", conditions=("canny",), **options)
     spec = resolve_source(config)
     refs = []
-    for found in list_source(spec):
-        refs.extend(index_container(found, spec) if isinstance(found, Container) else [found])
+    for found in list_source(spec, notes):
+        is_container = isinstance(found, Container)
+        refs.extend(index_container(found, spec, notes) if is_container else [found])
     return spec, refs
 
 

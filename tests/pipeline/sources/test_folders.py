@@ -5,8 +5,10 @@ import sys
 
 import pytest
 
-from pipeline.sources import SourceKind, iter_reads, local
+from pipeline.options import GenerateConfig
+from pipeline.sources import Notes, SourceKind, iter_reads, local, resolve_source
 from schemas.errors import Reason, Rejected
+from schemas.ledger import Ignored
 from schemas.records import key_of
 
 
@@ -90,25 +92,28 @@ def test_links_to_folders_are_followed_but_not_in_circles(tmp_path, listed):
     assert sources(listed(tmp_path / "root")[1]) == ["cats/b.jpg", "linked/a.jpg"]
 
 
-def test_folders_that_all_link_to_each_other_are_walked_once_each(tmp_path, listed):
+@pytest.mark.parametrize("pattern", ["", "/**/*.jpg"])
+def test_folders_that_all_link_to_each_other_are_reached_through_links_once_each(
+    tmp_path, listed, pattern
+):
     for number in range(9):  # 9! ways through them
         write(tmp_path, f"{number}/a.jpg")
         for other in range(9):
             (tmp_path / str(number) / f"to{other}").symlink_to(tmp_path / str(other))
-    assert sources(listed(tmp_path)[1]) == [f"{number}/a.jpg" for number in range(9)]
-    by_glob = sources(listed(f"{tmp_path}/**/*.jpg")[1])
-    assert {f"{number}/a.jpg" for number in range(9)} <= set(by_glob)
-    assert len(by_glob) <= 18
+    found = sources(listed(f"{tmp_path}{pattern}")[1])
+    assert {f"{number}/a.jpg" for number in range(9)} <= set(found)
+    assert len(found) <= 18
 
 
-def test_links_into_a_hidden_folder_and_two_links_to_one_folder(tmp_path, listed):
-    write(tmp_path / "root", ".store/a.jpg", "b/c.jpg")
-    (tmp_path / "root" / "seen").symlink_to(".store")
-    (tmp_path / "root" / "twice").symlink_to(".store")
-    (tmp_path / "root" / "again").symlink_to("b")
-    assert sources(listed(tmp_path / "root")[1]) == ["b/c.jpg", "seen/a.jpg"]
-    assert sources(listed(f"{tmp_path}/root/again/*.jpg")[1]) == ["c.jpg"]
-    assert sources(listed(f"{tmp_path}/root/*gain/*.jpg")[1]) == ["again/c.jpg"]
+def test_two_links_to_one_folder_are_followed_once_and_the_second_is_told(tmp_path, listed):
+    write(tmp_path / "elsewhere", "a.jpg")
+    write(tmp_path / "root", "b/c.jpg")
+    for name in ("first", "second"):
+        (tmp_path / "root" / name).symlink_to(tmp_path / "elsewhere")
+    notes = Notes()
+    assert sources(listed(tmp_path / "root", notes=notes)[1]) == ["b/c.jpg", "first/a.jpg"]
+    seen = notes.ignored.frozen()[Ignored.FOLDER_SEEN]
+    assert (seen.count, seen.examples) == (1, ("second",))
 
 
 def test_a_name_that_is_not_utf_8_works_from_listing_to_bytes(tmp_path, listed, jpeg):
@@ -213,19 +218,21 @@ def test_permission_denied_is_a_reject_and_an_outage_flies(tmp_path, listed, mon
         fetch()
 
 
-def test_the_kind_is_known_at_the_first_picture(tmp_path, listed, monkeypatch):
+def test_the_kind_is_known_from_the_first_names_of_a_large_folder(tmp_path, monkeypatch):
     write(tmp_path, *(f"{n}.jpg" for n in range(50)))
     looked_at = []
     is_folder = local._is_folder
+    monkeypatch.setattr(local, "_FIRST_LOOK", 7)
     monkeypatch.setattr(
         local, "_is_folder", lambda entry: looked_at.append(entry.name) or is_folder(entry)
     )
-    from pipeline.options import GenerateConfig
-    from pipeline.sources import resolve_source
-
-    config = GenerateConfig(source=str(tmp_path), output="out", conditions=("canny",))
-    assert resolve_source(config).kind is SourceKind.IMAGES
-    assert len(looked_at) == 1
+    for form, most in (("auto", 7), ("images", 1)):
+        config = GenerateConfig(
+            source=str(tmp_path), output="out", conditions=("canny",), source_format=form
+        )
+        assert resolve_source(config).kind is SourceKind.IMAGES
+        assert len(looked_at) == most
+        looked_at.clear()
 
 
 def test_the_keys_do_not_depend_on_where_the_folder_stands(tmp_path, listed):

@@ -126,20 +126,45 @@ def test_of_controlsets_own_files_the_image_is_read_and_not_a_map(tmp_path, read
     assert read["data/train-00000-of-00001.parquet#0"].caption == "a cat"
 
 
-@pytest.mark.parametrize(
-    "table",
-    [
+WITHOUT_PICTURES = {
+    "none": (
         pa.table({"url": ["x"], "text": ["y"]}),
-        pa.table({"blob": [b"x"]}),
+        "need a column of pictures as bytes, got url",
+    ),
+    "addresses": (pa.table({"url": ["http://x/1.jpg"]}), "got addresses in column url; download"),
+    "unusual name": (pa.table({"blob": [b"x"]}), "say --image-column blob"),
+    "two structs": (
         pa.table({"left": images(b"x"), "right": images(b"x")}),
-        pa.table({"jpg": [b"x"], "png": [b"x"]}),
-        pa.table({"image": ["a path"]}),
-        pa.table({"image": [[b"x"]]}),
-    ],
-    ids=["none", "unusual name", "two structs", "two names", "paths", "lists"],
-)
-def test_without_one_clear_image_column_the_file_is_one_problem(tmp_path, listed, problems, table):
+        "got left, right; say",
+    ),
+    "two names": (pa.table({"jpg": [b"x"], "png": [b"x"]}), "got jpg, png; say --image-column"),
+    "paths": (pa.table({"image": ["a/1.jpg"]}), "got file names in column image; give the folder"),
+    "base64": (pa.table({"image": ["/9j/4AAQSkZJRg"]}), "got base64 text in column image; decode"),
+    "lists": (pa.table({"image": [[b"x"]]}), "got lists of pictures in column image; write a row"),
+    "list of structs": (
+        pa.table({"images": pa.array([[cell(b"x")]], pa.list_(STRUCT))}),
+        "got lists of pictures in column images",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WITHOUT_PICTURES)
+def test_without_one_clear_image_column_nothing_starts(tmp_path, listed, problems, what):
+    table, words = WITHOUT_PICTURES[what]
     pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ConfigError) as caught:
+        listed(tmp_path)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("what", WITHOUT_PICTURES)
+def test_without_one_clear_image_column_beside_good_files_the_file_is_one_problem(
+    tmp_path, listed, problems, what
+):
+    table, _ = WITHOUT_PICTURES[what]
+    pq.write_table(table, tmp_path / "a.parquet")
+    pq.write_table(pa.table({"image": images(b"x")}), tmp_path / "b.parquet")
     refs = listed(tmp_path)[1]
     assert problems(refs) == {"a.parquet": Reason.NO_IMAGE_COLUMN}
     for name in table.column_names:
