@@ -4,15 +4,17 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from pipeline import store
-from pipeline.adding.swap import clear_staging, finish_adding
+from pipeline.adding.swap import clear_staging, finish_adding, pending_manifest
 from pipeline.finish import CARD_NAME, PREVIEW_NAME, RUN_NAME, is_shard_file
 from pipeline.job import Job
+from schemas.documents import as_record, parse_json
 from schemas.errors import ConfigError
 from schemas.folder_lock import locked
-from schemas.manifest import MANIFEST_NAME, RECORDS_DIR
+from schemas.manifest import ADDING_DIR, MANIFEST_NAME, RECORDS_DIR
+from schemas.shards import check_inside
 
 _FOLDERS = ("data", "rejects", RECORDS_DIR)
 _FILES = (CARD_NAME, PREVIEW_NAME, MANIFEST_NAME)
@@ -36,7 +38,9 @@ def claimed(job: Job) -> Iterator[None]:
             with store.writing(output):
                 os.makedirs(output, exist_ok=True)
             stack.enter_context(locked(output))
-            finish_adding(output)
+            check_folders(output)
+            if not job.config.overwrite:
+                _finish_own_addition(job)
         if job.config.overwrite and _identity_of(output) is not None:
             delete_dataset(output)  # other files that lie there stay
         else:
@@ -46,6 +50,54 @@ def claimed(job: Job) -> Iterator[None]:
         yield
         if store.is_local(output):
             remove_temporary(output)  # of workers elsewhere that died while the run went on
+
+
+class _Made(TypedDict, total=False):
+    parameters: dict[str, Any]
+
+
+class _Latents(TypedDict, total=False):
+    base: str
+
+
+class _Identity(TypedDict):
+    """What is relied on in the record of a run; there is more."""
+
+    recipe: dict[str, Any]
+    annotators: NotRequired[dict[str, _Made] | None]
+    captioner: NotRequired[_Made | None]
+    latents: NotRequired[_Latents | None]
+
+
+def check_folders(output: str) -> None:
+    """Refuse a local folder whose parts are links to elsewhere: files there would be deleted.
+
+    Raises:
+        ConfigError: says which link, and where it leads.
+    """
+    for folder in ("", f"{ADDING_DIR}/"):
+        for name in _FOLDERS:
+            check_inside(output, f"{folder}{name}")
+
+
+def _finish_own_addition(job: Job) -> None:
+    """Take the last steps of an addition to what would be this job's own data set.
+
+    Raises:
+        ConfigError: it is another one's.
+    """
+    waiting, text = pending_manifest(job.output), _identity_of(job.output)
+    if waiting is None or text is None:
+        return
+    where = f"{job.output}/{RECORDS_DIR}/{RUN_NAME}"
+    theirs = parse_json(text, dict[str, Any], where=where, advice="use --overwrite")
+    if _changed(theirs | waiting.told, json.loads(_identity_text(job))):
+        raise ConfigError(
+            f"{job.output}: need a data set at rest, but an addition of columns waits to be "
+            f"finished; run `controlset add {job.output}`, choose another --output, or delete it "
+            "with --overwrite"
+        )
+    finish_adding(job.output)
 
 
 def check_identity(job: Job) -> None:
@@ -69,12 +121,8 @@ def check_identity(job: Job) -> None:
             )
         return
     where = f"{output}/{RECORDS_DIR}/{RUN_NAME}"
-    try:
-        theirs = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"{where}: need JSON, got {error}; use --overwrite") from error
-    if not isinstance(theirs, dict) or not isinstance(theirs.get("recipe"), dict):
-        raise ConfigError(f"{where}: need a recipe, got {text[:60]!r}; use --overwrite")
+    theirs = parse_json(text, dict[str, Any], where=where, advice="use --overwrite")
+    as_record(theirs, _Identity, where=where, advice="use --overwrite")
     differences = _differences(theirs, json.loads(_identity_text(job)))
     if differences:
         raise ConfigError(
@@ -141,5 +189,5 @@ def remove_temporary(output: str) -> None:
     """Delete what a killed run left half written; the caller holds the lock."""
     for folder in (output, *(f"{output}/{name}" for name in _FOLDERS)):
         for name in store.names_in(folder):
-            if name.startswith(store.TEMP_PREFIX):
+            if store.is_temporary(name):
                 store.remove(f"{folder}/{name}")

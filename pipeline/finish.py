@@ -1,11 +1,8 @@
 """The end of a run: check the sums, delete what is stale, write card and preview, manifest last."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from pipeline import store
 from pipeline.card import render_card
@@ -14,14 +11,14 @@ from pipeline.preview import render_preview
 from pipeline.sources import Notes, SourceKind
 from schemas.errors import ConfigError, NothingKept
 from schemas.ledger import Ledger, joined_captions
-from schemas.manifest import MANIFEST_NAME, RECORDS_DIR, Manifest, ShardRecord
+from schemas.manifest import MANIFEST_NAME, RECORDS_DIR, SHARD_NAME, Manifest, ShardRecord
+from schemas.shards import ShardReader
 
 CARD_NAME = "README.md"
 PREVIEW_NAME = "preview.html"
 PREVIEW_ROWS = 24
 RUN_NAME = "run.json"
 
-_SHARD_FILE = re.compile(r"(train|validation)-\d{5,}-of-\d{5,}\.(parquet|json)")
 _BYTES_DEPEND_ON = ("numpy", "opencv-python-headless", "pillow", "pyarrow")
 _NETWORKS_DEPEND_ON = ("controlnet-aux", "torch", "transformers")
 
@@ -117,27 +114,28 @@ def preview_rows(manifest: Manifest, output: str) -> list[Mapping[str, Any]]:
     for shard in manifest.shards:
         here = [index - before for index in wanted if before <= index < before + shard.data.rows]
         if here:
-            with store.open_binary(f"{output}/{shard.data.path}") as file:
-                rows.extend(_rows_of(pq.ParquetFile(file), here))
+            path = f"{output}/{shard.data.path}"
+            with store.open_binary(path) as file, ShardReader(file, where=path) as reader:
+                rows.extend(_rows_of(reader, here))
         before += shard.data.rows
     return rows
 
 
-def _rows_of(reader: pq.ParquetFile, wanted: Sequence[int]) -> list[Mapping[str, Any]]:
+def _rows_of(reader: ShardReader, wanted: Sequence[int]) -> list[Mapping[str, Any]]:
     rows: list[Mapping[str, Any]] = []
     before = 0
-    for group in range(reader.num_row_groups):
-        size = reader.metadata.row_group(group).num_rows
+    for group, size in enumerate(reader.rows_of_groups):
         here = [index - before for index in wanted if before <= index < before + size]
         if here:
-            rows.extend(reader.read_row_group(group, use_threads=False).take(here).to_pylist())
+            rows.extend(reader.read(row_group=group).take(here).to_pylist())
         before += size
     return rows
 
 
 def is_shard_file(name: str) -> bool:
     """Whether a file in one of the data set's folders has the name of a shard or its record."""
-    return _SHARD_FILE.fullmatch(name) is not None
+    stem, _, suffix = name.rpartition(".")
+    return suffix in {"parquet", "json"} and SHARD_NAME.fullmatch(stem) is not None
 
 
 def _remove_stale(manifest: Manifest, output: str) -> None:

@@ -21,8 +21,9 @@ from pipeline.progress import TALLY, Stopwatch
 from pipeline.sources import RawImage, iter_reads
 from pipeline.workshop import Workshop
 from pipeline.write import ParquetFileWriter, write_table
+from schemas.errors import ConfigError
 from schemas.ledger import CaptionCounts, joined_captions
-from schemas.manifest import MANIFEST_NAME, RECORDS_DIR, FileRecord, ShardRecord
+from schemas.manifest import MANIFEST_NAME, RECORDS_DIR, FileRecord, ShardRecord, read_record
 from schemas.records import ImageRef, RejectRow, ShardPlan
 from schemas.triple import rejects_schema
 
@@ -90,16 +91,17 @@ def make_shard(plan: ShardPlan, job: Job, workshop: Workshop) -> ShardRecord:
 
 def committed_record(output: str, name: str) -> ShardRecord | None:
     """The record of a shard, if its files are there at the size that it says."""
-    text = store.read_text(record_path(output, name))
+    where = record_path(output, name)
+    text = store.read_text(where)
     if text is None:
         return None
     try:
-        record = ShardRecord.from_json(json.loads(text))
-    except (KeyError, TypeError, ValueError):
+        record = read_record(text, where=where)
+    except ConfigError:
         return None  # not ours or torn by hand: make the shard again
     files = [record.data] if record.rejects is None else [record.data, record.rejects]
     there = all(store.size_of(f"{output}/{file.path}") == file.size_bytes for file in files)
-    return record if there else None
+    return record if there and record_text(record) == text else None
 
 
 def record_path(output: str, name: str) -> str:

@@ -6,6 +6,7 @@ whole under its final name when it is closed, so the verified local file is uplo
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -19,6 +20,7 @@ from schemas.errors import ConfigError
 from schemas.writing import WHAT_TO_DO, OutputError
 
 TEMP_PREFIX = ".tmp-"
+_TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{32}", re.ASCII)
 
 
 def is_local(path: str) -> bool:
@@ -77,6 +79,11 @@ def temporary_file(final: str) -> Iterator[str]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file has a name that `temporary_file` gives: only these may be swept away."""
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 def commit(temporary: str, final: str) -> None:

@@ -11,22 +11,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import pyarrow as pa
 from rich.table import Table
 from rich.text import Text
 
 from annotators.runtime import Runtime, resolve_device, use_one_thread_each
-from pipeline.adding.recover import recover
 from pipeline.audit import Auditor, RowCheck, check_row
 from pipeline.filecheck import (
     Check,
     Place,
     check_files,
+    check_identity_file,
     check_layout,
     check_strays,
     check_sums,
 )
-from schemas.dataset import filesystem_of, read_manifest
+from schemas.dataset import check_at_rest, filesystem_of, read_manifest
+from schemas.errors import ConfigError
 from schemas.manifest import Manifest, ShardRecord
 from schemas.records import unit_interval
 from schemas.terminal import Terminal
@@ -71,7 +71,7 @@ def verify_dataset(
     Raises:
         ConfigError: there is no complete data set to verify.
     """
-    recover(path)
+    check_at_rest(path)
     files, root = filesystem_of(path)
     manifest = read_manifest(files, root, path)
     place = Place(files=files, root=root, manifest=manifest)
@@ -80,6 +80,7 @@ def verify_dataset(
     checks = [
         file_check,
         check_strays(place),
+        check_identity_file(place),
         check_sums(whole, place),
         check_layout(whole, place),
         *_check_rows(
@@ -180,12 +181,13 @@ def _checked_rows(
     with ThreadPoolExecutor(max(1, workers), initializer=prepare) as pool:
         for shard in whole:
             try:
-                for batch in place.parquet(shard.data.path).iter_batches(8 * max(1, workers)):
-                    rows: list[Mapping[str, Any]] = batch.to_pylist()
-                    marks = [row["key"] in chosen for row in rows]
-                    for result in pool.map(check_row, rows, marks, [auditor] * len(rows)):
-                        yield shard.split, result
-            except (pa.ArrowException, OSError) as error:
+                with place.open(shard.data) as reader:
+                    for batch in reader.batches(batch_rows=8 * max(1, workers)):
+                        rows: list[Mapping[str, Any]] = batch.to_pylist()
+                        marks = [row["key"] in chosen for row in rows]
+                        for result in pool.map(check_row, rows, marks, [auditor] * len(rows)):
+                            yield shard.split, result
+            except ConfigError as error:
                 failed = RowCheck(key=shard.name, source=shard.data.path, sha256=shard.data.sha256)
                 failed.size_findings.append(f"{shard.data.path}: cannot be read on: {error}")
                 yield shard.split, failed

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline import store
 from schemas.manifest import FileRecord
-from schemas.triple import image_columns
+from schemas.triple import SHARD_KEY, image_columns
 
 ROW_GROUP_ROWS = 100
 ROW_GROUP_BYTES = 100 * 1000 * 1000
@@ -33,7 +33,8 @@ class ParquetFileWriter:
         """Open a temporary file for `output`/`path`."""
         self._path = path
         self._final = f"{output}/{path}"
-        self._schema = schema
+        name = os.path.basename(path).removesuffix(".parquet")
+        self._schema = schema.with_metadata({**(schema.metadata or {}), SHARD_KEY: name})
         self._images = image_columns(schema)
         self._rows: list[Mapping[str, Any]] = []
         self._pending_bytes = 0
@@ -51,6 +52,7 @@ class ParquetFileWriter:
                 compression="NONE",
                 use_dictionary=False,
                 write_page_index=True,
+                write_page_checksum=True,
                 write_statistics=plain_columns,  # type: ignore[arg-type]  # names are fine
             )
             self._opened = opened.pop_all()

@@ -12,14 +12,15 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
 from schemas.border import BORDER_COLUMNS, Border, border_of
+from schemas.documents import MAX_DOCUMENT_BYTES, misfit
 from schemas.errors import ConfigError
-from schemas.manifest import MANIFEST_NAME, Manifest
+from schemas.manifest import ADDING_DIR, MANIFEST_NAME, FileRecord, Manifest, ShardRecord
 from schemas.pictures import of_row
 from schemas.pixels import MapU8, MapU16, RgbU8, decode_stored_map, decode_stored_rgb
-from schemas.triple import image_columns
+from schemas.shards import ShardReader, path_inside
+from schemas.triple import REJECTS, image_columns
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +50,7 @@ class Dataset:
         self.shards = [
             shard for shard in self.manifest.shards if split is None or shard.split == split
         ]
+        self._types = self.manifest.column_types
         self._ends = list(itertools.accumulate(shard.data.rows for shard in self.shards))
         self._local = threading.local()  # an open Parquet file is not for several threads
 
@@ -58,7 +60,7 @@ class Dataset:
     @property
     def schema(self) -> pa.Schema:
         """Arrow schema, metadata included."""
-        return self._open(0).schema_arrow
+        return self._open(0).schema
 
     @property
     def conditions(self) -> list[str]:
@@ -89,16 +91,11 @@ class Dataset:
         shard = bisect.bisect_right(self._ends, index)
         row = index - (self._ends[shard - 1] if shard else 0)
         reader = self._open(shard)
-        for group in range(reader.num_row_groups):
-            rows = reader.metadata.row_group(group).num_rows
+        for group, rows in enumerate(reader.rows_of_groups):
             if row < rows:
-                table = reader.read_row_group(group, columns=_listed(columns), use_threads=False)
-                return table.slice(row, 1).to_pylist()[0]
+                return reader.read(columns, row_group=group).slice(row, 1).to_pylist()[0]
             row -= rows
-        raise ConfigError(
-            f"{self.path}/{self.shards[shard].data.path}: fewer rows than the manifest says; "
-            "run `controlset verify`"
-        )
+        raise AssertionError("the shard has as many rows as the manifest says")
 
     def batches(
         self, columns: Sequence[str] | None = None, *, batch_rows: int = 100
@@ -110,8 +107,7 @@ class Dataset:
             batch_rows: at most so many rows a batch.
         """
         for shard in range(len(self.shards)):
-            reader = self._open(shard)
-            yield from reader.iter_batches(batch_rows, columns=_listed(columns), use_threads=False)
+            yield from self._open(shard).batches(columns, batch_rows=batch_rows)
 
     def borders(self) -> dict[str, Border]:
         """Key -> border, of the rows that have one."""
@@ -126,23 +122,30 @@ class Dataset:
 
     def rejects(self) -> list[dict[str, Any]]:
         """All reject rows of these shards."""
-        tables = [
-            pq.read_table(f"{self._root}/{shard.rejects.path}", filesystem=self._files)
-            for shard in self.shards
-            if shard.rejects is not None
-        ]
+        tables: list[pa.Table] = []
+        for shard in self.shards:
+            if shard.rejects is not None:
+                with self._reader(shard.rejects, REJECTS, None) as reader:
+                    tables.append(reader.read())
         return pa.concat_tables(tables).to_pylist() if tables else []
 
-    def _open(self, shard: int) -> pq.ParquetFile:
+    def reader(self, shard: ShardRecord) -> ShardReader:
+        """A shard, open; close it after use.
+
+        Raises:
+            ConfigError: gone, torn, outside of the folder, or not what the manifest says.
+        """
+        return self._reader(shard.data, self._types, shard.data.rows)
+
+    def _reader(
+        self, file: FileRecord, types: Mapping[str, pa.DataType], rows: int | None
+    ) -> ShardReader:
+        path = path_inside(self._files, self._root, file.path)
+        return ShardReader(path, where=path, filesystem=self._files, columns=types, rows=rows)
+
+    def _open(self, shard: int) -> ShardReader:
         if getattr(self._local, "shard", None) != shard:
-            path = f"{self._root}/{self.shards[shard].data.path}"
-            try:
-                reader = pq.ParquetFile(path, filesystem=self._files)
-            except (OSError, pa.ArrowInvalid) as error:
-                raise ConfigError(
-                    f"{path}: need a whole shard, got {error}; run `controlset verify`"
-                ) from error
-            self._local.reader, self._local.shard = reader, shard
+            self._local.reader, self._local.shard = self.reader(self.shards[shard]), shard
         return self._local.reader
 
 
@@ -189,10 +192,6 @@ def example(row: Mapping[str, Any], conditions: Sequence[str]) -> Example:
     )
 
 
-def _listed(columns: Sequence[str] | None) -> list[str] | None:
-    return None if columns is None else list(columns)
-
-
 def filesystem_of(path: str) -> tuple[pafs.FileSystem, str]:
     """The file system that a path or URI lies in, and the path inside it.
 
@@ -232,6 +231,22 @@ _ENDPOINTS = {
 }
 
 
+def check_at_rest(path: str) -> None:
+    """Refuse a data set whose addition was interrupted; only `add` takes its remaining steps.
+
+    Raises:
+        ConfigError: says which command finishes it.
+    """
+    files, root = filesystem_of(path)
+    if not isinstance(files, pafs.LocalFileSystem):
+        return  # nothing is added to a set in a bucket
+    if os.path.lexists(f"{root}/{ADDING_DIR}/{MANIFEST_NAME}"):
+        raise ConfigError(
+            f"{path}: need a data set at rest, but an addition of columns waits to be finished; "
+            f"run `controlset add {path}`"
+        )
+
+
 def read_manifest(files: pafs.FileSystem, root: str, path: str) -> Manifest:
     """The manifest of a complete data set.
 
@@ -245,14 +260,32 @@ def read_manifest(files: pafs.FileSystem, root: str, path: str) -> Manifest:
     """
     where = f"{root}/{MANIFEST_NAME}"
     try:
-        found = files.get_file_info(where).type
+        info = files.get_file_info(where)
     except OSError as error:
         first = str(error).splitlines()[0]
         raise ConfigError(f"{path}: need a place that answers, got {first}") from error
-    if found != pafs.FileType.File:
+    if info.type != pafs.FileType.File:
         raise ConfigError(
             f"{path}: need a complete data set, found no {MANIFEST_NAME}; "
             "run `controlset generate` (again, if it was interrupted)"
         )
-    with files.open_input_stream(where) as stream:
-        return Manifest.from_json(stream.read().decode(), where=where)
+    return Manifest.from_json(read_small(files, root, MANIFEST_NAME) or b"", where=where)
+
+
+def read_small(files: pafs.FileSystem, root: str, relative: str) -> bytes | None:
+    """A document of a data set; None where there is none.
+
+    Raises:
+        ConfigError: a link out of the folder, not a file, too large, or it cannot be read.
+    """
+    path = path_inside(files, root, relative)
+    try:
+        info = files.get_file_info(path)
+        if info.type == pafs.FileType.NotFound:
+            return None
+        if (size := info.size or 0) > MAX_DOCUMENT_BYTES:
+            raise misfit(path, f"{size} bytes, more than {MAX_DOCUMENT_BYTES}", "get the set again")
+        with files.open_input_stream(path) as stream:
+            return stream.read()
+    except OSError as error:
+        raise misfit(path, error, "get the set again") from error

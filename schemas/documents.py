@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import GenericAlias
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,7 +23,9 @@ MAX_DOCUMENT_BYTES = 256 * 1000 * 1000
 """A manifest of 10^8 images in 10^5 shards takes 50 MB; what is larger is not one of ours."""
 
 
-def parse_json(raw: bytes | str, kind: type[T], *, where: str, advice: str = "") -> T:
+def parse_json(
+    raw: bytes | str, kind: type[T] | GenericAlias, *, where: str, advice: str = ""
+) -> T:
     """A JSON document as the type that it must have.
 
     Args:
@@ -41,7 +44,9 @@ def parse_json(raw: bytes | str, kind: type[T], *, where: str, advice: str = "")
         raise misfit(where, error, advice) from error
 
 
-def as_record(value: Mapping[str, Any], kind: type[T], *, where: str, advice: str = "") -> T:
+def as_record(
+    value: Mapping[str, Any], kind: type[T] | GenericAlias, *, where: str, advice: str = ""
+) -> T:
     """A mapping that was parsed already (a part of a document, a footer) as a record.
 
     Args:
@@ -59,7 +64,7 @@ def as_record(value: Mapping[str, Any], kind: type[T], *, where: str, advice: st
         raise misfit(where, error, advice) from error
 
 
-def read_json(path: str | os.PathLike[str], kind: type[T], *, advice: str = "") -> T:
+def read_json(path: str | os.PathLike[str], kind: type[T] | GenericAlias, *, advice: str = "") -> T:
     """A JSON file as the type that it must have; see `parse_json`.
 
     Raises:

@@ -6,10 +6,13 @@ w are the image's height and width divided by its factor.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 from jaxtyping import Float, Float16
+
+from schemas.documents import as_record
 
 LATENTS = "latent_moments"
 """Column: (2C, h, w) little-endian float16 in C order, first C means, then C log-variances, of the
@@ -27,11 +30,11 @@ class LatentInfo:
 
     base: str  # as it was given: folder, or name on the hub
     vae_sha256: str  # of the VAE's safetensors file
-    channels: int  # C
-    factor: int  # px of the image for one of the latent
+    channels: Annotated[int, msgspec.Meta(ge=1, le=1024)]  # C
+    factor: Annotated[int, msgspec.Meta(ge=1, le=1024)]  # px of the image for one of the latent
     scaling_factor: float  # a sample times this is what the U-Net sees; not applied yet
     shift_factor: float | None
-    dtype: str = "float16"  # of the stored numbers
+    dtype: Literal["float16"] = "float16"  # of the stored numbers
     flips: bool  # the mirrored images' moments are there, too
     precision: str  # that the VAE computed in: fp32, bf16 or fp16
 
@@ -48,12 +51,9 @@ class LatentInfo:
         """The inverse of `to_json`.
 
         Raises:
-            KeyError: a field is not there.
+            ConfigError: a field is not there, or cannot be.
         """
-        values = {field.name: record[field.name] for field in dataclasses.fields(cls)}
-        for name in ("scaling_factor", "shift_factor"):  # JSON of others may say 1 for 1.0
-            values[name] = None if values[name] is None else float(values[name])
-        return cls(**values)
+        return as_record(record, cls, where="record of the latents")
 
 
 def latent_columns(*, flips: bool) -> tuple[str, ...]:

@@ -18,6 +18,9 @@ SCHEMA_VERSION = 1
 FOOTER_KEY = b"controlset"
 """Schema metadata: JSON of schema version, recipe and annotators."""
 
+SHARD_KEY = b"controlset.shard"
+"""Schema metadata: the shard's own name, its split included, so that no two can change places."""
+
 _IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
 
@@ -55,14 +58,18 @@ _BEFORE_CONDITIONS: tuple[tuple[str, pa.DataType], ...] = (
     ("crop_y", pa.int32()),
 )
 
-_REJECTS: tuple[tuple[str, pa.DataType], ...] = (
-    ("key", pa.string()),
-    ("source", pa.string()),
-    ("kind", pa.string()),  # null: the whole image
-    ("stage", pa.string()),
-    ("reason", pa.string()),
-    ("detail", pa.string()),
+REJECTS: Mapping[str, pa.DataType] = dict.fromkeys(
+    (
+        "key",
+        "source",
+        "kind",  # null: the whole image
+        "stage",
+        "reason",
+        "detail",
+    ),
+    pa.string(),
 )
+"""Name -> type of the columns of rejects."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,6 +111,23 @@ def triple_schema(conditions: Sequence[Condition], footer: Mapping[str, object])
     return pa.schema(fields, metadata=_metadata(fields, footer))
 
 
+def column_types(conditions: Sequence[Condition]) -> dict[str, pa.DataType]:
+    """Name -> type of columns that every shard has, but for those of moments.
+
+    Raises:
+        ValueError: two columns of one name.
+    """
+    fields = list(_BEFORE_CONDITIONS)
+    for condition in conditions:
+        fields.append((condition.name, _IMAGE))
+        fields += [(name, stat_type(kind)) for name, kind in condition.stat_columns.items()]
+    types = dict(fields)
+    if len(types) != len(fields):
+        names = [name for name, _ in fields]
+        raise ValueError(f"need columns of different names, got {names}")
+    return types
+
+
 def stat_type(name: str) -> pa.DataType:
     """Arrow type of a statistic, from its name in a spec or manifest."""
     return _NESTED.get(name) or pa.type_for_alias(name)
@@ -117,7 +141,7 @@ def is_number(name: str) -> bool:
 
 def rejects_schema() -> pa.Schema:
     """Arrow schema of the rejects table."""
-    fields = [pa.field(name, kind) for name, kind in _REJECTS]
+    fields = [pa.field(name, kind) for name, kind in REJECTS.items()]
     return pa.schema(fields, metadata=_metadata(fields, None))
 
 

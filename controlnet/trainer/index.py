@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
 from schemas.dataset import Dataset, filesystem_of, open_dataset
 from schemas.errors import ConfigError
 from schemas.latents import LATENTS, LatentInfo
+from schemas.manifest import ShardRecord
+from schemas.shards import ShardReader, torn
 from schemas.triple import image_columns
 
 _KEY_BYTES = 32
+_MOST_PX = 1 << 20
 _FOOTERS_AT_ONCE = (
     8  # an object store answers in 50 ms; one after another 1,000 shards took a minute
 )
@@ -92,10 +94,9 @@ def scan(path: str, *, split: str, condition: str, wants_latents: bool) -> Index
     _check_columns(data, condition, wants_latents)
     filesystem, root = filesystem_of(path)
     files = tuple(f"{root}/{shard.data.path}" for shard in data.shards)
-    rows = [shard.data.rows for shard in data.shards]
-    look = functools.partial(_scan_file, filesystem, condition, wants_latents)
+    look = functools.partial(_scan_file, data, condition, wants_latents)
     with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
-        parts = list(pool.map(look, files, rows))
+        parts = list(pool.map(look, data.shards))
     columns = _joined(parts)
     usable = columns["has_map"] & columns["has_latents"]
     null_maps = int(np.count_nonzero(~columns["has_map"]))
@@ -121,23 +122,13 @@ def scan(path: str, *, split: str, condition: str, wants_latents: bool) -> Index
     )
 
 
-def open_shard(filesystem: pafs.FileSystem, path: str) -> pq.ParquetFile:
+def open_shard(filesystem: pafs.FileSystem, path: str) -> ShardReader:
     """A shard's footer, read; close it after use.
 
     Raises:
-        ConfigError: gone or torn.
+        ConfigError: gone, torn or another one.
     """
-    # Reading ahead saves round trips to a store; on a disk it is one copy more.
-    remote = not isinstance(filesystem, pafs.LocalFileSystem)
-    try:
-        return pq.ParquetFile(path, filesystem=filesystem, pre_buffer=remote)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise torn(path, error) from error
-
-
-def torn(path: str, error: Exception) -> ConfigError:
-    """The error of a shard that cannot be read."""
-    return ConfigError(f"{path}: need a whole shard, got {error}; run `controlset verify`")
+    return ShardReader(path, where=path, filesystem=filesystem)
 
 
 def _check_columns(data: Dataset, condition: str, wants_latents: bool) -> None:
@@ -157,56 +148,53 @@ def _check_columns(data: Dataset, condition: str, wants_latents: bool) -> None:
 
 
 def _latents_of(data: Dataset) -> LatentInfo:
-    try:
-        return LatentInfo.from_json(data.manifest.latents or {})
-    except KeyError as error:
+    if data.manifest.latents is None:
         raise ConfigError(
-            f"{data.path}: need a full record of the latents in the manifest, got one without "
-            f"{error}; run `controlset add {data.path} --latents BASE`"
-        ) from error
+            f"{data.path}: need a record of the latents in the manifest, got none; "
+            f"run `controlset add {data.path} --latents BASE`"
+        )
+    return LatentInfo.from_json(data.manifest.latents)
 
 
 def _scan_file(
-    filesystem: pafs.FileSystem, condition: str, wants_latents: bool, path: str, rows: int
+    data: Dataset, condition: str, wants_latents: bool, shard: ShardRecord
 ) -> dict[str, np.ndarray]:
-    with open_shard(filesystem, path) as reader:
-        missing = {condition, *([LATENTS] if wants_latents else [])} - set(
-            reader.schema_arrow.names
+    with data.reader(shard) as reader:
+        # Of the map only `path`, some 40 bytes: where the map is null, so is the whole struct.
+        # (Row-group statistics would say it too, but generate writes none for image columns.)
+        table = reader.read(["key", "width", "height", f"{condition}.path"])
+        has_latents = (
+            _has_value(reader, LATENTS) if wants_latents else np.ones(shard.data.rows, bool)
         )
-        if missing:
-            raise ConfigError(
-                f"{path}: need the column {min(missing)} as in the first shard, got a shard "
-                "without it; run `controlset verify`"
-            )
-        try:
-            # Of the map only `path`, some 40 bytes: where the map is null, so is the whole struct.
-            # (Row-group statistics would say it too, but generate writes none for image columns.)
-            table = reader.read(["key", "width", "height", f"{condition}.path"], use_threads=False)
-            has_latents = _has_value(reader, LATENTS) if wants_latents else np.ones(rows, bool)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise torn(path, error) from error
-        groups = [reader.metadata.row_group(n).num_rows for n in range(reader.num_row_groups)]
-    if table.num_rows != rows:
-        raise torn(path, ValueError(f"{table.num_rows} rows where the manifest says {rows}"))
+        groups = reader.rows_of_groups
     return {
         "keys": np.array(table["key"].to_pylist(), dtype=f"S{_KEY_BYTES}"),
-        "widths": np.array(table["width"].to_pylist(), np.int32),
-        "heights": np.array(table["height"].to_pylist(), np.int32),
+        "widths": _numbers(table["width"], reader.where),
+        "heights": _numbers(table["height"], reader.where),
         "row_groups": np.repeat(np.arange(len(groups), dtype=np.int32), groups),
-        "rows_in_group": np.concatenate([np.arange(n, dtype=np.int32) for n in groups]),
+        "rows_in_group": np.concatenate(
+            [np.zeros(0, np.int32), *(np.arange(n, dtype=np.int32) for n in groups)]
+        ),
         "has_map": _are_valid(table[condition]),
         "has_latents": has_latents,
     }
 
 
-def _has_value(reader: pq.ParquetFile, column: str) -> np.ndarray:
+def _numbers(column: pa.ChunkedArray, where: str) -> np.ndarray:
+    sizes = column.to_pylist()
+    if not all(size is not None and 0 < size <= _MOST_PX for size in sizes):
+        raise torn(where, ValueError(f"pictures of a side that is not in 1..{_MOST_PX} px"))
+    return np.array(sizes, np.int32)
+
+
+def _has_value(reader: ShardReader, column: str) -> np.ndarray:
     """(rows,) bool; values are read only in row groups whose statistics do not rule out nulls."""
-    parts = []
-    for group in range(reader.num_row_groups):
+    parts = [np.zeros(0, bool)]
+    for group, rows in enumerate(reader.rows_of_groups):
         if _null_count(reader, group, column) == 0:
-            parts.append(np.ones(reader.metadata.row_group(group).num_rows, bool))
+            parts.append(np.ones(rows, bool))
         else:
-            parts.append(_are_valid(reader.read_row_group(group, [column])[column]))
+            parts.append(_are_valid(reader.read([column], row_group=group)[column]))
     return np.concatenate(parts)
 
 
@@ -215,7 +203,7 @@ def _are_valid(column: pa.ChunkedArray) -> np.ndarray:
     return np.array(column.is_valid().to_pylist(), bool)
 
 
-def _null_count(reader: pq.ParquetFile, group: int, column: str) -> int | None:
+def _null_count(reader: ShardReader, group: int, column: str) -> int | None:
     record = reader.metadata.row_group(group)
     for number in range(record.num_columns):
         chunk = record.column(number)

@@ -11,7 +11,7 @@ import pyarrow.fs as pafs
 
 from controlnet.trainer.batch import Batch, StoredRow, collate
 from controlnet.trainer.draws import DrawOptions, draw
-from controlnet.trainer.index import Index, open_shard, torn
+from controlnet.trainer.index import Index, open_shard
 from controlnet.trainer.order import SHUFFLE_GROUPS, EpochPlan, plan_epoch
 from schemas.errors import ConfigError
 from schemas.latents import LATENTS, LATENTS_FLIPPED
@@ -162,11 +162,8 @@ class Loader:
         index, first = self.index, numbers[0]
         file = index.files[index.file_numbers[first]]
         group = int(index.row_groups[first])
-        try:
-            with open_shard(index.filesystem, file) as reader:
-                table = reader.read_row_group(group, self._columns, use_threads=False)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise torn(file, error) from error
+        with open_shard(index.filesystem, file) as reader:
+            table = reader.read(self._columns, row_group=group)
         return {int(number): _stored_row(index, int(number), file, table) for number in numbers}
 
     def _check(self) -> None:

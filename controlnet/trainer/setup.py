@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import accelerate
-import pyarrow.parquet as pq
 import torch
 
 from controlnet.architecture.backbone import (
@@ -31,7 +30,7 @@ from controlnet.trainer.devices import (
     resolved_precision,
 )
 from controlnet.trainer.draws import DrawOptions
-from controlnet.trainer.index import Index, scan
+from controlnet.trainer.index import Index, open_shard, scan
 from controlnet.trainer.judge import Judge
 from controlnet.trainer.learner import Learner, Method, controlled
 from controlnet.trainer.loss import Diffusion
@@ -232,8 +231,8 @@ def _captions(index: Index) -> list[str]:
     """All captions of a split."""
     captions: list[str] = []
     for file in index.files:
-        with index.filesystem.open_input_file(file) as opened:
-            table = pq.read_table(opened, columns=["text"], use_threads=False)
+        with open_shard(index.filesystem, file) as reader:
+            table = reader.read(["text"])
         captions += [text or "" for text in table["text"].to_pylist()]
     return captions
 

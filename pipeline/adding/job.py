@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+from pyarrow.fs import LocalFileSystem
 
 from annotators.latents import LatentSpec
 from annotators.protocol import Spec
@@ -25,9 +25,11 @@ from pipeline.finish import packages_of
 from pipeline.job import Job
 from pipeline.options import GenerateConfig
 from pipeline.sources import SourceKind, SourceSpec
+from schemas.documents import parse_json
 from schemas.errors import ConfigError
 from schemas.latents import LatentInfo
 from schemas.manifest import Manifest, ShardRecord
+from schemas.shards import ShardReader, path_inside
 from schemas.triple import FOOTER_KEY, Condition, triple_schema
 
 _WITH_MODEL = {"none": "blip", "auto": "sidecar-else-blip"}
@@ -55,7 +57,7 @@ class Addition(Job):
     @property
     def recipe(self) -> dict[str, Any]:
         """The data set's options; with a captioner, where captions then come from."""
-        caption = self.old.recipe["caption"]
+        caption = self.old.recipe.get("caption", "auto")
         if self.captioner is not None:
             caption = _WITH_MODEL.get(caption, caption)
         return {**self.old.recipe, "caption": caption}
@@ -127,7 +129,7 @@ def resolve(config: AddConfig, old: Manifest, *, download: bool = True) -> Addit
         ConfigError: a condition that nobody provides, something that is there with other
             parameters, weights or a device that are not there, or a shard that cannot be read.
     """
-    eyes = config.eyes(seed=old.recipe["seed"])
+    eyes = config.eyes(seed=old.recipe.get("seed", 0))
     looking = Runtime(weights=config.weights, offline=config.offline)
     new: list[Spec] = []
     for spec in specs_of(eyes):
@@ -153,7 +155,7 @@ def resolve(config: AddConfig, old: Manifest, *, download: bool = True) -> Addit
         latents=latents,
         new_latents=found,
         old=old,
-        old_footer=_footer_of(f"{config.folder}/{old.shards[0].data.path}"),
+        old_footer=_footer_of(config.folder, old.shards[0]),
     )
     _ = job.runtime  # a device that is asked for and absent is refused here
     return dataclasses.replace(job, weights=weights_ready(job.models, looking, download=download))
@@ -183,18 +185,16 @@ def _running_config(config: AddConfig, old: Manifest) -> GenerateConfig:
     )
 
 
-def _footer_of(path: str) -> Mapping[str, Any]:
+def _footer_of(folder: str, shard: ShardRecord) -> Mapping[str, Any]:
     """What a shard carries.
 
     Raises:
         ConfigError: it is not there or cannot be read.
     """
-    try:
-        return json.loads((pq.read_schema(path).metadata or {})[FOOTER_KEY])
-    except (OSError, pa.ArrowException, ValueError, KeyError) as error:
-        raise ConfigError(
-            f"{path}: need a shard that can be read, got {error}; run `controlset verify`"
-        ) from error
+    path = path_inside(LocalFileSystem(), folder, shard.data.path)
+    with ShardReader(path, where=path, filesystem=LocalFileSystem()) as reader:
+        raw = (reader.schema.metadata or {}).get(FOOTER_KEY, b"")
+    return parse_json(raw, dict[str, Any], where=path, advice="run `controlset verify`")
 
 
 def _check_same(folder: str, what: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:

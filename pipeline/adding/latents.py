@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pyarrow.parquet as pq
+from pyarrow.fs import LocalFileSystem
 
 from annotators.latents import LatentSpec, Moments, vae_ready
 from annotators.runtime import Runtime
@@ -14,6 +14,7 @@ from schemas.latents import LATENTS, LATENTS_FLIPPED, LatentInfo, encode_moments
 from schemas.manifest import Manifest
 from schemas.pixels import RgbU8
 from schemas.records import RejectRow, reject_of
+from schemas.shards import ShardReader, path_inside
 
 
 def add_latents(
@@ -125,9 +126,10 @@ def check_some_finite(manifest: Manifest, info: LatentInfo, place: str) -> None:
         ConfigError: the VAE gave NaN for every image.
     """
     for shard in manifest.shards:
-        with pq.ParquetFile(f"{place}/{shard.data.path}") as file:
-            for group in range(file.num_row_groups):
-                column = file.read_row_group(group, columns=[LATENTS], use_threads=False)[LATENTS]
+        path = path_inside(LocalFileSystem(), place, shard.data.path)
+        with ShardReader(path, where=path, filesystem=LocalFileSystem()) as reader:
+            for group in range(len(reader.rows_of_groups)):
+                column = reader.read([LATENTS], row_group=group)[LATENTS]
                 if column.null_count < len(column):
                     return
     if manifest.rows:

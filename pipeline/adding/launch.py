@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import apache_beam as beam
+from pyarrow.fs import LocalFileSystem
 
 from pipeline import store
 from pipeline.adding.job import Addition, resolve
@@ -20,7 +21,7 @@ from pipeline.adding.latents import check_some_finite
 from pipeline.adding.options import AddConfig
 from pipeline.adding.stage import stage_shard
 from pipeline.adding.swap import clear_staging, finish_adding, pending_manifest, staging_of
-from pipeline.claim import locked, remove_temporary
+from pipeline.claim import check_folders, locked, remove_temporary
 from pipeline.display import shards_text, show_result, watched
 from pipeline.launch import run_graph
 from pipeline.progress import TALLY
@@ -30,6 +31,7 @@ from schemas.dataset import filesystem_of, read_manifest
 from schemas.errors import ConfigError
 from schemas.manifest import MANIFEST_NAME, FileRecord, Manifest, ShardRecord
 from schemas.printable import printable
+from schemas.shards import path_inside
 
 _BASIS_NAME = "basis"
 """What staged shards were made from and for; others are of no use."""
@@ -56,6 +58,7 @@ def add(config: AddConfig, *, show: bool = False) -> Manifest:
     _check_place(output)
     TALLY.reset()
     with locked(output):
+        check_folders(output)
         finish_adding(output)
         remove_temporary(output)
         job = resolve(config, _manifest_of(output))
@@ -152,7 +155,7 @@ def _check_files(job: Addition) -> None:
 
 
 def _digest(file: FileRecord, output: str) -> str:
-    path = f"{output}/{file.path}"
+    path = path_inside(LocalFileSystem(), output, file.path)
     try:
         with store.open_binary(path) as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()

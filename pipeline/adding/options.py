@@ -5,6 +5,7 @@ import os
 from typing import Any, Literal
 
 from annotators.options import EyeOptions, need
+from schemas.manifest import ADDING_DIR, MANIFEST_NAME
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +42,10 @@ class AddConfig(EyeOptions):
         EyeOptions.__post_init__(self)
         need(bool(self.output), "DATASET", "the folder of a data set", self.output)
         need(
-            bool(self.conditions) or self.caption != "none" or self.latents is not None,
+            bool(self.conditions)
+            or self.caption != "none"
+            or self.latents is not None
+            or os.path.lexists(f"{self.folder}/{ADDING_DIR}/{MANIFEST_NAME}"),  # to be finished
             "--conditions",
             "at least one, or --caption blip or --latents BASE",
             self.conditions,

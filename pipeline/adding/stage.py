@@ -1,13 +1,12 @@
 """One shard with its new columns, written beside the old one, which nobody touches meanwhile."""
 
 import functools
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+from pyarrow.fs import LocalFileSystem
 
 from annotators.latents import Moments
 from annotators.protocol import Annotation
@@ -24,12 +23,14 @@ from pipeline.progress import TALLY, Stopwatch
 from pipeline.shard import ShardHead, commit_record, committed_record, in_order, record_path
 from pipeline.workshop import Workshop
 from pipeline.write import ParquetFileWriter
-from schemas.errors import ConfigError, Reason
+from schemas.documents import as_record, parse_json
+from schemas.errors import ConfigError
 from schemas.manifest import FileRecord, ShardRecord
 from schemas.pictures import of_row
 from schemas.pixels import RgbU8, decode_stored_rgb
 from schemas.records import RejectRow
-from schemas.triple import FOOTER_KEY
+from schemas.shards import ShardReader, path_inside
+from schemas.triple import FOOTER_KEY, REJECTS
 
 
 def stage_shard(shard: ShardRecord, job: Addition, workshop: Workshop) -> ShardRecord:
@@ -56,10 +57,9 @@ def stage_shard(shard: ShardRecord, job: Addition, workshop: Workshop) -> ShardR
     watch = Stopwatch()
     rejects: list[RejectRow] = []
     with (
-        store.open_binary(f"{job.output}/{shard.data.path}") as file,
+        _open(shard.data, job.output, job.old.column_types) as reader,
         ParquetFileWriter(place, shard.data.path, job.schema) as writer,
     ):
-        reader = pq.ParquetFile(file)
         _check_footer(reader, shard, job)
         for result in _batches(reader, job, workshop):
             with watch.stage("write"):
@@ -116,20 +116,24 @@ def _stored_image(row: Mapping[str, Any], job: Addition) -> RgbU8:
         return decode_stored_rgb(row["image"]["bytes"])
 
 
-def _batches(reader: pq.ParquetFile, job: Addition, workshop: Workshop) -> Iterator[BatchResult]:
-    """Results in the order of the rows; a few batches and one row group are in memory."""
-    batches = (
-        batch
-        for group in range(reader.num_row_groups)
-        for batch in reader.iter_batches(BATCH_IMAGES, row_groups=[group], use_threads=False)
+def _open(file: FileRecord, folder: str, types: Mapping[str, pa.DataType]) -> ShardReader:
+    path = path_inside(LocalFileSystem(), folder, file.path)
+    return ShardReader(
+        path, where=path, filesystem=LocalFileSystem(), columns=types, rows=file.rows
     )
+
+
+def _batches(reader: ShardReader, job: Addition, workshop: Workshop) -> Iterator[BatchResult]:
+    """Results in the order of the rows; a few batches and one row group are in memory."""
+    batches = reader.batches(batch_rows=BATCH_IMAGES)
     eyes = (workshop.annotators, workshop.captioner, workshop.latents)
     return in_order((functools.partial(add_columns, one, job, *eyes) for one in batches), workshop)
 
 
-def _check_footer(reader: pq.ParquetFile, shard: ShardRecord, job: Addition) -> None:
+def _check_footer(reader: ShardReader, shard: ShardRecord, job: Addition) -> None:
     """Refuse a shard whose footer is not that of the first one: it would be rewritten."""
-    footer = json.loads((reader.schema_arrow.metadata or {}).get(FOOTER_KEY, b"null"))
+    raw = (reader.schema.metadata or {}).get(FOOTER_KEY, b"")
+    footer = parse_json(raw, dict[str, Any], where=reader.where, advice="run `controlset verify`")
     if footer != job.old_footer:
         raise ConfigError(
             f"{job.output}/{shard.data.path}: need the footer of the other shards, got another; "
@@ -137,11 +141,11 @@ def _check_footer(reader: pq.ParquetFile, shard: ShardRecord, job: Addition) -> 
         )
 
 
-def _check_keys(reader: pq.ParquetFile, data: FileRecord, place: str) -> None:
+def _check_keys(reader: ShardReader, data: FileRecord, place: str) -> None:
     """Demand the old rows in the old order in the file that was written."""
-    with store.open_binary(f"{place}/{data.path}") as file:
-        written = pq.read_table(file, columns=["key"], use_threads=False)["key"]
-    if written.to_pylist() != reader.read(columns=["key"], use_threads=False)["key"].to_pylist():
+    with _open(data, place, {}) as again:
+        written = again.read(["key"])["key"]
+    if written.to_pylist() != reader.read(["key"])["key"].to_pylist():
         raise RuntimeError(f"{data.path}: other keys than before; this is a bug in controlset")
 
 
@@ -149,9 +153,12 @@ def _kept_rejects(shard: ShardRecord, job: Addition) -> list[RejectRow]:
     """The old rejects; the captioner has looked at every row that had no caption."""
     if shard.rejects is None:
         return []
-    with store.open_binary(f"{job.output}/{shard.rejects.path}") as file:
-        rows = pq.read_table(file, use_threads=False).to_pylist()
-    rejects = [RejectRow(**row | {"reason": Reason(row["reason"])}) for row in rows]
+    with _open(shard.rejects, job.output, REJECTS) as reader:
+        rows = reader.read(list(REJECTS)).to_pylist()
+    rejects = [
+        as_record(row, RejectRow, where=reader.where, advice="run `controlset verify`")
+        for row in rows
+    ]
     if job.captioner is None:
         return rejects
     return [row for row in rejects if row.kind != "text"]

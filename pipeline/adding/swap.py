@@ -1,8 +1,8 @@
 """From the old data set to the new one, in steps that can be taken again after any interruption.
 
 Staged shards lie in a hidden folder that is laid out like the data set itself. Its manifest is the
-point of no return: until it is there, the data set is the old one; from then on whoever comes next
-(`add`, `generate`, `verify`, `inspect`) takes all remaining steps. Meanwhile every row and every
+point of no return: until it is there, the data set is the old one; from then on whoever writes next
+(`add`, or `generate` with all columns) takes all remaining steps. Meanwhile every row and every
 old column can be read, from either file of a shard.
 """
 
@@ -10,23 +10,22 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-
-import pyarrow.parquet as pq
+from typing import Any
 
 from pipeline import store
 from pipeline.card import render_card
 from pipeline.finish import CARD_NAME, PREVIEW_NAME, RUN_NAME, preview_rows
 from pipeline.preview import render_preview
 from pipeline.shard import record_path, record_text
+from schemas.documents import parse_json
 from schemas.errors import ConfigError
-from schemas.manifest import MANIFEST_NAME, RECORDS_DIR, FileRecord, Manifest
-
-_STAGING = "adding"
+from schemas.manifest import ADDING_DIR, MANIFEST_NAME, RECORDS_DIR, FileRecord, Manifest
+from schemas.shards import ShardReader, check_inside
 
 
 def staging_of(output: str) -> str:
     """Folder of a data set's staged shards; it has `data/`, `rejects/` and records of its own."""
-    return f"{output}/{RECORDS_DIR}/{_STAGING}"
+    return f"{output}/{ADDING_DIR}"
 
 
 def pending_manifest(output: str) -> Manifest | None:
@@ -34,6 +33,7 @@ def pending_manifest(output: str) -> Manifest | None:
     if not store.is_local(output):
         return None
     where = f"{staging_of(output)}/{MANIFEST_NAME}"
+    check_inside(output, f"{ADDING_DIR}/{MANIFEST_NAME}")
     text = store.read_text(where)
     return None if text is None else Manifest.from_json(text, where=where)
 
@@ -57,7 +57,9 @@ def finish_adding(output: str) -> None:
         for shard in manifest.shards:
             store.commit_text(record_text(shard), record_path(output, shard.name))
         _renew_identity(manifest, output)
-        schema = pq.read_schema(f"{output}/{manifest.shards[0].data.path}")
+        path = f"{output}/{manifest.shards[0].data.path}"
+        with store.open_binary(path) as file, ShardReader(file, where=path) as reader:
+            schema = reader.schema
         store.commit_text(render_card(manifest, schema), f"{output}/{CARD_NAME}")
         rows = preview_rows(manifest, output)
         store.commit_text(render_preview(manifest, rows), f"{output}/{PREVIEW_NAME}")
@@ -75,7 +77,7 @@ def clear_staging(output: str) -> None:
         return
     for name in os.listdir(place):
         path = f"{place}/{name}"
-        if os.path.isdir(path):
+        if os.path.isdir(path) and not os.path.islink(path):
             shutil.rmtree(path)
         elif name != MANIFEST_NAME:
             store.remove(path)
@@ -92,6 +94,8 @@ def _files_of(manifest: Manifest) -> Iterator[FileRecord]:
 
 def _move(file: FileRecord, output: str) -> None:
     """Let a staged file replace the old one, unless that is done already."""
+    for path in (f"{ADDING_DIR}/{file.path}", file.path):
+        check_inside(output, path)
     staged, final = f"{staging_of(output)}/{file.path}", f"{output}/{file.path}"
     if store.size_of(staged) == file.size_bytes:
         os.makedirs(os.path.dirname(final), exist_ok=True)
@@ -109,10 +113,5 @@ def _renew_identity(manifest: Manifest, output: str) -> None:
     text = store.read_text(where)
     if text is None:
         return
-    new = {
-        "recipe": dict(manifest.recipe),
-        "annotators": dict(manifest.annotators),
-        "captioner": manifest.captioner,
-        **({} if manifest.latents is None else {"latents": dict(manifest.latents)}),
-    }
-    store.commit_text(json.dumps(json.loads(text) | new, indent=1, sort_keys=True) + "\n", where)
+    identity = parse_json(text, dict[str, Any], where=where) | manifest.told
+    store.commit_text(json.dumps(identity, indent=1, sort_keys=True) + "\n", where)

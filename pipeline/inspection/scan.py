@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-from pipeline.adding.recover import recover
 from pipeline.inspection.duplicates import find_duplicates
 from pipeline.inspection.flags import drafts
 from pipeline.inspection.members import as_groups, group_wishes, name_members, show_members
@@ -10,7 +9,7 @@ from pipeline.inspection.model import Duplicates, Inspection
 from pipeline.inspection.pixels import Pixels, read_pixels
 from pipeline.inspection.scalars import Scalars, read_scalars
 from pipeline.inspection.summary import summary
-from schemas.dataset import Dataset, open_dataset
+from schemas.dataset import Dataset, check_at_rest, open_dataset
 
 
 def inspect_dataset(
@@ -40,7 +39,7 @@ def inspect_dataset(
     Cost: 690 rows a second on two cores, 512x512 JPEG with a Canny map, 1,213 rows; memory holds
     hashes and numbers of every row and a few batches of pictures (measured 2026-11-23, AMD EPYC).
     """
-    recover(path)
+    check_at_rest(path)
     dataset = open_dataset(path)
     scalars = read_scalars(dataset)
     pixels = read_pixels(dataset, sample=sample, workers=workers, on_progress=on_progress)

@@ -1,4 +1,3 @@
-import json
 import shutil
 
 import numpy as np
@@ -12,7 +11,14 @@ from pipeline.options import GenerateConfig
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
 from schemas.latents import LatentInfo
-from tests.pipeline.handmade import encoded, photograph, row_of, without_map, write_dataset
+from tests.pipeline.handmade import (
+    encoded,
+    photograph,
+    rewritten,
+    row_of,
+    without_map,
+    write_dataset,
+)
 
 
 @pytest.fixture(scope="module")
@@ -177,8 +183,10 @@ def test_a_torn_shard_is_named(generated, tmp_path, kept):
 
 def test_a_shard_that_lacks_rows_is_named(tmp_path):
     write_dataset(tmp_path, {"train": rows_of(3)})
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    manifest["shards"][0]["planned"] = manifest["shards"][0]["data"]["rows"] = 4
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+
+    def one_more(document):
+        document["shards"][0]["planned"] = document["shards"][0]["data"]["rows"] = 4
+
+    rewritten(tmp_path, one_more)
     with pytest.raises(ConfigError, match=r"got 3 rows where the manifest says 4; run `controls"):
         found(tmp_path)

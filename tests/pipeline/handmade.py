@@ -101,14 +101,14 @@ def manifest_of(rows_by_split, rejects=(), **changes):
             ShardRecord(
                 name=name,
                 split=split,
-                references="r",
-                fingerprint="f",
+                references="a" * 64,
+                fingerprint="f" * 64,
                 planned=len(rows) + whole,
                 data=FileRecord(
-                    path=f"data/{name}.parquet", rows=len(rows), size_bytes=size, sha256="0"
+                    path=f"data/{name}.parquet", rows=len(rows), size_bytes=size, sha256="0" * 64
                 ),
                 rejects=FileRecord(
-                    path=f"rejects/{name}.parquet", rows=len(here), size_bytes=1, sha256="0"
+                    path=f"rejects/{name}.parquet", rows=len(here), size_bytes=1, sha256="0" * 64
                 )
                 if here
                 else None,
@@ -138,16 +138,42 @@ def write_dataset(folder, rows_by_split, rejects=(), row_group_rows=100, **chang
         rows = rows_by_split[shard.split]
         table = pa.Table.from_pylist(list(rows), schema=schema)
         pq.write_table(table, path, row_group_size=row_group_rows, compression="NONE")
-        data = dataclasses.replace(shard.data, size_bytes=path.stat().st_size)
-        shards.append(dataclasses.replace(shard, data=data))
+        shard = dataclasses.replace(shard, data=_as_it_lies(shard.data, path))
         if shard.rejects is not None:
             path = folder / shard.rejects.path
             path.parent.mkdir(parents=True, exist_ok=True)
             lines = [dataclasses.asdict(reject) for reject in rejects]
-            pq.write_table(pa.Table.from_pylist(lines, schema=rejects_schema()), path)
+            table = pa.Table.from_pylist(lines, schema=rejects_schema())
+            pq.write_table(table, path, compression="NONE")
+            shard = dataclasses.replace(shard, rejects=_as_it_lies(shard.rejects, path))
+        shards.append(shard)
     manifest = dataclasses.replace(manifest, shards=shards)
     (folder / MANIFEST_NAME).write_text(manifest.to_json())
     return manifest
+
+
+def _as_it_lies(record, path):
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return dataclasses.replace(record, size_bytes=path.stat().st_size, sha256=digest)
+
+
+def rewritten(folder, change):
+    """Change the manifest's document, and let its totals say what the shards then say."""
+    path = Path(folder) / MANIFEST_NAME
+    document = json.loads(path.read_text())
+    change(document)
+    data = [one["data"] for one in document["shards"]]
+    reasons = Counter()
+    for one in document["shards"]:
+        reasons.update(one["reasons"])
+    document |= {
+        "planned": sum(one["planned"] for one in document["shards"]),
+        "rows": sum(one["rows"] for one in data),
+        "size_bytes": sum(one["size_bytes"] for one in data),
+        "rejected_images": sum(one["rejected_images"] for one in document["shards"]),
+        "reasons": dict(reasons.most_common()),
+    }
+    path.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def schema_of(annotators=ANNOTATORS):

@@ -25,6 +25,7 @@ from pipeline.verify import verify_dataset
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError, Reason, Rejected
 from tests.faults.conftest import config_for, contents, named, write_photographs
+from tests.pipeline.handmade import rewritten
 
 STAGING = ".controlset/adding"
 
@@ -365,19 +366,22 @@ def test_a_damaged_file_is_refused_before_anything_is_written(dataset, folder, d
 def test_a_first_shard_that_is_no_parquet_is_refused(dataset):
     path = sorted(dataset.glob("data/*.parquet"))[0]
     path.write_bytes(b"PAR1")
-    with pytest.raises(ConfigError, match=rf"^{path}: need a shard that can be read, got .*verify"):
+    with pytest.raises(ConfigError, match=rf"^{path}: need a whole shard, got .*verify"):
         add(addition(dataset, "grey"))
 
 
 def test_a_shard_of_another_recipe_is_refused_and_the_set_stays(dataset):
     path = sorted(dataset.glob("data/*.parquet"))[1]
     table = pq.read_table(path)
-    pq.write_table(table.replace_schema_metadata({"controlset": '{"recipe": {}}'}), path)
-    manifest = json.loads((dataset / "manifest.json").read_text())
-    (shard,) = (one for one in manifest["shards"] if one["name"] == path.stem)
-    shard["data"]["size_bytes"] = path.stat().st_size
-    shard["data"]["sha256"] = contents(dataset)[f"data/{path.name}"]
-    (dataset / "manifest.json").write_text(json.dumps(manifest))
+    other = table.replace_schema_metadata({"controlset": '{"recipe": {}}'})
+    pq.write_table(other, path, compression="NONE")
+
+    def as_it_lies(document):
+        (shard,) = (one for one in document["shards"] if one["name"] == path.stem)
+        shard["data"]["size_bytes"] = path.stat().st_size
+        shard["data"]["sha256"] = contents(dataset)[f"data/{path.name}"]
+
+    rewritten(dataset, as_it_lies)
     before = contents(dataset)
     with pytest.raises(ConfigError, match=rf"^{path}: need the footer of the other shards, got"):
         add(addition(dataset, "grey"))

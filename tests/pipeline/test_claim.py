@@ -129,7 +129,7 @@ def test_a_killed_run_lets_go(tmp_path):
 
 def test_temporary_files_of_killed_runs_are_swept_up(owned):
     for folder in (".", "data", "rejects", ".controlset"):
-        (owned / folder / f"{TEMP_PREFIX}0123").write_text("half")
+        (owned / folder / f"{TEMP_PREFIX}{'0123' * 8}").write_text("half")
     before = files_of(owned)
     claim(job_of(owned))
     assert files_of(owned) == [name for name in before if TEMP_PREFIX not in name]
@@ -211,11 +211,14 @@ def test_another_release_is_named_where_no_option_differs(owned, monkeypatch):
 @pytest.mark.parametrize(
     ("damage", "complaint"),
     [
-        (b"", "need JSON, got Expecting value"),
-        (b'{"recipe": {"capt', "need JSON, got Unterminated string"),
-        (b"\xff\xfe\x00", "need JSON, got Expecting value"),
-        (b"[]", "need a recipe, got '[]'"),
-        (b'{"recipe": 5}', "need a recipe, got '{\"recipe\": 5}'"),
+        (b"", "need a document of controlset, got Input data was truncated"),
+        (b'{"recipe": {"capt', "need a document of controlset, got Input data was truncated"),
+        (b"\xff\xfe\x00", "need a document of controlset, got JSON is malformed"),
+        (b"[]", "need a document of controlset, got Expected `object`, got `array`"),
+        (
+            b'{"recipe": 5}',
+            "need a document of controlset, got Expected `object`, got `int`",
+        ),
     ],
 )
 def test_a_damaged_mark_is_explained_and_overwrite_helps(owned, damage, complaint):

@@ -21,7 +21,7 @@ from pipeline.shard import committed_record, make_shard, record_path
 from pipeline.sources import list_source, resolve_source
 from pipeline.store import TEMP_PREFIX
 from pipeline.workshop import Workshop
-from schemas.manifest import ShardRecord
+from schemas.manifest import read_record
 
 COUNT = 43  # not a multiple of the batch
 BROKEN = {"03.png", "17.png", "41.png"}
@@ -265,5 +265,5 @@ def test_the_record_is_what_it_says_and_comes_last(make, monkeypatch, tmp_path):
         ".controlset/train-00000-of-00001.json",
     ]
     text = (tmp_path / ".controlset" / "train-00000-of-00001.json").read_text()
-    assert ShardRecord.from_json(json.loads(text)) == record
+    assert read_record(text, where=record_path(str(tmp_path), record.name)) == record
     assert not list(tmp_path.rglob(f"{TEMP_PREFIX}*"))

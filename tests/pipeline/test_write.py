@@ -15,6 +15,7 @@ from schemas.errors import Reason
 from schemas.records import RejectRow
 from schemas.triple import Condition, rejects_schema, triple_schema
 
+NAME = "train-00000-of-00001"
 SCHEMA = triple_schema([Condition(name="canny", stats={"low": "int32"})], {"recipe": {}})
 
 
@@ -40,8 +41,8 @@ def row_of(number, *, image_bytes=50, with_map=True, text="a photograph"):
 
 
 def write(folder, rows):
-    record = write_table(str(folder), "data/x.parquet", SCHEMA, rows)
-    return record, pq.ParquetFile(folder / "data" / "x.parquet")
+    record = write_table(str(folder), f"data/{NAME}.parquet", SCHEMA, rows)
+    return record, pq.ParquetFile(folder / "data" / f"{NAME}.parquet")
 
 
 def group_rows(reader):
@@ -54,8 +55,8 @@ def test_rows_come_back_in_order_with_their_nulls(tmp_path):
     record, reader = write(tmp_path, rows)
     assert reader.read().to_pylist() == rows
     assert reader.schema_arrow.equals(SCHEMA, check_metadata=True)
-    stored = (tmp_path / "data" / "x.parquet").read_bytes()
-    assert record.path == "data/x.parquet"
+    stored = (tmp_path / "data" / f"{NAME}.parquet").read_bytes()
+    assert record.path == f"data/{NAME}.parquet"
     assert (record.rows, record.size_bytes) == (250, len(stored))
     assert record.sha256 == hashlib.sha256(stored).hexdigest()
 
@@ -126,7 +127,7 @@ def test_equal_rows_give_equal_bytes(tmp_path):
 
 
 def test_without_commit_nothing_remains(tmp_path):
-    with ParquetFileWriter(str(tmp_path), "data/x.parquet", SCHEMA) as writer:
+    with ParquetFileWriter(str(tmp_path), f"data/{NAME}.parquet", SCHEMA) as writer:
         for number in range(150):
             writer.add(row_of(number))
         assert len(list((tmp_path / "data").iterdir())) == 1  # the temporary file
@@ -135,7 +136,7 @@ def test_without_commit_nothing_remains(tmp_path):
 
 def test_an_error_between_rows_flies_and_nothing_remains(tmp_path):
     def break_off():
-        with ParquetFileWriter(str(tmp_path), "data/x.parquet", SCHEMA) as writer:
+        with ParquetFileWriter(str(tmp_path), f"data/{NAME}.parquet", SCHEMA) as writer:
             for number in range(150):
                 writer.add(row_of(number))
             raise ZeroDivisionError
@@ -159,7 +160,9 @@ def test_a_disk_that_is_full_before_the_first_row_leaves_nothing_either(tmp_path
     monkeypatch.setattr(pq, "ParquetWriter", full)
     with pytest.raises(OutputError) as caught:
         write(tmp_path, [row_of(0)])
-    assert str(caught.value).startswith(f"{tmp_path}/data/x.parquet: need to write here, got no sp")
+    assert str(caught.value).startswith(
+        f"{tmp_path}/data/{NAME}.parquet: need to write here, got no sp"
+    )
     # While somebody still holds the error, and with it everything that its frames hold.
     assert list((tmp_path / "data").iterdir()) == []
 
@@ -172,8 +175,8 @@ def test_rejects_are_a_table_of_their_own(tmp_path):
         ),
     ]
     rows = [{name: getattr(one, name) for name in rejects_schema().names} for one in rejects]
-    write_table(str(tmp_path), "rejects/x.parquet", rejects_schema(), rows)
-    back = pq.read_table(tmp_path / "rejects" / "x.parquet")
+    write_table(str(tmp_path), f"rejects/{NAME}.parquet", rejects_schema(), rows)
+    back = pq.read_table(tmp_path / "rejects" / f"{NAME}.parquet")
     assert back.schema.equals(rejects_schema(), check_metadata=True)
     assert back["kind"].to_pylist() == [None, "canny"]
     assert back["reason"].type == pa.string()

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from schemas.errors import ConfigError
 from schemas.latents import (
     LATENTS,
     LATENTS_FLIPPED,
@@ -60,5 +61,5 @@ def test_the_record_comes_back_and_names_its_columns():
     assert info.columns == (LATENTS, LATENTS_FLIPPED)
     assert LatentInfo.from_json(RECORD | {"flips": False}).columns == (LATENTS,)
     assert LatentInfo.from_json(RECORD | {"scaling_factor": 1}).scaling_factor == 1.0
-    with pytest.raises(KeyError, match="factor"):
+    with pytest.raises(ConfigError, match="factor"):
         LatentInfo.from_json({name: RECORD[name] for name in RECORD if name != "factor"})

@@ -1,0 +1,285 @@
+"""Files of a data set as they are read back: inside its folder, whole, and never a bomb.
+
+A set may come from a stranger, or from a disk that flipped a bit. So every shard of every reader is
+opened here: checksums of pages are verified, a shard must lie where its footer says, keys are keys,
+and decoding is bounded by what lies on the disk.
+"""
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from schemas.errors import ConfigError
+from schemas.triple import SHARD_KEY
+
+_DECODED_BYTES = 1 << 30
+"""At most so many bytes at once, even if every cell stood for the whole column (as a dictionary's
+one value can): honest row groups of 100 MB come in batches of ten rows."""
+
+_SLACK_BYTES = 1 << 20  # numbers, offsets and validity of a row group, in memory but not in pages
+_ROWS_OF_GROUP = 1 << 20  # of null cells, which take no bytes; we write 100
+_KEY = r"\A[0-9a-f]{32}\z"
+
+
+def path_inside(files: pafs.FileSystem, root: str, relative: str) -> str:
+    """Full path of a file of a data set.
+
+    Args:
+        files: the file system that the set lies in.
+        root: the set's folder there.
+        relative: the file, from a record that was checked; it may be missing.
+
+    Raises:
+        ConfigError: a link that leads out of the folder, or not a regular file.
+    """
+    path = f"{root}/{relative}"
+    if isinstance(files, pafs.LocalFileSystem):
+        check_inside(root, relative)
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                raise ConfigError(f"{path}: need a file, got something else; get the set again")
+    return path
+
+
+def check_inside(root: str, relative: str) -> None:
+    """Refuse what a link takes out of a local folder, also if there is nothing.
+
+    Raises:
+        ConfigError: says where the link leads.
+    """
+    folder, real = os.path.realpath(root), os.path.realpath(f"{root}/{relative}")
+    if real != folder and not real.startswith(f"{folder.rstrip('/')}/"):
+        raise ConfigError(
+            f"{root}/{relative}: need a file inside the data set's folder, got a link to {real}; "
+            "copy the set without links (cp -rL)"
+        )
+
+
+class ShardReader:
+    """An open Parquet file of a data set; whatever is wrong with it is a ConfigError."""
+
+    def __init__(
+        self,
+        source: str | BinaryIO,
+        *,
+        where: str,
+        filesystem: pafs.FileSystem | None = None,
+        columns: Mapping[str, pa.DataType] | None = None,
+        rows: int | None = None,
+    ) -> None:
+        """Read the footer.
+
+        Args:
+            source: path in `filesystem`, from `path_inside`, or an open file.
+            where: its path; the shard's name is that of the file.
+            filesystem: None where `source` is an open file.
+            columns: name -> type of the columns that it must have, as far as they are read.
+            rows: that it must have; None is any number.
+
+        Raises:
+            ConfigError: gone, torn, of another name, or of another number of rows.
+        """
+        self.where, self._columns = where, columns
+        # Reading ahead saves round trips to a store; on a disk it is one copy more.
+        remote = filesystem is not None and not isinstance(filesystem, pafs.LocalFileSystem)
+        with self._damage():
+            self._file = pq.ParquetFile(
+                source,
+                filesystem=filesystem,
+                pre_buffer=remote,
+                page_checksum_verification=True,
+            )
+        try:
+            with self._damage():
+                self.schema: pa.Schema = self._file.schema_arrow
+                self.rows_of_groups = _rows_of_groups(self.metadata)
+                paths = [self._file.schema.column(n).path for n in range(self.metadata.num_columns)]
+            self._paths: list[str] = paths
+            self._check_name()
+            if rows is not None and self.metadata.num_rows != rows:
+                found = f"{self.metadata.num_rows} rows where the manifest says {rows}"
+                raise torn(where, ValueError(found))
+        except ConfigError:
+            self.close()
+            raise
+
+    @property
+    def metadata(self) -> pq.FileMetaData:
+        """The footer."""
+        return self._file.metadata
+
+    def close(self) -> None:
+        """Let the file go."""
+        self._file.close()
+
+    def __enter__(self) -> "ShardReader":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def read(
+        self, columns: Sequence[str] | None = None, *, row_group: int | None = None
+    ) -> pa.Table:
+        """Rows of the file, or of one row group.
+
+        Args:
+            columns: read only these, `canny.bytes` being a part of `canny`; None reads all.
+            row_group: read only this one.
+
+        Raises:
+            ConfigError: damaged, without such a column, or larger decoded than it lies on disk.
+        """
+        groups = range(len(self.rows_of_groups)) if row_group is None else [row_group]
+        batches = list(self.batches(columns, row_groups=groups, batch_rows=_ROWS_OF_GROUP))
+        if batches:
+            return pa.Table.from_batches(batches)
+        with self._damage():
+            return self._file.read_row_groups([], columns=_listed(columns), use_threads=False)
+
+    def batches(
+        self,
+        columns: Sequence[str] | None = None,
+        *,
+        batch_rows: int,
+        row_groups: Sequence[int] | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """Rows in order, at most `batch_rows` at a time, never of two row groups.
+
+        Raises:
+            ConfigError: as `read`.
+        """
+        self._check_columns(columns)
+        for group in range(len(self.rows_of_groups)) if row_groups is None else row_groups:
+            yield from self._batches_of(group, columns, batch_rows)
+
+    def _batches_of(
+        self, group: int, columns: Sequence[str] | None, batch_rows: int
+    ) -> Iterator[pa.RecordBatch]:
+        size = self._bytes_on_disk(group, columns)
+        decoded, left = 0, self.rows_of_groups[group]
+        with self._damage():
+            batches = self._file.iter_batches(
+                max(1, min(batch_rows, _DECODED_BYTES // max(size, 1))),
+                row_groups=[group],
+                columns=_listed(columns),
+                use_threads=False,
+            )
+        while True:
+            with self._damage():
+                batch = next(batches, None)
+                if batch is None:
+                    break
+                batch.validate(full=True)
+            decoded += batch.nbytes
+            if decoded > 2 * size + _SLACK_BYTES + 64 * self.rows_of_groups[group]:
+                raise torn(self.where, ValueError(f"more than {decoded} bytes out of {size}"))
+            self._check_keys(batch)
+            left -= batch.num_rows
+            yield batch
+        if left:
+            raise torn(self.where, ValueError(f"{left} rows too few in row group {group}"))
+
+    def _check_name(self) -> None:
+        """Shards that changed their places would, say, be trained on and judged by."""
+        name = (self.schema.metadata or {}).get(SHARD_KEY)
+        there = os.path.basename(self.where).removesuffix(".parquet")
+        if name is not None and name != there.encode():
+            raise ConfigError(
+                f"{self.where}: need the shard of this name, got {name.decode(errors='replace')!r};"
+                " run `controlset verify`"
+            )
+
+    def _check_columns(self, columns: Sequence[str] | None) -> None:
+        wanted = columns if columns is not None else self._columns or ()
+        for column in dict.fromkeys(one.partition(".")[0] for one in wanted):
+            found = self.schema.get_field_index(column)  # -1 also where there are two
+            if found < 0:
+                raise ConfigError(
+                    f"{self.where}: need one column {column}, got {self.schema.names}; "
+                    "run `controlset verify`"
+                )
+            need = (self._columns or {}).get(column)
+            if need is not None and self.schema.field(found).type != need:
+                raise ConfigError(
+                    f"{self.where}: need {column} of type {need}, got "
+                    f"{self.schema.field(found).type}; run `controlset verify`"
+                )
+
+    def _bytes_on_disk(self, group: int, columns: Sequence[str] | None) -> int:
+        """Size of the columns; of compressed ones nobody knows what they become."""
+        total = 0
+        with self._damage():
+            record = self.metadata.row_group(group)
+            for number, path in enumerate(self._paths):
+                if columns is not None and not any(_is_part(path, one) for one in columns):
+                    continue
+                chunk = record.column(number)
+                if chunk.compression != "UNCOMPRESSED":
+                    raise ConfigError(
+                        f"{self.where}: need plain, uncompressed pages, got {chunk.compression} "
+                        f"in {path}; generate the data set again"
+                    )
+                total += chunk.total_compressed_size
+        return total
+
+    def _check_keys(self, batch: pa.RecordBatch) -> None:
+        if "key" not in batch.schema.names or not batch.num_rows:
+            return
+        with self._damage():
+            are_keys = pc.match_substring_regex(batch.column("key"), _KEY)  # type: ignore[attr-defined]
+            if all(are_keys.to_pylist()):
+                return
+        first = next(key for key in batch.column("key").to_pylist() if not _is_key(key))
+        raise ConfigError(
+            f"{self.where}: need keys of 32 hex digits, got {first!r:.100}; run `controlset verify`"
+        )
+
+    @contextlib.contextmanager
+    def _damage(self) -> Iterator[None]:
+        try:
+            yield
+        except pa.ArrowCancelled:
+            raise
+        except (OSError, pa.ArrowException, ValueError, OverflowError, TypeError) as error:
+            raise torn(self.where, error) from error
+
+
+def torn(where: str, error: Exception) -> ConfigError:
+    """The error of a shard that cannot be read."""
+    first = (str(error).splitlines() or [repr(error)])[0]
+    return ConfigError(f"{where}: need a whole shard, got {first}; run `controlset verify`")
+
+
+def _rows_of_groups(metadata: pq.FileMetaData) -> list[int]:
+    rows = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
+    if sum(rows) != metadata.num_rows or min(rows, default=0) < 0:
+        raise ValueError(f"{metadata.num_rows} rows in all, but row groups of {rows[:20]}")
+    if max(rows, default=0) > _ROWS_OF_GROUP:
+        raise ValueError(f"a row group of {max(rows)} rows, more than {_ROWS_OF_GROUP}")
+    return rows
+
+
+def _is_key(key: Any) -> bool:
+    return isinstance(key, str) and len(key) == 32 and set(key) <= set("0123456789abcdef")
+
+
+def _is_part(path: str, column: str) -> bool:
+    return path == column or path.startswith(f"{column}.")
+
+
+def _listed(columns: Sequence[str] | None) -> list[str] | None:
+    return None if columns is None else list(columns)

@@ -1,0 +1,264 @@
+"""Data sets from a stranger: every attacking file is made here, none is followed."""
+
+import json
+import os
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from controlnet.trainer.index import scan
+from controlset.cli import main
+from pipeline.adding.launch import add
+from pipeline.adding.options import AddConfig
+from pipeline.launch import generate
+from pipeline.verify import verify_dataset
+from schemas.dataset import open_dataset
+from schemas.errors import ConfigError
+from tests.faults.conftest import config_for, contents
+from tests.pipeline.handmade import photograph, rewritten, row_of, write_dataset
+
+NAME = "train-00000-of-00001"
+OTHERS = "validation-00000-of-00001"
+SHARD = f"data/{NAME}.parquet"
+
+
+def rows(first, count):
+    return [
+        row_of(photograph("chelsea", 16 * n + 48), f"{n}.png") for n in range(first, first + count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """Four rows to train on and two to judge by; equally many bytes of neither."""
+    folder = tmp_path_factory.mktemp("hostile") / "set"
+    write_dataset(folder, {"train": rows(0, 4), "validation": rows(4, 2)})
+    return folder
+
+
+@pytest.fixture
+def hostile(original, tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "precious").write_text("mine")
+    return shutil.copytree(original, tmp_path / "home" / "set")
+
+
+def stage(hostile, change, name=SHARD):
+    """An addition past its point of no return, as `add` leaves one; `change` edits its manifest."""
+    adding = hostile / ".controlset" / "adding"
+    (adding / "data").mkdir(parents=True)
+    document = json.loads((hostile / "manifest.json").read_text())
+    (adding / "payload").write_text("owned")
+    change(document)
+    (adding / "manifest.json").write_text(json.dumps(document))
+
+
+def everything(folder):
+    """Path -> what every file of the attacked home holds; folders count."""
+    return contents(folder), sorted(str(path) for path in folder.rglob("*"))
+
+
+READERS = {
+    "verify": lambda path: main(["verify", path]),
+    "inspect": lambda path: main(["inspect", path]),
+    "open": lambda path: list(open_dataset(path)),
+    "scan": lambda path: scan(path, split="train", condition="canny", wants_latents=False),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_reader_never_takes_the_steps_of_an_addition(hostile, reader, capsys):
+    stage(hostile, lambda document: None)
+    before = everything(hostile.parent)
+    READERS[reader](str(hostile))
+    assert everything(hostile.parent) == before
+    if reader in {"verify", "inspect"}:
+        said = capsys.readouterr().err
+        assert (
+            f"an addition of columns waits to be finished; run `controlset add {hostile}`" in said
+        )
+
+
+PATHS = {
+    "out": "../../precious",
+    "absolute": "/tmp/precious",
+    "through": "data/../../precious",
+    "backslash": "data\\..\\precious.parquet",
+    "drive": "C:/precious.parquet",
+    "nul": f"data/{NAME}\0.parquet",
+    "newline": f"data/{NAME}\n.parquet",
+    "other folder": f".controlset/{NAME}.parquet",
+    "another name": f"data/{OTHERS}.parquet",
+    "no suffix": f"data/{NAME}",
+    "number": 7,
+    "null": None,
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_manifest_names_no_file_but_its_shards(hostile, path, capsys):
+    def change(document):
+        document["shards"][0]["data"]["path"] = PATHS[path]
+
+    stage(hostile, change)
+    rewritten(hostile, change)
+    before = everything(hostile.parent)
+    for reader in ("open", "scan"):
+        with pytest.raises(ConfigError, match=r"manifest\.json: need a document of co"):
+            READERS[reader](str(hostile))
+    assert main(["add", str(hostile)]) == 2
+    assert main(["verify", str(hostile)]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 2
+    assert everything(hostile.parent) == before
+
+
+def wrong(*path):
+    """A change of the manifest: the value at `path[:-1]` becomes the last one."""
+
+    def change(document):
+        place = document
+        for name in path[:-2]:
+            place = place[name]
+        place[path[-2]] = path[-1]
+
+    return change
+
+
+FIELDS = {
+    "name with a path": wrong("shards", 0, "name", "../train-00000-of-00001"),
+    "another split": wrong("shards", 0, "split", "validation"),
+    "number past the total": wrong("shards", 0, "name", "train-00001-of-00001"),
+    "negative rows": wrong("shards", 0, "data", "rows", -4),
+    "rows of text": wrong("shards", 0, "data", "rows", "4"),
+    "rows that are true": wrong("shards", 0, "data", "rows", True),
+    "endless rows": wrong("shards", 0, "data", "rows", 10**30),
+    "sha256 that is none": wrong("shards", 0, "data", "sha256", "../" * 20),
+    "planned too many": wrong("shards", 0, "planned", 9),
+    "a reason too many": wrong("shards", 0, "reasons", {"corrupt": 1}),
+    "a total that is no sum": wrong("rows", 7),
+    "reasons that are no sum": wrong("reasons", {"corrupt": 1}),
+    "no shard": wrong("shards", []),
+    "shards that are a number": wrong("shards", 3),
+    "another format": wrong("format", "something"),
+    "another schema": wrong("schema_version", "1"),
+    "condition that is a path": wrong("annotators", {"../canny": {}}),
+    "condition that is a column": lambda document: document.update(
+        annotators={"image": document["annotators"]["canny"]}
+    ),
+    "statistic of no type": wrong("annotators", "canny", "stats", "low", "exec"),
+    "statistics of text": wrong("annotators", "canny", "stats", "low"),
+    "mode that is none": wrong("annotators", "canny", "hint_mode", "eps"),
+    "weights without a hash": wrong("annotators", "canny", "weights", [{"source": "x"}]),
+    "recipe of text": wrong("recipe", "resolution", "512"),
+    "recipe that is a list": wrong("recipe", []),
+    "captioner without a name": wrong("captioner", {"parameters": {}}),
+    "latents of no size": wrong("latents", {"base": "x", "channels": 0}),
+    "software of numbers": wrong("software", {"numpy": 2}),
+    "source of nothing": wrong("source", None),
+}
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_manifest_of_wrong_types_names_or_sums_is_refused_in_one_line(hostile, field, capsys):
+    path = hostile / "manifest.json"
+    document = json.loads(path.read_text())
+    FIELDS[field](document)
+    path.write_text(json.dumps(document))
+    assert main(["verify", str(hostile)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{path}: need " in line
+
+
+RAW = {
+    "empty": b"",
+    "half": b'{"format": "controlset", "sha',
+    "bytes above 0x7f": b'{"format": "\xff\xfe\x80"}',
+    "a byte inside": None,
+    "deep": b"[" * 100_000,
+    "a number": b"7" * 5000,
+    "not a number": b'{"schema_version": NaN}',
+}
+
+
+@pytest.mark.parametrize("raw", RAW)
+def test_a_manifest_that_is_no_json_is_refused_in_one_line(hostile, raw, capsys):
+    path = hostile / "manifest.json"
+    whole = path.read_bytes()
+    path.write_bytes(RAW[raw] or whole.replace(b"photos", b"ph\x93tos"))
+    assert main(["verify", str(hostile)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{path}: need " in line
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("name", [SHARD, "data", "manifest.json"])
+def test_a_link_out_of_the_folder_is_not_followed(hostile, name, reader, capsys):
+    outside = hostile.parent / "elsewhere"
+    (hostile / name).rename(outside)
+    (hostile / name).symlink_to(outside)
+    if reader == "verify" and name != "manifest.json":
+        assert main(["verify", str(hostile)]) == 1
+        assert "need a file inside the data set's folder, got a link to" in capsys.readouterr().out
+    elif reader in {"verify", "inspect"}:
+        assert READERS[reader](str(hostile)) == 2
+        assert "need a file inside the data set's folder, got a" in capsys.readouterr().err
+    else:
+        with pytest.raises(ConfigError, match="need a file inside the data set's folder, got a l"):
+            READERS[reader](str(hostile))
+
+
+def test_a_pipe_in_the_place_of_a_shard_hangs_nobody(hostile):
+    (hostile / SHARD).unlink()
+    os.mkfifo(hostile / SHARD)
+    assert not verify_dataset(str(hostile)).ok
+    with pytest.raises(ConfigError, match="need a file, got something else"):
+        list(open_dataset(str(hostile)))
+
+
+@pytest.mark.parametrize("folder", ["data", "rejects", ".controlset", ".controlset/adding"])
+def test_who_writes_deletes_nothing_behind_a_link(hostile, folder, tmp_path):
+    outside = tmp_path / "outside"
+    for name in (f"{NAME}.parquet", f"{NAME}.json", f".tmp-{'0' * 32}", "data/mine"):
+        (outside / name).parent.mkdir(parents=True, exist_ok=True)
+        (outside / name).write_text("mine")
+    shutil.rmtree(hostile / folder, ignore_errors=True)
+    (hostile / folder).parent.mkdir(exist_ok=True)
+    (hostile / folder).symlink_to(outside)
+    before = everything(outside)
+    source = tmp_path / "source"
+    source.mkdir()
+    with pytest.raises(ConfigError, match="need a file inside the data set's folder"):
+        add(AddConfig(output=str(hostile), conditions=("grey",)))
+    with pytest.raises(ConfigError):
+        generate(config_for(source, hostile, overwrite=True))
+    assert everything(outside) == before
+
+
+def damaged(hostile, change, **options):
+    """Write the first shard again; manifest and size agree with it."""
+    path = hostile / SHARD
+    table = change(pq.read_table(path))
+    pq.write_table(table, path, **{"compression": "NONE", "use_dictionary": False} | options)
+
+    def as_it_lies(document):
+        document["shards"][0]["data"]["size_bytes"] = path.stat().st_size
+
+    rewritten(hostile, as_it_lies)
+
+
+@pytest.mark.parametrize("key", ["../../precious", "a" * 31, "A" * 32, "a" * 32 + "\n", None])
+def test_a_key_is_never_a_path(hostile, key):
+    def change(table):
+        keys = [key, *table["key"].to_pylist()[1:]]
+        return table.set_column(0, table.schema.field(0), pa.array(keys, pa.string()))
+
+    damaged(hostile, change)
+    data = open_dataset(str(hostile), split="train")
+    for read in (lambda: data.row(0), lambda: data[1], lambda: list(data.batches(["key"]))):
+        with pytest.raises(ConfigError, match="need keys of 32 hex digits, got"):
+            read()
+    with pytest.raises(ConfigError, match="need keys of 32 hex digits, got"):
+        READERS["scan"](str(hostile))
+    assert not verify_dataset(str(hostile)).ok
