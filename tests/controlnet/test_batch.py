@@ -218,8 +218,8 @@ def with_latents(folder, index, tmp_path):
     for name, sign in (("latent_moments", 1), ("latent_moments_flipped", -1)):
         cells = [np.full(c, sign * (n + 1), "<f2").tobytes() for n, c in enumerate(counts)]
         table = table.append_column(name, pa.array(cells, pa.binary()))
-    copy = tmp_path / "latents.parquet"
-    pq.write_table(table.drop_columns("image"), copy, row_group_size=5)
+    copy = tmp_path / path.name
+    pq.write_table(table.drop_columns("image"), copy, row_group_size=5, compression="NONE")
     keys = table["key"].to_pylist()
     return dataclasses.replace(index, files=(str(copy),), latents=LATENTS), keys
 
@@ -243,7 +243,7 @@ def test_moments_of_another_size_name_file_and_key(with_latents):
     wrong = dataclasses.replace(index, latents=dataclasses.replace(LATENTS, channels=5))
     loader = loader_of(wrong, latent_channels=5, options=NEVER)
     with pytest.raises(
-        ConfigError, match=r"latents.parquet: row [0-9a-f]{32}: .*need \d+ bytes for 5 channels"
+        ConfigError, match=r"0001.parquet: row [0-9a-f]{32}: .*need \d+ bytes for 5 channels"
     ):
         list(loader.iterate(0))
 

@@ -204,7 +204,7 @@ def test_another_recipe_is_refused_and_every_option_named(owned):
 
 def test_another_release_is_named_where_no_option_differs(owned, monkeypatch):
     monkeypatch.setattr("pipeline.job.PIPELINE_REVISION", 99)
-    with pytest.raises(ConfigError, match=r"made with pipeline_revision=1 \(now 99\); choose"):
+    with pytest.raises(ConfigError, match=r"made with pipeline_revision=2 \(now 99\); choose"):
         claim(job_of(owned))
 
 

@@ -40,6 +40,11 @@ def row_of(number, *, image_bytes=50, with_map=True, text="a photograph"):
     }
 
 
+def named(schema):
+    """As it lies in the file: it says which shard it is."""
+    return schema.with_metadata({**schema.metadata, b"controlset.shard": NAME.encode()})
+
+
 def write(folder, rows):
     record = write_table(str(folder), f"data/{NAME}.parquet", SCHEMA, rows)
     return record, pq.ParquetFile(folder / "data" / f"{NAME}.parquet")
@@ -54,7 +59,7 @@ def test_rows_come_back_in_order_with_their_nulls(tmp_path):
     rows = [row_of(number, with_map=number % 3 > 0) for number in range(250)]
     record, reader = write(tmp_path, rows)
     assert reader.read().to_pylist() == rows
-    assert reader.schema_arrow.equals(SCHEMA, check_metadata=True)
+    assert reader.schema_arrow.equals(named(SCHEMA), check_metadata=True)
     stored = (tmp_path / "data" / f"{NAME}.parquet").read_bytes()
     assert record.path == f"data/{NAME}.parquet"
     assert (record.rows, record.size_bytes) == (250, len(stored))
@@ -148,7 +153,7 @@ def test_an_error_between_rows_flies_and_nothing_remains(tmp_path):
 
 def test_a_file_whose_footer_lacks_rows_is_not_committed(tmp_path, monkeypatch):
     monkeypatch.setattr(ParquetFileWriter, "_flush", lambda self: setattr(self, "_written", 5))
-    with pytest.raises(OSError, match=r"x\.parquet: wrote 5 rows, the footer says 0$"):
+    with pytest.raises(OSError, match=r"0001\.parquet: wrote 5 rows, the footer says 0$"):
         write(tmp_path, [row_of(0)])
     assert list((tmp_path / "data").iterdir()) == []
 
@@ -177,6 +182,6 @@ def test_rejects_are_a_table_of_their_own(tmp_path):
     rows = [{name: getattr(one, name) for name in rejects_schema().names} for one in rejects]
     write_table(str(tmp_path), f"rejects/{NAME}.parquet", rejects_schema(), rows)
     back = pq.read_table(tmp_path / "rejects" / f"{NAME}.parquet")
-    assert back.schema.equals(rejects_schema(), check_metadata=True)
+    assert back.schema.equals(named(rejects_schema()), check_metadata=True)
     assert back["kind"].to_pylist() == [None, "canny"]
     assert back["reason"].type == pa.string()
