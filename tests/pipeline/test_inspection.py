@@ -52,7 +52,7 @@ def defective(tmp_path_factory):
     grey = np.asarray(Image.fromarray(photograph("retina")).convert("L").convert("RGB"))
     blank = {"bytes": encode_bilevel_png(np.zeros((128, 128), np.uint8)), "path": None}
     rows += [
-        rows[0] | {"key": "k1", "source": "copy of astronaut.jpg"},
+        rows[0] | {"key": "1" * 32, "source": "copy of astronaut.jpg"},
         row_of(np.asarray(bright), "brightened coffee.jpg"),
         row_of(flat, "flat.jpg", canny=blank, canny_edge_density=0.0),
         row_of(flat + 40, "another flat.jpg", canny=blank, canny_edge_density=0.0),
