@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,7 +26,13 @@ one value can): honest row groups of 100 MB come in batches of ten rows."""
 
 _SLACK_BYTES = 1 << 20  # numbers, offsets and validity of a row group, in memory but not in pages
 _ROWS_OF_GROUP = 1 << 20  # of null cells, which take no bytes; we write 100
-_KEY = r"\A[0-9a-f]{32}\z"
+_LONGEST_SIDE = 1 << 20  # px
+
+_HEX = {"key": 32, "sha256": 64}  # column -> hex digits
+_LEAST = {
+    **dict.fromkeys(("width", "height", "original_width", "original_height"), 1),
+    **dict.fromkeys(("crop_x", "crop_y"), 0),
+}
 
 
 def path_inside(files: pafs.FileSystem, root: str, relative: str) -> str:
@@ -43,9 +49,14 @@ def path_inside(files: pafs.FileSystem, root: str, relative: str) -> str:
     path = f"{root}/{relative}"
     if isinstance(files, pafs.LocalFileSystem):
         check_inside(root, relative)
-        with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISREG(os.stat(path).st_mode):
-                raise ConfigError(f"{path}: need a file, got something else; get the set again")
+        try:
+            regular = stat.S_ISREG(os.stat(path).st_mode)
+        except FileNotFoundError:
+            return path
+        except OSError:  # a link to itself, a folder that may not be entered
+            regular = False
+        if not regular:
+            raise ConfigError(f"{path}: need a file, got something else; get the set again")
     return path
 
 
@@ -187,7 +198,7 @@ class ShardReader:
             decoded += batch.nbytes
             if decoded > 2 * size + _SLACK_BYTES + 64 * self.rows_of_groups[group]:
                 raise torn(self.where, ValueError(f"more than {decoded} bytes out of {size}"))
-            self._check_keys(batch)
+            self._check_values(batch)
             left -= batch.num_rows
             yield batch
         if left:
@@ -236,17 +247,38 @@ class ShardReader:
                 total += chunk.total_compressed_size
         return total
 
-    def _check_keys(self, batch: pa.RecordBatch) -> None:
-        if "key" not in batch.schema.names or not batch.num_rows:
-            return
-        with self._damage():
-            are_keys = pc.match_substring_regex(batch.column("key"), _KEY)  # type: ignore[attr-defined]
-            if all(are_keys.to_pylist()):
-                return
-        first = next(key for key in batch.column("key").to_pylist() if not _is_key(key))
-        raise ConfigError(
-            f"{self.where}: need keys of 32 hex digits, got {first!r:.100}; run `controlset verify`"
-        )
+    def _check_values(self, batch: pa.RecordBatch) -> None:
+        """Refuse rows that nobody could have written: readers rely on names and sizes."""
+        for name in batch.schema.names if batch.num_rows else ():
+            column = batch.column(name)
+            if name in _HEX:
+                with self._damage():
+                    pattern = rf"\A[0-9a-f]{{{_HEX[name]}}}\z"
+                    fits = pc.match_substring_regex(column, pattern)  # type: ignore[attr-defined]
+                need = f"{name}s of {_HEX[name]} hex digits"
+            elif name in _LEAST:
+                with self._damage():
+                    fits = pc.and_(  # type: ignore[attr-defined]
+                        pc.greater_equal(column, _LEAST[name]),  # type: ignore[attr-defined]
+                        pc.less_equal(column, _LONGEST_SIDE),  # type: ignore[attr-defined]
+                    )
+                need = f"{name} from {_LEAST[name]} to {_LONGEST_SIDE} px"
+            elif pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
+                bytes_there, need = column.field("bytes").is_valid(), f"{name} with bytes"
+                # A map may be missing, but then as a whole.
+                whole = column.is_valid() if name == "image" else column.is_null()
+                join = pc.and_ if name == "image" else pc.or_  # type: ignore[attr-defined]
+                fits = join(bytes_there, whole)
+            elif name == "source":
+                fits, need = column.is_valid(), "the name of the source"
+            else:
+                continue
+            flags = fits.to_pylist()
+            if not all(flags):
+                first = column[[bool(one) for one in flags].index(False)].as_py()
+                raise ConfigError(
+                    f"{self.where}: need {need}, got {first!r:.100}; run `controlset verify`"
+                )
 
     @contextlib.contextmanager
     def _damage(self) -> Iterator[None]:
@@ -271,10 +303,6 @@ def _rows_of_groups(metadata: pq.FileMetaData) -> list[int]:
     if max(rows, default=0) > _ROWS_OF_GROUP:
         raise ValueError(f"a row group of {max(rows)} rows, more than {_ROWS_OF_GROUP}")
     return rows
-
-
-def _is_key(key: Any) -> bool:
-    return isinstance(key, str) and len(key) == 32 and set(key) <= set("0123456789abcdef")
 
 
 def _is_part(path: str, column: str) -> bool:

@@ -1,5 +1,6 @@
 """Data sets from a stranger: every attacking file is made here, none is followed."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from controlnet.trainer.index import scan
 from controlset.cli import main
 from pipeline.adding.launch import add
 from pipeline.adding.options import AddConfig
+from pipeline.inspection import inspect_dataset
 from pipeline.launch import generate
 from pipeline.verify import verify_dataset
 from schemas.dataset import open_dataset
@@ -261,4 +263,45 @@ def test_a_key_is_never_a_path(hostile, key):
             read()
     with pytest.raises(ConfigError, match="need keys of 32 hex digits, got"):
         READERS["scan"](str(hostile))
+    assert not verify_dataset(str(hostile)).ok
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("sha256", "../../precious"),
+        ("sha256", None),
+        ("source", None),
+        ("width", None),
+        ("height", 0),
+        ("original_width", -1),
+        ("original_height", 2**31 - 1),
+        ("crop_x", -1),
+        ("crop_y", None),
+        ("image", None),
+        ("image", {"bytes": None, "path": "x.png"}),
+        ("canny", {"bytes": None, "path": "x.png"}),
+    ],
+)
+def test_a_row_that_nobody_could_have_written_is_refused_in_one_line(hostile, column, value):
+    def change(table):
+        place = table.schema.get_field_index(column)
+        values = [value, *table[column].to_pylist()[1:]]
+        made = pa.array(values, table.schema.field(place).type)
+        return table.set_column(place, table.schema.field(place), made)
+
+    damaged(hostile, change)
+    for read in (lambda: open_dataset(str(hostile))[0], lambda: list(open_dataset(str(hostile)))):
+        with pytest.raises(ConfigError, match=f"{NAME}.parquet: need .*{column}.*, got"):
+            read()
+    with contextlib.suppress(ConfigError):  # it does not look at all of them
+        inspect_dataset(str(hostile), workers=1)
+    assert not verify_dataset(str(hostile)).ok
+
+
+def test_a_shard_that_links_to_itself_is_refused_in_one_line(hostile):
+    (hostile / SHARD).unlink()
+    (hostile / SHARD).symlink_to(f"{NAME}.parquet")
+    with pytest.raises(ConfigError, match="need a file, got something else"):
+        open_dataset(str(hostile))[0]
     assert not verify_dataset(str(hostile)).ok
