@@ -308,15 +308,17 @@ def _parquet_footer(hand: _Hand) -> None:
     path = hand.file(".parquet")
     table = pq.ParquetFile(path).read(use_threads=False)
     metadata = dict(table.schema.metadata or {})
-    name = hand.rng.choice(sorted(metadata) or [b"huggingface"])
+    if not metadata:
+        metadata[b"huggingface"] = b"{}"
+    name = hand.rng.choice(sorted(metadata))
     how = hand.rng.choice(["json", "json", "json", "missing", "raw"])
     hand.say(name, how)
     if how == "missing":
         metadata.pop(name, None)
-    elif how == "raw":
+    elif how == "raw" or not metadata[name].startswith(b"{"):
         metadata[name] = hand.raw()
     else:
-        metadata[name] = changed_json(hand, json.loads(metadata.get(name, b"{}")))
+        metadata[name] = changed_json(hand, json.loads(metadata[name]))
     _write_parquet(hand, path, table.replace_schema_metadata(metadata))
 
 
@@ -425,12 +427,13 @@ def _planted(hand: _Hand) -> None:
     staging.mkdir(parents=True)
     document = json.loads((hand.folder / "manifest.json").read_bytes())
     shard = hand.rng.choice(document["shards"])
-    path = hand.rng.choice(["../../outside/x", hand.text(), f"{hand.world.root}/outside/x"])
+    path = hand.rng.choice(["../../x", "../../x", hand.text(), f"{hand.world.root}/outside/x"])
     hand.say(path)
-    payload = staging / "data" / "payload.parquet"
-    payload.parent.mkdir()
-    payload.write_text("payload")
-    (staging / "x").write_text("payload")
+    source = Path(os.path.normpath(staging / "x" if "\0" in path else staging / path))
+    inside = source.is_relative_to(hand.folder) and len(source.name) < 200
+    if inside and not source.exists():  # what would be moved out
+        source.parent.mkdir(parents=True, exist_ok=True)
+        source.write_text("payload")
     if hand.rng.random() < 0.5:
         shard["data"]["path"] = path
     else:
@@ -502,14 +505,24 @@ ANOTHER = frozenset({"resealed", "safetensors resealed"})
 """Kinds whose result may be another valid folder: other values are no fault of a reader."""
 
 
-def mutate(world: World, seed: int, number: int) -> Mutation:
-    """Change one of the three folders, which are as they were made."""
+def drawn(seed: int, number: int) -> tuple[str, str, random.Random]:
+    """Target and kind of a mutation, and the numbers that the rest is drawn from."""
     rng = random.Random(f"{seed}/{number}")
     (target,) = rng.choices(TARGETS, _SHARES)
-    kinds = {**_ANY, **_OF[target]}
-    (kind,) = rng.choices(list(kinds), [_OFTEN.get(name, 1) for name in kinds])
+    kinds = list(_kinds_of(target))
+    (kind,) = rng.choices(kinds, [_OFTEN.get(name, 1) for name in kinds])
+    return target, kind, rng
+
+
+def _kinds_of(target: str) -> Mapping[str, Callable[[_Hand], None]]:
+    return {**_ANY, **_OF[target]}
+
+
+def mutate(world: World, seed: int, number: int) -> Mutation:
+    """Change one of the three folders, which are as they were made."""
+    target, kind, rng = drawn(seed, number)
     hand = _Hand(world, target, rng)
-    kinds[kind](hand)
+    _kinds_of(target)[kind](hand)
     return Mutation(number, target, kind, " ".join(hand.said))
 
 

@@ -51,24 +51,29 @@ class Reader(NamedTuple):
     writes: str | None = None  # the target that it may change
 
 
-def load_everything(world: World) -> None:
-    """Import, and read the base, once in the parent: what every child needs; leaves no thread."""
+def import_everything() -> None:
+    """Once, in the parent, what every child needs; leaves no thread."""
     for name in _MODULES:
         importlib.import_module(name)
     import pyarrow
+    import torch
+
+    torch.set_num_threads(1)
+    pyarrow.array([0])  # imports pandas
+
+
+def hold_base(world: World) -> None:
+    """Read the base once, too: nobody mutates it, and a child is a copy of this process."""
     import torch
 
     from controlnet.architecture import backbone
     from controlnet.evaluator import studio
     from controlnet.trainer import setup
 
-    torch.set_num_threads(1)
-    pyarrow.array([0])  # imports pandas
     load = backbone.load_base
     base = load(str(world.base), dtype=torch.float32, offline=True)
 
     def loaded(name: str, *arguments: Any, **options: Any) -> Any:
-        """The base that nobody mutates; a child is a copy of this process."""
         return base if name == str(world.base) else load(name, *arguments, **options)
 
     studio.load_base = setup.load_base = loaded
@@ -206,15 +211,20 @@ def _export(world: World) -> tuple[int, str]:
 
 
 def _report(world: World) -> tuple[int, str]:
+    """Status 1 where the page warns of more than the evaluation did: of changed files."""
+    from controlset.report.gather import gather
     from controlset.report.page import write_report
 
-    return 0, _digest(write_report(world.at("evaluation")).read_bytes())
+    folder = world.at("evaluation")
+    page = write_report(folder).read_bytes()
+    known = set(json.loads((folder / "evaluation.json").read_bytes())["warnings"])
+    return (0, _digest(page)) if set(gather(folder).warnings) <= known else (1, "")
 
 
 def _report_of_run(world: World) -> tuple[int, str]:
     """Curves of a run are shown as they lie there, so their value is not compared."""
-    status, _ = _report(world)
-    return status, ""
+    _report(world)
+    return 0, ""
 
 
 READERS: Mapping[str, tuple[Reader, ...]] = {
@@ -256,6 +266,9 @@ def in_child(world: World, work: Callable[[], Any], limit_s: float = LIMIT_S) ->
         try:
             os.setsid()
             place.write_text(json.dumps(work()))
+        except BaseException:
+            traceback.print_exc()
+            raise
         finally:
             os._exit(0)
     end = time.monotonic() + limit_s

@@ -6,11 +6,9 @@ ROOT/outside, base, home, cwd, tmp       what nobody may touch
 ROOT/out                                 where readers may write
 """
 
-import json
 import os
 import shutil
 import stat
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -207,8 +205,3 @@ def _evaluate(world: World) -> None:
 def _need(status: int) -> None:
     if status != 0:
         raise SystemExit(f"the tiny world cannot be made: status {status}")
-
-
-if __name__ == "__main__":
-    built = build(Path(sys.argv[1]))
-    print(json.dumps({"root": str(built.root)}))

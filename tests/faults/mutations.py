@@ -11,37 +11,61 @@ write inside it either.
 
 import argparse
 import collections
+import gc
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.faults.mutation_kinds import ANOTHER, Mutation, mutate, undo
-from tests.faults.mutation_readers import READERS, Seen, in_child, load_everything, look
-from tests.faults.mutation_world import TARGETS, World
+from tests.faults.mutation_kinds import ANOTHER, Mutation, drawn, mutate, undo
+from tests.faults.mutation_readers import (
+    READERS,
+    Seen,
+    hold_base,
+    import_everything,
+    in_child,
+    look,
+)
+from tests.faults.mutation_world import TARGETS, World, build
 
 FAULTS = ("silent", "traceback", "crash", "hang", "ugly", "wrote outside", "wrote inside")
-OUTCOMES = ("no effect", "refused", "told by verify", "another", *FAULTS)
+OUTCOMES = ("no effect", "refused", "told", "another", *FAULTS)
 
 Values = Mapping[tuple[str, str], str]  # (target, reader) -> what it gives of the whole folder
 Reads = Mapping[tuple[str, str], set[str]]  # (target, reader) -> files that it opens then
 
 
 def make_world(root: Path) -> World:
-    """Build in a process of its own, so that this one has no thread when it forks."""
-    words = [sys.executable, "-m", "tests.faults.mutation_world", str(root)]
-    repository = Path(__file__).parents[2]
-    made = subprocess.run(words, cwd=repository, capture_output=True, text=True, check=False)
-    if made.returncode:
-        raise SystemExit(made.stdout[-2000:] + made.stderr[-4000:])
+    """Build in a fork, so that this process has no thread when it forks again."""
+    import_everything()
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            with (root.parent / "built.txt").open("w") as log:
+                os.dup2(log.fileno(), 1)
+                os.dup2(log.fileno(), 2)
+                build(root)
+                status = 0
+        except BaseException:
+            traceback.print_exc()
+            raise
+        finally:
+            os._exit(status)
+    if os.waitpid(child, 0)[1]:
+        raise SystemExit((root.parent / "built.txt").read_text()[-4000:])
     world = World(root)
     world.enter()
+    hold_base(world)
+    gc.collect()
+    gc.freeze()  # a child's collector must not copy all pages
     return world
 
 
@@ -118,8 +142,10 @@ def _effects(
     verify = readers.get("verify")
     told = verify is not None and verify.status in {1, 2}
     if told:
-        found.append(("told by verify", "verify"))
+        found.append(("told", "verify"))
     for name, seen in readers.items():
+        if seen.status == 1:
+            found.append(("told", name))
         if seen.status == 2 and not told:
             found.append(("refused", name))
         if seen.status == 0 and seen.value != values[mutation.target, name]:
@@ -136,7 +162,7 @@ def used_though_damaged(results: Iterable[Mapping[str, Any]], values: Values) ->
     for one in results:
         for name, seen in one["readers"].items():
             other = seen["value"] != values[one["target"], name]
-            if seen["status"] == 0 and other and one["outcome"] == "told by verify":
+            if seen["status"] == 0 and other and one["outcome"] == "told":
                 counts[name] += one["kind"] not in ANOTHER
     return dict(counts)
 
@@ -160,8 +186,8 @@ def table_of(results: Iterable[Mapping[str, Any]]) -> str:
 
 def run(numbers: Iterable[int], seed: int, root: Path, *, loud: bool) -> tuple[list[dict], Values]:
     """Judge some mutations in one process."""
+    root.parent.mkdir(parents=True, exist_ok=True)
     world = make_world(root)
-    load_everything(world)
     values, reads = values_of(world)
     results = []
     for number in numbers:
@@ -179,6 +205,8 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", type=int, nargs="*", help="numbers of mutations, at length")
+    parser.add_argument("--target", choices=TARGETS, help="only mutations of this folder")
+    parser.add_argument("--kind", help="only mutations of this kind")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--save", type=Path, help="JSON of everything that was seen")
     options = parser.parse_args()
@@ -186,6 +214,8 @@ def main() -> int:
     root = Path(tempfile.mkdtemp(prefix="controlset-mutations-"))
     save = options.save and options.save.resolve()
     numbers = options.only if options.only is not None else range(options.count)
+    for place, wanted in enumerate((options.target, options.kind)):
+        numbers = [n for n in numbers if wanted in {None, drawn(options.seed, n)[place]}]
     try:
         parts = [list(numbers)[start :: options.workers] for start in range(options.workers)]
         results, values = _in_parts(parts, options.seed, root, loud=True)
@@ -219,6 +249,9 @@ def _in_parts(
                 values = [[*key, value] for key, value in found[1].items()]
                 (root / f"{place}.json").write_text(json.dumps([found[0], values]))
                 status = 0
+            except BaseException:
+                traceback.print_exc()
+                raise
             finally:
                 os._exit(status)
         children.append(child)
