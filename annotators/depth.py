@@ -8,7 +8,7 @@ import numpy as np
 
 from annotators.depth_networks import DepthNetwork, load_midas, load_transformers
 from annotators.networks import in_equal_sizes, not_finite
-from annotators.options import EyeOptions, need
+from annotators.options import DEPTH_MODEL, EyeOptions, need
 from annotators.protocol import Annotation, Annotator, HintMode
 from annotators.runtime import Precision, Runtime
 from annotators.weights import MIDAS, Weights, model
@@ -37,7 +37,7 @@ class DepthSpec:
     stats: ClassVar[Mapping[str, str]] = {"min": "float32", "max": "float32", "flat": "bool"}
     licence: ClassVar[str] = "Apache-2.0 (controlnet-aux, transformers)"
 
-    model: str = "Intel/dpt-hybrid-midas"  # hub name or folder; `midas`: of controlnet-aux
+    model: str = DEPTH_MODEL  # hub name or folder; `midas`: of controlnet-aux
     bits: Literal[8, 16] = 8
     precision: Precision = "fp32"
 

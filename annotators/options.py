@@ -7,6 +7,9 @@ from typing import Literal
 from annotators.runtime import PrecisionAsked
 from schemas.errors import ConfigError
 
+DEPTH_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
+"""Small and Apache-2.0; the larger ones of its family are non-commercial."""
+
 SoftMode = Literal["soft", "safe", "scribble"]
 PosePart = Literal["hands", "face"]
 
@@ -39,9 +42,9 @@ class EyeOptions:
     """Hysteresis LOW,HIGH in grey levels, or a range for each, e.g. `50-150,150-250`: then every
     image draws its own pair, which is stored beside its map."""
 
-    depth_model: str = "Intel/dpt-hybrid-midas"
-    """transformers model for depth (DPT, MiDaS, Depth Anything; hub name or folder), or `midas`
-    for the network and weights that the ControlNet 1.1 annotator uses."""
+    depth_model: str = DEPTH_MODEL
+    """transformers model for depth (Depth Anything, DPT, ZoeDepth, GLPN; hub name or folder), e.g.
+    `Intel/dpt-hybrid-midas`; or `midas` for what the ControlNet 1.1 annotator uses."""
 
     depth_bits: Literal[8, 16] = 8
     """Bits of a depth map's pixels."""

@@ -5,6 +5,7 @@ then, unless `--offline`, the hub itself.
 """
 
 import dataclasses
+import glob
 import hashlib
 import json
 import pickle
@@ -105,6 +106,11 @@ def model(hub_id: str) -> Weights:
     return Weights(hub_id=hub_id, licence=licence, size_mb=size_mb)
 
 
+def is_known(hub_id: str) -> bool:
+    """Whether we name this model ourselves: then its name in somebody's data is no surprise."""
+    return hub_id in _MODELS
+
+
 def locate(weights: Weights, runtime: Runtime) -> Path:
     """Where weights lie on this machine; never downloads.
 
@@ -153,6 +159,9 @@ def _here(weights: Weights, runtime: Runtime) -> Path | None:
     for place in _places(weights, runtime):
         if place.is_file() if weights.file else _is_model(place):
             return place
+    below = _one_level_down(weights, runtime)
+    if below is not None:
+        return below
     found = hub.in_cache(weights.hub_id, weights.file or "config.json")
     if found is None or weights.file:
         return found
@@ -166,6 +175,8 @@ def _places(weights: Weights, runtime: Runtime) -> Iterator[Path]:
     if runtime.weights is None:
         return
     folder = Path(runtime.weights)
+    if ".." in Path(weights.hub_id).parts:
+        return
     repositories = [folder / weights.hub_id, folder / weights.hub_id.replace("/", "--")]
     if weights.file is None:
         yield from repositories
@@ -173,6 +184,29 @@ def _places(weights: Weights, runtime: Runtime) -> Iterator[Path]:
     else:
         yield folder / weights.file
         yield from (repository / weights.file for repository in repositories)
+
+
+def _one_level_down(weights: Weights, runtime: Runtime) -> Path | None:
+    """In any folder of the user's folder, as somebody sorted them.
+
+    Raises:
+        ConfigError: in several; nobody knows which of them is meant.
+    """
+    if runtime.weights is None:
+        return None
+    names = {weights.file or weights.hub_id.rsplit("/", 1)[-1], weights.hub_id.replace("/", "--")}
+    found = sorted(
+        place
+        for name in names - {"", ".", ".."}
+        for place in Path(runtime.weights).glob(f"*/{glob.escape(name)}")
+        if (place.is_file() if weights.file else _is_model(place))
+    )
+    if len(found) > 1:
+        raise ConfigError(
+            f"--weights {runtime.weights}: need one {weights.title}, found {found[0]} and "
+            f"{found[1]}; put the one that is meant into {runtime.weights} itself"
+        )
+    return found[0] if found else None
 
 
 def _is_model(folder: Path) -> bool:

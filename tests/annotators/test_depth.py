@@ -76,6 +76,16 @@ def by_transformers(folder, image):
     return after[0]["predicted_depth"].numpy()
 
 
+def test_the_default_model_is_a_free_one_and_the_earlier_one_can_be_asked_for():
+    (spec,) = specs_of(EyeOptions(conditions=("depth",), device="cpu", precision="fp32"))
+    assert spec == DepthSpec()
+    assert spec.model == "depth-anything/Depth-Anything-V2-Small-hf"
+    assert [one.licence for one in spec.weights] == ["Apache-2.0"]
+    earlier = EyeOptions(conditions=("depth",), depth_model="Intel/dpt-hybrid-midas", device="cpu")
+    (spec,) = specs_of(earlier)
+    assert (spec.revision, spec.weights[0].licence) == (1, "Apache-2.0")
+
+
 @pytest.mark.parametrize("name", _RELATIVE)
 def test_maps_equal_those_of_a_loop_over_transformers(models, name):
     for image in photographs():

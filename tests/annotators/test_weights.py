@@ -108,6 +108,31 @@ def test_a_model_is_found_in_the_users_folder(tmp_path, place):
     assert locate(MODEL, Runtime(weights=str(tmp_path))) == tmp_path / place
 
 
+def test_files_and_models_are_found_one_level_down_where_there_is_one(tmp_path):
+    runtime = Runtime(weights=str(tmp_path))
+    for number, sorted_into in enumerate(("edges", "old")):
+        (tmp_path / sorted_into).mkdir()
+        (tmp_path / sorted_into / TINY.file).write_bytes(HED_BYTES)
+        write_model(tmp_path / sorted_into / "Somebody--depth")
+        if number == 0:
+            assert locate(TINY, runtime) == tmp_path / "edges" / TINY.file
+            assert locate(MODEL, runtime) == tmp_path / "edges" / "Somebody--depth"
+    for wanted, name in ((TINY, TINY.file), (MODEL, "Somebody--depth")):
+        with pytest.raises(
+            ConfigError, match=rf"found {tmp_path}/edges/{name} and {tmp_path}/old/{name}; put the"
+        ):
+            locate(wanted, runtime)
+    (tmp_path / TINY.file).write_bytes(HED_BYTES)
+    assert locate(TINY, runtime) == tmp_path / TINY.file
+
+
+def test_a_name_does_not_lead_out_of_the_users_folder(tmp_path):
+    write_model(tmp_path / "outside")
+    (tmp_path / "mine" / "a").mkdir(parents=True)
+    for name in ("../outside", "a/../../outside", "a/.."):
+        assert not is_here(model(name), Runtime(weights=str(tmp_path / "mine")))
+
+
 def test_a_model_is_named_by_its_own_folder_or_found_in_the_cache(tmp_path, cache):
     write_model(tmp_path / "own")
     assert locate(model(str(tmp_path / "own")), Runtime()) == tmp_path / "own"

@@ -131,9 +131,8 @@ def test_a_model_is_fetched_with_bars_and_then_described(tmp_path):
 
 def test_the_doctor_says_what_is_here_within_80_columns(capsys, tmp_path):
     (tmp_path / HED).write_bytes(ANEW)
-    snapshot = cached(
-        tmp_path / "cache", "Intel/dpt-hybrid-midas", {"config.json": b"{}", "m.safetensors": b""}
-    )
+    files = {"config.json": b"{}", "m.safetensors": b""}
+    snapshot = cached(tmp_path / "cache", "depth-anything/Depth-Anything-V2-Small-hf", files)
     status, out, _ = in_process(capsys, "doctor", "--weights", tmp_path)
     assert status == 0
     for what in ("controlset", "Python", "torch", "apache-beam", "opencv", "GPUs", "memory"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.annotators import reference_weights
 from tests.annotators.tiny_captioners import make_blip
-from tests.annotators.tiny_models import save_dpt
+from tests.annotators.tiny_models import save_depth_anything
 
 REAL_PIDINET = Path(__file__).parents[3] / "shared/weights/pidinet/table5_pidinet.pth"
 
@@ -20,6 +20,6 @@ def write_small_weights(folder: Path) -> Path:
     reference_weights.write(folder, "hed", "softedge", "pose")
     if REAL_PIDINET.exists():
         shutil.copy(REAL_PIDINET, folder)
-    save_dpt(folder / "Intel--dpt-hybrid-midas", hybrid=True)
+    save_depth_anything(folder / "depth-anything--Depth-Anything-V2-Small-hf")
     make_blip(folder / "Salesforce--blip-image-captioning-base")
     return folder

@@ -146,7 +146,8 @@ def test_without_weights_nothing_is_begun_and_all_that_is_missing_is_named(photo
     assert done.stderr.count("\n") == 1
     for name in (
         "ControlNetHED.pth", "table5_pidinet.pth", "body_pose_model.pth",
-        "Intel/dpt-hybrid-midas", "Salesforce/blip-image-captioning-base", "non-commercial",
+        "depth-anything/Depth-Anything-V2-Small-hf", "Salesforce/blip-image-captioning-base",
+        "non-commercial",
     ):  # fmt: skip
         assert name in done.stderr
     assert not (tmp_path / "out").exists()
