@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from annotators.caption_guard import guarded
 from annotators.caption_search import Nucleus, quicken, shared_cache
 from annotators.options import EyeOptions
+from annotators.pretrained import captioning_processor_of, kind_of, model_of
 from annotators.protocol import Captioner
 from annotators.runtime import Precision, Runtime, torch_dtype
 from annotators.weights import Weights, locate, model
@@ -91,46 +92,15 @@ class BlipSpec:
 
 def _read(folder: Path, precision: Precision) -> tuple[Any, Any]:
     """The model on the CPU in its number format, and its processor."""
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
 
-    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        known = AutoConfig.from_pretrained(folder, **local).model_type in _SUPPORTED
-    except (ValueError, KeyError):  # a family that transformers does not know, or no JSON
-        known = False
-    except OSError as error:
-        raise _damaged(folder, error) from error
-    if not known:
+    if kind_of(folder) not in tuple(_SUPPORTED):
         raise ConfigError(
             f"--caption-model {folder}: need {', '.join(_SUPPORTED.values())} "
             f"(model_type {', '.join(_SUPPORTED)} in its config.json), got another kind of model"
         )
-    try:
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            folder,
-            dtype=torch_dtype(precision),
-            use_safetensors=True,
-            output_loading_info=True,
-            **local,
-        )
-        processor = AutoProcessor.from_pretrained(folder, backend="torchvision", **local)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise _damaged(folder, error) from error
-    network, report = loaded
-    # transformers would fill them with random numbers and say so in a warning.
-    if report["missing_keys"]:
-        absent = sorted(report["missing_keys"])
-        raise _damaged(folder, f"{len(absent)} tensors missing, e.g. {absent[0]}")
-    return network, processor
-
-
-def _damaged(folder: Path, error: object) -> ConfigError:
-    reason = " ".join(str(error).split())[:200]
-    return ConfigError(
-        f"{folder}: need a whole transformers model with processor and safetensors, got: {reason}; "
-        "fetch the weights again"
-    )
+    network = model_of(AutoModelForImageTextToText, folder, precision=precision)
+    return network, captioning_processor_of(folder)
 
 
 def _prompt_ids(

@@ -15,6 +15,7 @@ from annotators.vae_files import VARIANTS, Vae, fetched, located, missing, no_va
 from annotators.weights import sha256_of
 from schemas.errors import ConfigError, Reason, Rejected
 from schemas.latents import LATENTS, LatentInfo
+from schemas.model_files import NO_PICKLES
 from schemas.pixels import RgbU8
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class LatentSpec:
         if vae is None:
             raise missing(self.base, runtime)
         network = placed(_encoder_of(vae, self.base), runtime, self.precision)
-        return _Encoder(spec=self, runtime=runtime, network=network, factor=vae.factor)
+        return _Encoder(spec=self, runtime=runtime, network=network, factor=vae.config.factor)
 
 
 def vae_ready(spec: LatentSpec, runtime: Runtime, *, download: bool) -> LatentInfo | None:
@@ -90,14 +91,13 @@ def vae_ready(spec: LatentSpec, runtime: Runtime, *, download: bool) -> LatentIn
         return None
     if vae is None:
         vae = fetched(spec.base, runtime)
-    shift = vae.config["shift_factor"]
     return LatentInfo(
         base=spec.base,
         vae_sha256=sha256_of(vae.weights),
-        channels=vae.config["latent_channels"],
-        factor=vae.factor,
-        scaling_factor=float(vae.config["scaling_factor"]),
-        shift_factor=None if shift is None else float(shift),
+        channels=vae.config.latent_channels,
+        factor=vae.config.factor,
+        scaling_factor=vae.config.scaling_factor,
+        shift_factor=vae.config.shift_factor,
         flips=spec.flips,
         precision=spec.precision,
     )
@@ -112,7 +112,6 @@ def _encoder_of(vae: Vae, base: str) -> "torch.nn.Module":
     import torch
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.utils import logging
-    from safetensors import SafetensorError
 
     kind: Any = AutoencoderKL  # whose stub does not tell of the report
     level = logging.get_verbosity()
@@ -121,12 +120,14 @@ def _encoder_of(vae: Vae, base: str) -> "torch.nn.Module":
         whole, report = kind.from_pretrained(
             vae.weights.parent,
             variant=VARIANTS[vae.weights.name],
-            use_safetensors=True,
             local_files_only=True,
             torch_dtype=torch.float32,
             output_loading_info=True,
+            **NO_PICKLES,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a strange configuration makes diffusers raise nearly anything
         reason = " ".join(str(error).split())[:200]
         raise no_vae(base, f"{vae.weights} ({type(error).__name__}: {reason})") from error
     finally:
@@ -135,6 +136,9 @@ def _encoder_of(vae: Vae, base: str) -> "torch.nn.Module":
     absent = sorted(name for name in report["missing_keys"] if name.startswith(used))
     if absent:  # diffusers itself would fill them with random numbers
         raise no_vae(base, f"{vae.weights} without {absent[0]} and {len(absent) - 1} more")
+    if report["unexpected_keys"]:
+        spare = sorted(report["unexpected_keys"])
+        raise no_vae(base, f"{vae.weights} with {spare[0]} and {len(spare) - 1} more of another")
     last = whole.quant_conv  # Stable Diffusion 3's has none
     return torch.nn.Sequential(whole.encoder, torch.nn.Identity() if last is None else last)
 

@@ -4,9 +4,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from annotators.runtime import Precision, torch_dtype
 from schemas.errors import ConfigError
+from schemas.model_files import NO_CODE, NO_PICKLES, no_questions, read_model_config
 
 Loaded = TypeVar("Loaded")
+
+_LOCAL = {"local_files_only": True, **NO_CODE}
+
+
+def kind_of(folder: Path) -> object:
+    """The `model_type` of a model, e.g. `blip`; anything at all where its config is odd.
+
+    Raises:
+        ConfigError: no config.json, none of JSON, or one that wants foreign code.
+    """
+    return _loaded(folder, lambda: read_model_config(folder / "config.json").get("model_type"))
 
 
 def config_of(folder: Path) -> Any:
@@ -17,7 +30,11 @@ def config_of(folder: Path) -> Any:
     """
     from transformers import AutoConfig
 
-    return _loaded(folder, lambda: AutoConfig.from_pretrained(folder, local_files_only=True))
+    def load() -> Any:
+        read_model_config(folder / "config.json")
+        return AutoConfig.from_pretrained(folder, **_LOCAL)
+
+    return _loaded(folder, load)
 
 
 def processor_of(folder: Path) -> Any:
@@ -28,35 +45,49 @@ def processor_of(folder: Path) -> Any:
     """
     from transformers import AutoImageProcessor
 
+    return _loaded(folder, lambda: AutoImageProcessor.from_pretrained(folder, **_LOCAL))
+
+
+def captioning_processor_of(folder: Path) -> Any:
+    """A captioner's image processor and tokenizer in one.
+
+    Raises:
+        ConfigError: the folder lacks one of them.
+    """
+    from transformers import AutoProcessor
+
     return _loaded(
-        folder, lambda: AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+        folder, lambda: AutoProcessor.from_pretrained(folder, backend="torchvision", **_LOCAL)
     )
 
 
-def model_of(kind: Any, folder: Path, *, unused: Sequence[str] = ()) -> Any:
-    """A model with its weights, on the CPU in fp32.
+def model_of(
+    kind: Any, folder: Path, *, unused: Sequence[str] = (), precision: Precision = "fp32"
+) -> Any:
+    """A model with its weights, on the CPU.
 
     Args:
         kind: class to load it with, e.g. `AutoModelForDepthEstimation`.
         folder: with config.json and safetensors.
         unused: parts of names of weights that may be absent since nothing uses them.
+        precision: of the weights.
 
     Raises:
         ConfigError: pickled weights, another kind of model, or weights that lack a part.
             transformers itself would fill such a part with random numbers.
     """
-    import torch
 
-    model, info = _loaded(
-        folder,
-        lambda: kind.from_pretrained(
+    def load() -> Any:
+        read_model_config(folder / "config.json")
+        return kind.from_pretrained(
             folder,
-            local_files_only=True,
-            use_safetensors=True,
-            dtype=torch.float32,
+            dtype=torch_dtype(precision),
             output_loading_info=True,
-        ),
-    )
+            **_LOCAL,
+            **NO_PICKLES,
+        )
+
+    model, info = _loaded(folder, load)
     absent = [
         name for name in sorted(info["missing_keys"]) if not any(part in name for part in unused)
     ]
@@ -69,16 +100,18 @@ def model_of(kind: Any, folder: Path, *, unused: Sequence[str] = ()) -> Any:
 
 
 def _loaded(folder: Path, load: Callable[[], Loaded]) -> Loaded:
-    """What `load` returns; transformers' own progress bars and reports stay silent."""
-    from safetensors import SafetensorError
+    """What `load` returns; transformers' own progress bars, reports and questions stay silent."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        return load()
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        with no_questions():
+            return load()
+    except MemoryError:
+        raise
+    except Exception as error:  # a strange configuration makes transformers raise nearly anything
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(
             f"{folder}: need a transformers model for this task with safetensors weights, "

@@ -2,7 +2,8 @@
 
 import dataclasses
 import importlib
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from annotators import third_party
@@ -10,7 +11,8 @@ from annotators.canny import CannySpec
 from annotators.options import EyeOptions
 from annotators.protocol import CaptionSpec, Spec, parameters, weights_of
 from annotators.runtime import Precision, Runtime, resolve_device, resolve_precision
-from annotators.weights import WeightsRecord, fetch, is_here, record_of_weights
+from annotators.weights import WeightsRecord, fetch, is_here, is_known, record_of_weights
+from schemas.documents import as_record, misfit
 from schemas.errors import ConfigError
 
 # Ours, with the module that defines each spec. A spec that needs no network takes no precision.
@@ -30,6 +32,7 @@ _OURS = {
     "tile": "annotators.plain:TileSpec",
 }
 CAPTIONERS = {"blip": "annotators.blip:BlipSpec"}
+_MADE_AGAIN = "generate the data set again, or train again"
 _WITHOUT_NETWORK = frozenset({"canny", "grey", "tile", "shuffle"})
 
 
@@ -128,20 +131,46 @@ def weights_ready(
 def spec_from_record(condition: str, record: Mapping[str, Any]) -> Spec:
     """The spec that a manifest's record was made from: the inverse of `record_of`.
 
+    The models that it names are those that a data set or run names, perhaps a stranger's: before it
+    loads anything, it has to pass `need_known_models`.
+
     Raises:
-        ConfigError: nobody provides this condition, or only at another revision.
+        ConfigError: nobody provides this condition, or only at another revision, or the record is
+            none of ours.
     """
     kind = _kind_of(condition)
-    if kind.revision != record["revision"]:
+    revision, parameters = record.get("revision"), record.get("parameters")
+    if kind.revision != revision:
         raise ConfigError(
-            f"{condition}: need revision {record['revision']} of the annotator, "
+            f"{condition}: need revision {revision} of the annotator, "
             f"got {kind.revision}; use the release that made the data set"
         )
-    values = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in record["parameters"].items()
-    }
-    return kind(**values)
+    where = f"annotator of {condition}"
+    if not isinstance(parameters, Mapping):
+        raise misfit(where, f"parameters {parameters!r}", _MADE_AGAIN)
+    known = {field.name for field in dataclasses.fields(kind)}
+    if unknown := sorted(map(str, parameters.keys() - known)):
+        raise misfit(where, f"a parameter {unknown[0]!r}", _MADE_AGAIN)
+    return as_record(parameters, kind, where=where, advice=_MADE_AGAIN)
+
+
+def need_known_models(spec: Spec, trusted: Collection[str]) -> None:
+    """Refuse to load a model that only data names: neither released with us nor named by the user.
+
+    Args:
+        spec: from `spec_from_record`.
+        trusted: what the user named on the command line.
+
+    Raises:
+        ConfigError: says what to type for the model to be used.
+    """
+    for one in weights_of(spec):
+        if one.file is None and not is_known(one.hub_id) and one.hub_id not in trusted:
+            raise ConfigError(
+                f"{spec.name}: need a model that you name, got {one.hub_id!r} from the data alone, "
+                f"and it was not loaded; if you trust it, say --trust-model "
+                f"{shlex.quote(one.hub_id)}"
+            )
 
 
 def record_of(spec: Spec, weights: Sequence[WeightsRecord] = ()) -> dict[str, Any]:

@@ -4,14 +4,15 @@ A base is a folder in diffusers' format, the `vae` folder in it, or a name on th
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from annotators import hub
 from annotators.runtime import Runtime
 from schemas.errors import ConfigError
+from schemas.model_files import VaeConfig, read_model_config
 
 VARIANTS: Mapping[str, str | None] = {
     "diffusion_pytorch_model.safetensors": None,
@@ -21,26 +22,13 @@ VARIANTS: Mapping[str, str | None] = {
 
 _WITHIN = ("vae/", "")  # of a repository: a whole base, or a VAE alone
 
-# What diffusers' AutoencoderKL takes where its config.json says nothing, e.g. CompVis'.
-_DEFAULTS = {
-    "block_out_channels": [64],
-    "latent_channels": 4,
-    "scaling_factor": 0.18215,
-    "shift_factor": None,
-}
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Vae:
     """A VAE on this machine; its weights are not read yet."""
 
     weights: Path
-    config: Mapping[str, Any]
-
-    @property
-    def factor(self) -> int:
-        """Px of the image for one of the latent."""
-        return 2 ** (len(self.config["block_out_channels"]) - 1)
+    config: VaeConfig
 
 
 def located(base: str, runtime: Runtime) -> Vae | None:
@@ -78,18 +66,20 @@ def _read(folder: Path, base: str) -> Vae:
     """
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_bytes())
+        if not path.is_file():
+            raise no_vae(base, f"no config.json in {folder}")
+        config = read_model_config(path)
         kind = config.get("_class_name")
-    except OSError as error:
-        raise no_vae(base, f"no config.json in {folder}") from error
-    except (ValueError, AttributeError) as error:
-        raise no_vae(base, f"no JSON object in {path}") from error
+        known = msgspec.convert(config, VaeConfig)
+    except ValueError as error:  # msgspec's are such, too
+        reason = " ".join(str(error).split())[:200]
+        raise no_vae(base, f"no JSON object in {path} that is a VAE's ({reason})") from error
     if kind != "AutoencoderKL":
         raise no_vae(base, f"the class {kind} in {path}")
     weights = [folder / name for name in VARIANTS if (folder / name).is_file()]
     if not weights:
         raise no_vae(base, f"no {next(iter(VARIANTS))} in {folder}")
-    return Vae(weights=weights[0], config=_DEFAULTS | config)
+    return Vae(weights=weights[0], config=known)
 
 
 def fetched(base: str, runtime: Runtime) -> Vae:

@@ -1,12 +1,12 @@
 """Who says in a probe whether a picture obeys: the annotator whose maps the data set holds."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from annotators.border import inside_borders
 from annotators.protocol import Annotation
-from annotators.registry import spec_from_record
+from annotators.registry import need_known_models, spec_from_record
 from annotators.runtime import Runtime
 from controlnet.evaluator.scorers import scorer_of
 from controlnet.evaluator.scores import Seen
@@ -17,13 +17,16 @@ from schemas.pixels import RgbU8
 _BY_PIXELS = {"bilevel", "grey", "grey16"}
 
 
-def judge_of(data: str, condition: str, runtime: Runtime) -> Judge | None:
+def judge_of(
+    data: str, condition: str, runtime: Runtime, *, trusted: Collection[str] = ()
+) -> Judge | None:
     """A judge for one condition of a data set.
 
     Args:
         data: folder or URI of a complete data set.
         condition: one of its conditions.
         runtime: where the annotator runs.
+        trusted: models that the user named; a data set's own word does not load one.
 
     Returns:
         The first score of `controlset evaluate` in which higher is better, by the data set's own
@@ -38,6 +41,7 @@ def judge_of(data: str, condition: str, runtime: Runtime) -> Judge | None:
     if condition not in records or records[condition]["hint_mode"] not in _BY_PIXELS:
         return None
     spec = spec_from_record(condition, records[condition])
+    need_known_models(spec, trusted)
     annotator, borders = spec.load(runtime), dataset.borders()
     scorer = scorer_of(condition, records[condition])
     measure = next(one for one in scorer.measures if one.higher_is_better)

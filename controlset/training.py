@@ -21,7 +21,9 @@ def train(config: TrainConfig) -> loop.Outcome:
     Raises:
         ConfigError: something is wrong with data, base or output.
     """
-    judge = judge_of(config.data, config.condition, Runtime()) if config.probe_every else None
+    judge = None
+    if config.probe_every:
+        judge = judge_of(config.data, config.condition, Runtime(), trusted=config.trust_model)
     if config.base == nano.NAME:
         config = dataclasses.replace(config, base=str(nano.base_folder()))
     return loop.train(config, judge=judge)

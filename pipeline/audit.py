@@ -1,13 +1,13 @@
 """One row against itself: sizes, forms, and its maps extracted again from its own image."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from annotators.protocol import Annotation, Spec, weights_of
-from annotators.registry import spec_from_record
+from annotators.registry import need_known_models, spec_from_record
 from annotators.runtime import Runtime
 from annotators.weights import record_of_weights
 from pipeline.annotate import Eye, annotate, eye_of, stat_columns
@@ -45,6 +45,7 @@ class Auditor:
         records: Mapping[str, Any],
         runtime: Runtime | None,
         latents: Mapping[str, Any] | None = None,
+        trusted: Collection[str] = (),
     ) -> None:
         """Load every annotator that can be had; the others are named in `not_audited`.
 
@@ -52,8 +53,9 @@ class Auditor:
             records: the manifest's, condition -> record.
             runtime: where annotators run; None loads none, for a check without an audit.
             latents: the manifest's record of moments, whose lengths are checked, no more.
+            trusted: models that the user named; others than ours are not loaded without that.
         """
-        self.records = records
+        self.records, self._trusted = records, trusted
         self.latents = None if latents is None else LatentInfo.from_json(latents)
         self.not_audited: list[str] = []
         self.loaded: dict[str, tuple[Spec, Eye[Annotation]]] = {}
@@ -64,6 +66,7 @@ class Auditor:
     def _load(self, condition: str, record: Mapping[str, Any], runtime: Runtime) -> None:
         try:
             spec = spec_from_record(condition, record)
+            need_known_models(spec, self._trusted)
             _check_weights(spec, record, runtime)
             self.loaded[condition] = spec, eye_of(spec, runtime)
         except ConfigError as error:
@@ -81,10 +84,10 @@ def _check_weights(spec: Spec, record: Mapping[str, Any], runtime: Runtime) -> N
     files = {one["file"]: one["sha256"] for one in record["weights"] or []}
     for weights in weights_of(spec):
         found = record_of_weights(weights, runtime)
-        wanted = recorded[weights.hub_id] if weights.file is None else files[weights.file]
+        wanted = recorded.get(weights.hub_id) if weights.file is None else files.get(weights.file)
         if found.sha256 != wanted:
             raise ConfigError(
-                f"{spec.name}: need {weights.title} with sha256 {wanted[:16]}…, found "
+                f"{spec.name}: need {weights.title} with sha256 {str(wanted)[:16]}…, found "
                 f"{found.sha256[:16]}…; say --weights DIR with the ones that made the data set"
             )
 

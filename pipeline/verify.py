@@ -7,7 +7,7 @@ allows 2/255, and more than that in one pixel of a thousand.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -53,6 +53,7 @@ def verify_dataset(
     audit: float = 0.0,
     workers: int = 1,
     runtime: Runtime | None = None,
+    trusted: Collection[str] = (),
     on_progress: Progress | None = None,
 ) -> VerifyReport:
     """Check a data set against its manifest, its schema and itself.
@@ -63,6 +64,7 @@ def verify_dataset(
         workers: threads for the row checks.
         runtime: where the audit's annotators run and find their weights; None is the CPU. Its
             device may still be `auto`.
+        trusted: models that the user named; a data set's own word does not load one.
         on_progress: called with (rows done, rows in all).
 
     Returns:
@@ -90,6 +92,7 @@ def verify_dataset(
                 manifest.annotators,
                 _resolved(runtime, manifest) if audit else None,
                 manifest.latents,
+                trusted,
             ),
             audit=audit,
             workers=workers,

@@ -32,6 +32,10 @@ class _Options:
     )
     """Folder with weights, searched before the hub's cache. Default: $CONTROLSET_WEIGHTS."""
 
+    trust_model: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")] = ()
+    """Models that the audit may load although only the data set names them (hub names or folders).
+    Those that are ours by default need not be named."""
+
 
 def run(arguments: Sequence[str]) -> int:
     """Check a data set; status 1 if a check failed."""
@@ -56,6 +60,7 @@ def run(arguments: Sequence[str]) -> int:
             audit=options.audit,
             workers=options.num_workers or cores(),
             runtime=Runtime(device=options.device, weights=options.weights, offline=True),
+            trusted=options.trust_model,
             on_progress=advance,
         )
     print_verification(report, results())
