@@ -35,6 +35,7 @@ Precision = Literal["fp32", "fp16", "bf16"]
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _MARK = "controlnet_cond_embedding.conv_in.weight"  # only a ControlNet has it
+_ORDER = "controlnet_conditioning_channel_order"
 _OURS, _TEMPORARY = "controlset.", ".writing-"
 _POOLED_ENDS = ("_shuffle", "_shuffle_fp16")
 _IMPLEMENTATION = {"original": "https://github.com/lllyasviel/ControlNet", "diffusers": "diffusers"}
@@ -89,7 +90,9 @@ def export(
     if layout == "original":
         original_names(source.config)  # refused before a gigabyte is read
         _check_name(output, source.pools)
-    tensors = dict(_tensors(source.weights, None if precision is None else _DTYPES[precision]))
+    dtype = None if precision is None else _DTYPES[precision]
+    bgr = source.config.get(_ORDER) == "bgr"
+    tensors = dict(_tensors(source.weights, dtype, bgr=bgr))
     if layout == "original":
         tensors = to_original(tensors, source.config)
     metadata = _metadata(source, tensors, layout, output.stem)
@@ -99,7 +102,7 @@ def export(
         else:
             temporary.mkdir()
             save_file(tensors, temporary / WEIGHTS, metadata=metadata)
-            document = json.dumps(dict(source.config), indent=2, sort_keys=True)
+            document = json.dumps({**source.config, _ORDER: "rgb"}, indent=2, sort_keys=True)
             (temporary / CONFIG_NAME).write_text(f"{document}\n")
     file = output if layout == "original" else output / WEIGHTS
     return Exported(
@@ -171,11 +174,19 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _tensors(weights: Path, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
-    """Tensors one by one: the file is mapped, so that only the converted ones take memory."""
+def _tensors(
+    weights: Path, dtype: torch.dtype | None, *, bgr: bool
+) -> Iterator[tuple[str, Tensor]]:
+    """Tensors one by one: the file is mapped, so that only the converted ones take memory.
+
+    Of a network that was trained on BGR maps the first convolution is turned round to RGB: one file
+    has no place to say so, and its readers feed RGB.
+    """
     with safe_open(weights, framework="pt") as file:
         for name in file.keys():  # safe_open is no mapping
             stored = file.get_tensor(name)
+            if bgr and name == _MARK:
+                stored = stored.flip(1)
             tensor = stored if dtype is None else stored.to(dtype)
             if not tensor.isfinite().all():
                 kind = str(tensor.dtype).removeprefix("torch.")

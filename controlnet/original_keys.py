@@ -68,7 +68,7 @@ def to_original(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[
             of the config.
     """
     names = original_names(config)
-    _same_names(state, names)
+    same_names(state, names)
     return {names[name]: tensor for name, tensor in state.items()}
 
 
@@ -87,7 +87,7 @@ def to_diffusers(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict
     if not prefixed:
         prefixed = {f"{PREFIX}{name}": value for name, value in state.items()}
     names = {original: ours for ours, original in original_names(config).items()}
-    _same_names(prefixed, names)
+    same_names(prefixed, names)
     return {names[name]: tensor for name, tensor in prefixed.items()}
 
 
@@ -196,7 +196,12 @@ def _depth(config: Mapping[str, Any], level: int) -> int:
     return depth if isinstance(depth, int) else depth[level]
 
 
-def _same_names(given: Collection[str], needed: Collection[str]) -> None:
+def same_names(given: Collection[str], needed: Collection[str]) -> None:
+    """Refuse weights that are not just those which a network has.
+
+    Raises:
+        ConfigError: names what is missing and what is left over.
+    """
     missing, unknown = sorted(set(needed) - set(given)), sorted(set(given) - set(needed))
     if not missing and not unknown:
         return

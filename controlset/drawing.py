@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from annotators.protocol import Annotation
-from annotators.registry import spec_from_record, weights_ready
+from annotators.registry import need_known_models, spec_from_record, weights_ready
 from annotators.runtime import Runtime, resolve_device
 from controlnet.architecture.sampling import SampleOptions
 from controlnet.evaluator.cells import RunPlace, places_of, told_by
@@ -22,6 +22,7 @@ from controlnet.evaluator.studio import DTYPES, Studio
 from controlset.commands.sample import SampleConfig
 from controlset.console import progress
 from controlset.pictures import read_map, read_mask, read_photograph
+from schemas.documents import parse_json
 from schemas.errors import ConfigError
 from schemas.pixels import MapU8, RgbU8
 
@@ -50,10 +51,15 @@ def draw(config: SampleConfig) -> list[Path]:
     Raises:
         ConfigError: a run, base or file that will not do.
     """
-    places = places_of(config.run)
+    places = places_of(config.run, offline=config.offline)
     device = resolve_device(config.device)
     studio = Studio(
-        base=config.base, precision=config.precision, offline=config.offline, device=device
+        base=config.base,
+        precision=config.precision,
+        offline=config.offline,
+        device=device,
+        vae=config.vae,
+        lora=config.base_lora,
     )
     rows = _rows(config, places, device)
     sampler, base = _sampler(config, studio, places)
@@ -89,8 +95,9 @@ def _sampler(
     if len(bases) > 1:
         raise ConfigError(f"--run: need runs on one base, got {', '.join(sorted(bases))}")
     scales = config.scale * len(places) if len(config.scale) == 1 else config.scale
+    base = studio.base(places[0])
     controls = [
-        (studio.control(place.control), float(scale))
+        (studio.control(place.control, base), float(scale))
         for place, scale in zip(places, scales, strict=True)
     ]
     painted = 1.0 if config.mask is not None else _IMG2IMG_STRENGTH
@@ -104,7 +111,6 @@ def _sampler(
         by_resolution=config.resolution_weighting,
         strength=float(config.strength or painted),
     )
-    base = studio.base(places[0])
     sampler = Sampler(
         base,
         controls,
@@ -158,7 +164,8 @@ def _annotated(
                 f"--annotate: {place.path} does not say which annotator drew its training maps; "
                 "give maps instead of photographs"
             )
-        spec = spec_from_record(condition, json.loads(record))
+        spec = spec_from_record(condition, parse_json(record, dict, where=str(place.path)))
+        need_known_models(spec, config.trust_model)
         runtime = Runtime(device=device, offline=config.offline)
         weights_ready([spec], runtime, download=True)
         annotators.append(spec.load(runtime))

@@ -13,7 +13,13 @@ from annotators.canny import CannySpec
 from annotators.networks import reference
 from annotators.options import EyeOptions
 from annotators.protocol import Annotation, Spec
-from annotators.registry import record_of, spec_from_record, specs_of, weights_ready
+from annotators.registry import (
+    need_known_models,
+    record_of,
+    spec_from_record,
+    specs_of,
+    weights_ready,
+)
 from annotators.runtime import Runtime, resolve_device
 from controlnet.evaluator.cells import places_of, told_by
 from controlnet.evaluator.evaluate import OnProgress, Panel, evaluate
@@ -105,7 +111,8 @@ def condition_of(config: EvaluateConfig) -> str:
     """
     if config.condition is not None:
         return config.condition
-    told = {place.name: told_by(place, "condition") for place in places_of(config.run)}
+    places = places_of(config.run, offline=config.offline)
+    told = {place.name: told_by(place, "condition") for place in places}
     names = set(told.values())
     if len(names) > 1:
         each = ", ".join(f"{name}: {condition}" for name, condition in told.items())
@@ -134,9 +141,11 @@ def _eye(
     device = resolve_device(config.device)
     runtime = Runtime(device=device, weights=config.weights, offline=config.offline)
     drew = spec_from_record(condition, record)
-    spec = drew
     if config.judge or (config.preset == "cnpp" and condition in _CNPP):
         spec = _asked(config, condition)
+    else:
+        need_known_models(drew, config.trust_model)
+        spec = drew
     found = weights_ready([spec], runtime, download=True)
     annotate = spec.load(runtime)
 

@@ -84,5 +84,5 @@ def _quality(
 
 def _is_nano(config: EvaluateConfig) -> bool:
     studio = Studio(base=config.base, precision="fp32", offline=True, device="cpu")
-    bases = {studio.base_of(place) for place in places_of(config.run)}
+    bases = {studio.base_of(place) for place in places_of(config.run, offline=config.offline)}
     return bases == {str(base_folder())}

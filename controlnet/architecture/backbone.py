@@ -5,28 +5,30 @@ Whatever is loaded here is frozen: no parameter asks for a gradient, none is eve
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import diffusers
+import msgspec
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from controlnet.architecture.control import ControlNet
+from controlnet.architecture.control import ControlNet, control_config
 from controlnet.architecture.loading import without_bars
+from controlnet.architecture.model_folder import (
+    need_base_folder,
+    network_of,
+    no_base,
+    part_config,
+    tokenizer_of,
+    weights_file,
+)
 from controlnet.architecture.prompts import TextEncoder
 from controlnet.architecture.residuals import Residuals
 from controlnet.architecture.unet import Prompt, decode, embedding, encode
 from schemas.errors import ConfigError
-
-# How diffusers and transformers say that files are not there, torn, or of another model.
-_NOT_THERE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
-
-
-_SD_SCALING = 0.18215  # of Stable Diffusion 1 and 2, whose first configs do not name it
+from schemas.model_files import VaeConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +51,7 @@ class Base:
     scheduler: Mapping[str, Any]  # config of the base's noise schedule
     vae: Any | None
     text: TextEncoder | None
+    vae_folder: Path | None = None  # where its VAE lies, if that is a folder at hand
 
     @property
     def is_xl(self) -> bool:
@@ -67,16 +70,27 @@ class Base:
         """
         assert self.vae is not None, "the base was loaded without its VAE"
         # Contiguous: channels last, GroupNorm on a CPU loses digits (2e-2 on flat pictures).
-        posterior = self.vae.encode(image_BCHW.contiguous().to(self.vae.dtype)).latent_dist
+        with _as_it_is(image_BCHW.device):
+            posterior = self.vae.encode(image_BCHW.contiguous().to(self.vae.dtype)).latent_dist
         return torch.cat([posterior.mean, posterior.logvar], dim=1)
 
     @torch.no_grad()
     def pictures(self, latent_BCHW: Tensor) -> Tensor:
-        """Decode scaled latents: (B, 3, H, W) float32 in [0, 1]."""
+        """Decode scaled latents: (B, 3, H, W) float32 in [0, 1]; NaN where the latents are NaN."""
         assert self.vae is not None, "the base was loaded without its VAE"
-        raw_BCHW = latent_BCHW / self.space.scaling_factor + self.space.shift_factor
-        image_BCHW = self.vae.decode(raw_BCHW.to(self.vae.dtype)).sample
+        with _as_it_is(latent_BCHW.device):
+            latent_BCHW = latent_BCHW.to(self.vae.dtype)
+            raw_BCHW = latent_BCHW / self.space.scaling_factor + self.space.shift_factor
+            image_BCHW = self.vae.decode(raw_BCHW).sample
         return (image_BCHW.float() / 2 + 0.5).clamp(0, 1)
+
+
+def _as_it_is(device: torch.device) -> torch.autocast:
+    """No autocast: a VAE stays in its own float32, whatever the networks around it compute in.
+
+    Inside, SDXL's and others exceed 65504, float16's largest value: pictures come out black.
+    """
+    return torch.autocast(device.type, enabled=False)
 
 
 def predict(
@@ -113,6 +127,8 @@ def load_base(
     vae: bool = True,
     text: bool = True,
     offline: bool = False,
+    other_vae: str | None = None,
+    lora: str | None = None,
 ) -> Base:
     """Load and freeze a base in diffusers' folder format.
 
@@ -122,53 +138,59 @@ def load_base(
         vae: load the VAE's weights too.
         text: load text encoders and tokenizers too.
         offline: never ask the hub.
+        other_vae: folder of another VAE, or of a base that has it, or a name on the hub.
+        lora: file with a LoRA that is added to the base's weights.
 
     Raises:
         ConfigError: it is not there, or not of the Stable Diffusion family.
     """
-    unet = _part(diffusers.UNet2DConditionModel, name, "unet", offline, torch_dtype=dtype)
-    vae_config = _config(diffusers.AutoencoderKL, name, "vae", offline)
+    need_base_folder(name)
+    unet_config = part_config(name, "unet", offline=offline)
+    control_config(unet_config, hint_widths=(), global_pool=False)  # refused before gigabytes load
+    place, part = _place_of_vae(name, other_vae)
+    vae_config = msgspec.convert(part_config(place, part, offline=offline), VaeConfig)
+    if vae_config.latent_channels != unet_config.get("in_channels", 4):
+        raise ConfigError(
+            f"--base {name}: need a VAE of {unet_config.get('in_channels', 4)} latent channels for "
+            f"its U-Net, got {vae_config.latent_channels}; take the base's own VAE"
+        )
+    schedule = part_config(name, "scheduler", offline=offline)
+    kind: Any = diffusers.UNet2DConditionModel
+    unet = network_of(kind, name, "unet", offline=offline, torch_dtype=dtype)
+    encoder = _text_encoder(name, unet, dtype, offline) if text else None
+    if lora is not None:
+        from controlnet.architecture.adapters import add_lora
+
+        add_lora(lora, unet, encoder.models if encoder is not None else ())
+    own = network_of(diffusers.AutoencoderKL, place, part, offline=offline) if vae else None
     base = Base(
         name=name,
         unet=_frozen(unet),
         space=LatentSpace(
-            channels=vae_config["latent_channels"],
-            factor=2 ** (len(vae_config["block_out_channels"]) - 1),
-            scaling_factor=float(vae_config.get("scaling_factor", _SD_SCALING)),
-            shift_factor=float(vae_config.get("shift_factor") or 0.0),
+            channels=vae_config.latent_channels,
+            factor=vae_config.factor,
+            scaling_factor=vae_config.scaling_factor,
+            shift_factor=vae_config.shift_factor or 0.0,
         ),
-        scheduler=_config(diffusers.DDPMScheduler, name, "scheduler", offline),
-        vae=_frozen(_part(diffusers.AutoencoderKL, name, "vae", offline)) if vae else None,
-        text=_text_encoder(name, unet, dtype, offline) if text else None,
+        scheduler=schedule,
+        vae=None if own is None else _frozen(own),
+        text=encoder,
+        vae_folder=Path(place, part),
     )
+    scheduler(base)  # a schedule that cannot be is refused here
     return base
+
+
+def _place_of_vae(name: str, other: str | None) -> tuple[str, str]:
+    """Folder or name, and sub-folder, of the VAE that is used."""
+    if other is None:
+        return name, "vae"
+    return other, "vae" if Path(other, "vae").is_dir() else ""
 
 
 def new_control(base: Base, *, widths: tuple[int, ...], global_pool: bool = False) -> ControlNet:
     """A ControlNet whose copy has the base's weights and whose zero convolutions are zero."""
     return ControlNet.from_unet(base.unet, hint_widths=widths, global_pool=global_pool)
-
-
-@without_bars()
-def load_control(folder: Path) -> ControlNet:
-    """Read a `ControlNetModel` folder, ours or anybody's.
-
-    Args:
-        folder: with `config.json` and `diffusion_pytorch_model.safetensors`.
-
-    Raises:
-        ConfigError: it is not there, torn or something else.
-    """
-    try:
-        model = _whole(diffusers.ControlNetModel, folder, local_files_only=True)
-    except _NOT_THERE as error:
-        raise ConfigError(
-            f"{folder}: need a diffusers ControlNetModel folder, got {_first_line(error)}"
-        ) from error
-    config = {name: value for name, value in model.config.items() if not name.startswith("_")}
-    control = ControlNet({"_class_name": "ControlNetModel", **config}, model)
-    control.load_state_dict(model.state_dict())
-    return control
 
 
 def fits(control: ControlNet, base: Base) -> None:
@@ -177,31 +199,38 @@ def fits(control: ControlNet, base: Base) -> None:
     Raises:
         ConfigError: its copy has other shapes than the base's encoder.
     """
-    for name in ("block_out_channels", "cross_attention_dim", "layers_per_block"):
-        have, need = control.config[name], base.unet.config[name]
+    for name in (
+        "block_out_channels",
+        "cross_attention_dim",
+        "layers_per_block",
+        "down_block_types",
+    ):
+        have, need = control.config.get(name), base.unet.config.get(name)
         have, need = (list(one) if isinstance(one, list | tuple) else one for one in (have, need))
         if have != need:
             raise ConfigError(
                 f"--base {base.name}: need a base with {name} {have}, for which this ControlNet "
                 f"was trained, got {need}; use the base that it was trained on"
             )
+    shrinks = 2 ** (len(control.config["conditioning_embedding_out_channels"]) - 1)
+    if shrinks != base.space.factor:
+        raise ConfigError(
+            f"--base {base.name}: need a base whose VAE shrinks pictures {shrinks} times, as this "
+            f"ControlNet its maps, got {base.space.factor}; use the base that it was trained on"
+        )
 
 
-def vae_sha256(name: str) -> str | None:
+def vae_sha256(base: Base) -> str | None:
     """Hash of a base's VAE file, as `controlset add --latents` records it.
-
-    Args:
-        name: of the base.
 
     Returns:
         None where the file is not in a folder at hand: a name on the hub.
     """
-    for stem in ("diffusion_pytorch_model", "diffusion_pytorch_model.fp16"):
-        path = Path(name) / "vae" / f"{stem}.safetensors"
-        if path.is_file():
-            with path.open("rb") as opened:
-                return hashlib.file_digest(opened, "sha256").hexdigest()
-    return None
+    path = None if base.vae_folder is None else weights_file(base.vae_folder)
+    if path is None:
+        return None
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -228,7 +257,13 @@ def scheduler(base: Base, kind: str = "DDIMScheduler", **overrides: Any) -> Any:
     """
     # PNDM's configs lack the word and DDIM clips by default: right for pictures, not for latents.
     config = {**base.scheduler, "clip_sample": False}
-    return getattr(diffusers, kind).from_config(config, **overrides)
+    found: Any = getattr(diffusers, kind, None)
+    if not isinstance(found, type) or not issubclass(found, diffusers.SchedulerMixin):
+        raise ConfigError(f"--scheduler: need the name of a sampler, got {kind!r}")
+    try:
+        return found.from_config(config, **overrides)
+    except Exception as error:  # a strange configuration makes diffusers raise nearly anything
+        raise no_base(base.name, "scheduler", error) from error
 
 
 def _text_encoder(name: str, unet: Any, dtype: torch.dtype, offline: bool) -> TextEncoder:
@@ -237,57 +272,15 @@ def _text_encoder(name: str, unet: Any, dtype: torch.dtype, offline: bool) -> Te
     parts: list[tuple[str, str, Any]] = [("tokenizer", "text_encoder", CLIPTextModel)]
     if unet.config.addition_embed_type == "text_time":
         parts.append(("tokenizer_2", "text_encoder_2", CLIPTextModelWithProjection))
-    return TextEncoder(
-        [_tokenizer(CLIPTokenizer, name, tokenizer, offline) for tokenizer, _, _ in parts],
-        [_part(kind, name, model, offline, dtype=dtype) for _, model, kind in parts],
-    )
-
-
-def _part(kind: Any, name: str, folder: str, offline: bool, **options: Any) -> Any:
-    """Load one sub-folder of a base."""
-    try:
-        return _whole(kind, name, subfolder=folder, local_files_only=offline, **options)
-    except _NOT_THERE as error:
-        raise _no_base(name, folder, error) from error
-
-
-def _whole(kind: Any, name: Any, **options: Any) -> Any:
-    """Load a network all of whose weights are there; the libraries make up those that are not."""
-    network, found = kind.from_pretrained(name, output_loading_info=True, **options)
-    missing = sorted(found["missing_keys"])
-    if missing:
-        raise KeyError(f"no {missing[0]} in its file, nor {len(missing) - 1} other weights")
-    return network
-
-
-def _tokenizer(kind: Any, name: str, folder: str, offline: bool) -> Any:
-    try:
-        tokenizer = kind.from_pretrained(name, subfolder=folder, local_files_only=offline)
-    except _NOT_THERE as error:
-        raise _no_base(name, folder, error) from error
-    if tokenizer.vocab_size <= len(tokenizer.all_special_ids):  # transformers' answer to no files
-        raise _no_base(name, folder, FileNotFoundError("no vocabulary"))
-    return tokenizer
-
-
-def _config(kind: Any, name: str, folder: str, offline: bool) -> dict[str, Any]:
-    try:
-        config = kind.load_config(name, subfolder=folder, local_files_only=offline)
-    except _NOT_THERE as error:
-        raise _no_base(name, folder, error) from error
-    return json.loads(json.dumps(dict(config), default=str))
-
-
-def _no_base(name: str, folder: str, error: Exception) -> ConfigError:
-    return ConfigError(
-        f"--base {name}: need a model in diffusers' folder format, found no usable {folder}/ "
-        f"({_first_line(error)}); give its folder or its name on the hub"
-    )
-
-
-def _first_line(error: Exception) -> str:
-    text = error.args[0] if isinstance(error, KeyError) else error  # or it comes in quotes
-    return (str(text) or type(error).__name__).splitlines()[0][:160]
+    tokenizers = [tokenizer_of(CLIPTokenizer, name, one, offline=offline) for one, _, _ in parts]
+    models = [network_of(kind, name, one, offline=offline, dtype=dtype) for _, one, kind in parts]
+    for tokenizer, model, (part, _, _) in zip(tokenizers, models, parts, strict=True):
+        if len(tokenizer) > model.config.vocab_size:
+            words = (
+                f"{len(tokenizer)} words, of which its text encoder knows {model.config.vocab_size}"
+            )
+            raise no_base(name, part, ValueError(words))
+    return TextEncoder(tokenizers, models)
 
 
 def _frozen(module: Any) -> Any:

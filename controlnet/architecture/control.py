@@ -116,8 +116,6 @@ class ControlNet(nn.Module):
         Returns:
             (B, C, H, W).
         """
-        if self.config["controlnet_conditioning_channel_order"] == "bgr":  # some people's; not ours
-            hint_BCHW = hint_BCHW.flip(1)
         return self.controlnet_cond_embedding(hint_BCHW)
 
     def answer(
@@ -154,8 +152,10 @@ def control_config(
         "encoder_hid_dim_type": (None,),
         "time_cond_proj_dim": (None,),
         "in_channels": (4,),
+        "mid_block_type": ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D"),
+        "layers_per_block": (2, 1, 3, 4),
     }.items():
-        if unet_config.get(name) not in allowed:
+        if unet_config.get(name, allowed[0]) not in allowed:
             raise ConfigError(
                 f"--base: need a U-Net with {name} {' or '.join(map(str, allowed))}, got "
                 f"{unet_config.get(name)!r}; use a Stable Diffusion 1.x, 2.x or XL base"

@@ -17,6 +17,7 @@ from controlnet.architecture.residuals import (
     summed,
 )
 from controlnet.architecture.unet import Prompt
+from schemas.errors import ConfigError
 
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
@@ -116,6 +117,9 @@ def denoise(
 
     Returns:
         (B, 3, H, W) float32 in [0, 1]; equal to diffusers' pipelines from the same noise.
+
+    Raises:
+        ConfigError: a value is not finite, or the strength leaves no step.
     """
     steps = scheduler(base, SCHEDULERS.get(options.scheduler, options.scheduler))
     steps.set_timesteps(options.steps, device=noise_BCHW.device)
@@ -139,7 +143,14 @@ def denoise(
             if number + 1 < len(timesteps):
                 kept_BCHW = steps.add_noise(kept_BCHW, noise_BCHW, timesteps[number + 1][None])
             latent_BCHW = kept_BCHW + painted.mask_B1HW * (latent_BCHW - kept_BCHW)
-    return base.pictures(latent_BCHW)
+    unit_BCHW = base.pictures(latent_BCHW)
+    if not unit_BCHW.isfinite().all():
+        raise ConfigError(
+            f"sampling: need finite pictures, got NaN or infinity from the networks (products in "
+            f"{_precision(latent_BCHW.device.type)}); use --precision bf16 or fp32, or look "
+            "whether the weights of base and ControlNet are finite"
+        )
+    return unit_BCHW
 
 
 class _Steered:
@@ -211,6 +222,11 @@ def _timesteps(steps: Any, options: SampleOptions, painted: Painted | None) -> T
     if painted is None:
         return steps.timesteps
     wanted = min(int(options.steps * options.strength), options.steps)
+    if wanted < 1:
+        raise ConfigError(
+            f"--strength: need at least one step, got {options.strength} of {options.steps} "
+            f"--steps; use --strength {1 / options.steps:.3g} or more, or more --steps"
+        )
     first = max(options.steps - wanted, 0) * steps.order
     if hasattr(steps, "set_begin_index"):
         steps.set_begin_index(first)
@@ -229,6 +245,11 @@ def _start(
     if whole or painted is None:
         return noise_BCHW * steps.init_noise_sigma
     return steps.add_noise(painted.latent_BCHW, noise_BCHW, timesteps[:1])
+
+
+def _precision(device: str) -> str:
+    on = torch.is_autocast_enabled(device)
+    return str(torch.get_autocast_dtype(device) if on else torch.float32).removeprefix("torch.")
 
 
 def one_prompt(embedded: Sequence[Embedded]) -> Embedded:

@@ -5,12 +5,9 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
+from controlnet.architecture.control_files import find_control, metadata_of_file
+from controlnet.architecture.model_folder import weights_file
 from controlnet.evaluator.settings import EvaluateConfig
-from schemas.errors import ConfigError
-
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,7 +16,7 @@ class RunPlace:
 
     name: str  # short, no two alike
     path: Path  # folder of the run, or the ControlNetModel folder itself
-    control: Path  # the ControlNetModel folder
+    control: Path  # the ControlNetModel folder, or the one file
 
     @property
     def is_run(self) -> bool:
@@ -40,41 +37,28 @@ class Cell:
     step: int | None = None  # of a saved step
 
 
-def places_of(runs: Sequence[str]) -> list[RunPlace]:
-    """Where the ControlNets lie.
+def places_of(runs: Sequence[str], *, offline: bool = False) -> list[RunPlace]:
+    """Where the ControlNets lie; see `find_control` for the forms.
 
     Raises:
         ConfigError: no ControlNet there.
     """
     places: list[RunPlace] = []
     for given in runs:
-        path = Path(given)
-        control = path / "controlnet" if (path / "controlnet").is_dir() else path
-        if not (control / "config.json").is_file() or not (control / WEIGHTS).is_file():
-            raise ConfigError(
-                f"--run {given}: need the folder of a run or a ControlNetModel folder, found no "
-                f"{control / WEIGHTS}; `controlset train` writes it at the end and when it is "
-                "stopped"
-            )
-        places.append(RunPlace(name=_name(path, places), path=path, control=control))
+        control = find_control(given, "--run", offline=offline)
+        path = Path(given) if Path(given).exists() else control  # on the hub
+        places.append(RunPlace(name=_name(Path(given), places), path=path, control=control))
     return places
 
 
 def told_by(place: RunPlace, what: str) -> str | None:
     """What a ControlNet's file says about itself: `condition`, `base`, …; None: nothing."""
-    try:
-        with safe_open(place.control / WEIGHTS, framework="pt") as opened:
-            return (opened.metadata() or {}).get(f"controlset.{what}")
-    except (SafetensorError, OSError) as error:
-        raise ConfigError(
-            f"{place.control / WEIGHTS}: need a whole safetensors file, got {error}; train again, "
-            "or take a checkpoint of the run"
-        ) from error
+    return metadata_of_file(place.control).get(f"controlset.{what}")
 
 
 def _name(path: Path, others: Sequence[RunPlace]) -> str:
     taken = {other.name for other in others} | {"floor", "ceiling", "real", "wanted"}
-    stem = path.resolve().name
+    stem = path.resolve().stem if path.is_file() else path.resolve().name
     name, number = stem, 2
     while name in taken:
         name, number = f"{stem}-{number}", number + 1
@@ -117,7 +101,7 @@ def _saved(place: RunPlace) -> list[tuple[int, Path]]:
     return [
         (int(folder.name.removeprefix("step-")), folder / "controlnet")
         for folder in folders
-        if (folder / "controlnet" / WEIGHTS).is_file()
+        if weights_file(folder / "controlnet") is not None
     ]
 
 

@@ -6,15 +6,13 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 
 from controlnet.architecture.backbone import fingerprint
 from controlnet.architecture.loading import without_bars
+from controlnet.architecture.model_folder import first_line, whole
 from schemas.errors import ConfigError
+from schemas.model_files import NO_CODE, no_questions
 from schemas.pixels import RgbU8
-
-# How transformers says that files are not there, torn, or of another model.
-_NOT_THERE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 
 _BATCH = 16  # bounds memory only
 
@@ -93,21 +91,17 @@ def _loaded(name: str, offline: bool) -> tuple[Any, Any]:
     from transformers import CLIPModel, CLIPProcessor
 
     try:
-        kind: Any = CLIPModel  # with its loading info it gives a pair, which pyright is not told
-        model, found = kind.from_pretrained(
-            name, local_files_only=offline, output_loading_info=True
-        )
-        if missing := sorted(found["missing_keys"]):  # transformers makes them up
-            raise KeyError(f"no {missing[0]} in its file, nor {len(missing) - 1} other weights")
-        processor = CLIPProcessor.from_pretrained(name, local_files_only=offline)
+        model = whole(CLIPModel, name, "", offline=offline)
+        with no_questions():
+            processor = CLIPProcessor.from_pretrained(name, local_files_only=offline, **NO_CODE)
         tokenizer = processor.tokenizer
         if tokenizer.vocab_size <= len(tokenizer.all_special_ids):  # its answer to no files
             raise FileNotFoundError("no vocabulary")
-    except _NOT_THERE as error:
-        text = error.args[0] if isinstance(error, KeyError) else error  # or it comes in quotes
-        why = (str(text) or type(error).__name__).splitlines()[0][:160]
+    except MemoryError:
+        raise
+    except Exception as error:  # a strange folder makes transformers raise nearly anything
         raise ConfigError(
             f"--clip {name}: need a CLIP model in transformers' folder format, found none that is "
-            f"usable ({why}); give its folder or its name on the hub with --clip NAME"
+            f"usable ({first_line(error)}); give its folder or its name on the hub with --clip NAME"
         ) from error
     return model, processor

@@ -14,7 +14,8 @@ from typing import Any
 import accelerate
 from accelerate.utils import gather_object
 
-from controlnet.evaluator.cells import WEIGHTS, RunPlace, cells_of, digest, places_of
+from controlnet.architecture.control_files import weights_of
+from controlnet.evaluator.cells import RunPlace, cells_of, digest, places_of
 from controlnet.evaluator.claim import claim_folder
 from controlnet.evaluator.document import write_document
 from controlnet.evaluator.extras import Extra
@@ -83,7 +84,7 @@ class _Evaluation:
         self._config, self._panel, self._on_progress = config, panel, on_progress
         self._state = accelerate.PartialState(cpu=wants_cpu(config.device))
         self._folder = Path(config.output)
-        self._places = places_of(config.run)
+        self._places = places_of(config.run, offline=config.offline)
         self._rows = load_rows(
             config.data, split=config.split, condition=panel.condition, limit=config.limit
         )
@@ -92,6 +93,8 @@ class _Evaluation:
             precision=config.precision,
             offline=config.offline,
             device=str(self._state.device),
+            vae=config.vae,
+            lora=config.base_lora,
         )
         self._studio.check(self._places)
         self._cells = cells_of(self._places, config)
@@ -161,10 +164,15 @@ class _Evaluation:
             "data": str(Path(self._config.data).resolve()),
             "keys": [row.key for row in self._rows.rows],
             "weights": {
-                cell.name: None if cell.control is None else digest(cell.control / WEIGHTS)
+                cell.name: None if cell.control is None else digest(weights_of(cell.control))
                 for cell in self._cells
             },
             "bases": {place.name: self._studio.base_of(place) for place in self._places},
+            **{
+                name: value
+                for name in ("vae", "base_lora")
+                if (value := getattr(self._config, name)) is not None
+            },
         }
 
     def _gallery(self, name: str) -> Gallery:

@@ -87,6 +87,10 @@ class Sampler:
 
         Returns:
             RGB uint8 pictures in the same order.
+
+        Raises:
+            ConfigError: a picture that is not finite, or of one colour all over: a black one is
+                what overflowing networks leave, and no result.
         """
         generators = [torch.Generator().manual_seed(one.seed) for one in requests]
         painted = self._painted(requests, generators)
@@ -106,7 +110,15 @@ class Sampler:
                 sizes_B6=self._sizes(requests) if self._base.is_xl else None,
                 painted=painted,
             )
-        return to_pictures(unit_BCHW)
+        pictures = to_pictures(unit_BCHW)
+        for request, picture in zip(requests, pictures, strict=True):
+            if (picture == picture[0, 0]).all():
+                raise ConfigError(
+                    f"sampling {request.key}: need a picture, got one colour all over "
+                    f"{tuple(picture[0, 0].tolist())} (seed {request.seed}); use --precision fp32, "
+                    "another --guidance or seed, or look at the weights of base and ControlNet"
+                )
+        return pictures
 
     def _noise(self, size: tuple[int, int], generators: Sequence[torch.Generator]) -> Tensor:
         space = self._base.space

@@ -27,6 +27,12 @@ class EvaluateConfig:
     base: str | None = None
     """The locked model, if it is not the one that the run names."""
 
+    vae: str | None = None
+    """VAE to use instead of the base's: folder, or name on the hub."""
+
+    base_lora: str | None = None
+    """File with a LoRA (.safetensors) that is added to the base: `pip install controlset[lora]`."""
+
     split: str = "validation"
     """Rows to judge by."""
 
@@ -103,6 +109,10 @@ class EvaluateConfig:
 
     offline: bool = False
     """Never touch the network."""
+
+    trust_model: tuple[str, ...] = ()
+    """Models that may be loaded although only the data set or the run names them (hub names or
+    folders). Those that are ours by default need not be named."""
 
     report: bool = True
     """Write report.html."""

@@ -9,14 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from controlnet.architecture.backbone import (
-    Base,
-    fingerprint,
-    fits,
-    load_base,
-    load_control,
-)
+from controlnet.architecture.backbone import Base, fingerprint, fits, load_base
 from controlnet.architecture.control import ControlNet
+from controlnet.architecture.control_files import load_control
 from controlnet.architecture.sampling import SampleOptions
 from controlnet.evaluator.cells import Cell, RunPlace, floor_of, told_by
 from controlnet.evaluator.sampler import Request, Sampler
@@ -37,10 +32,22 @@ class Studio:
         precision: fp32, bf16, fp16 or auto.
         offline: never ask the hub.
         device: of the networks.
+        vae: to use instead of each base's own.
+        lora: file that is added to each base.
     """
 
-    def __init__(self, *, base: str | None, precision: str, offline: bool, device: str) -> None:
+    def __init__(
+        self,
+        *,
+        base: str | None,
+        precision: str,
+        offline: bool,
+        device: str,
+        vae: str | None = None,
+        lora: str | None = None,
+    ) -> None:
         self._asked, self._offline = base, offline
+        self._vae, self._lora = vae, lora
         self.device = device
         self.precision = _resolved(precision, device)
         self._base: tuple[str, Base] | None = None
@@ -69,7 +76,7 @@ class Studio:
         """
         for place in places:
             base = self.base(place)
-            fits(load_control(place.control), base)
+            fits(load_control(place.control, base.unet), base)
             meant = told_by(place, "base_fingerprint")
             if meant is not None and meant != fingerprint(base.unet):
                 raise ConfigError(
@@ -78,9 +85,9 @@ class Studio:
                     "trained on"
                 )
 
-    def control(self, folder: Path) -> ControlNet:
-        """A ControlNet, frozen and in its place."""
-        return load_control(folder).requires_grad_(False).eval().to(self.device)
+    def control(self, control: Path, base: Base) -> ControlNet:
+        """A ControlNet for a base, frozen and in its place."""
+        return load_control(control, base.unet).requires_grad_(False).eval().to(self.device)
 
     def sample(
         self, cell: Cell, config: EvaluateConfig, requests: Sequence[Request]
@@ -103,7 +110,7 @@ class Studio:
 
     def _new_sampler(self, cell: Cell, config: EvaluateConfig) -> Sampler:
         base = self.base(cell.run)
-        controls = [] if cell.control is None else [(self.control(cell.control), 1.0)]
+        controls = [] if cell.control is None else [(self.control(cell.control, base), 1.0)]
         return Sampler(
             base,
             controls,
@@ -122,7 +129,13 @@ class Studio:
         """The base of a run, in its place."""
         name = self.base_of(place)
         if self._base is None or self._base[0] != name:
-            base = load_base(name, dtype=DTYPES[self.precision], offline=self._offline)
+            base = load_base(
+                name,
+                dtype=DTYPES[self.precision],
+                offline=self._offline,
+                other_vae=self._vae,
+                lora=self._lora,
+            )
             assert base.text is not None
             assert base.vae is not None
             for module in (base.unet, base.vae, *base.text.models):

@@ -26,6 +26,12 @@ class TrainConfig:
     output: str
     """Folder of the run."""
 
+    vae: str | None = None
+    """VAE to use instead of the base's: folder, or name on the hub."""
+
+    base_lora: str | None = None
+    """File with a LoRA (.safetensors) that is added to the base: `pip install controlset[lora]`."""
+
     resume: bool = False
     """Go on from the last whole checkpoint of the output folder."""
 
@@ -142,6 +148,10 @@ class TrainConfig:
     offline: bool = False
     """Never touch the network; the base must be here."""
 
+    trust_model: tuple[str, ...] = ()
+    """Models that may judge probes although only the data set names them (hub names or folders).
+    Those that are ours by default need not be named."""
+
     dry_run: bool = False
     """Print the resolved configuration and what would be trained, write nothing."""
 
@@ -174,6 +184,7 @@ class TrainConfig:
         """What must be the same for a run to go on as if it had never stopped."""
         ignored = {"output", "resume", "steps", "device", "loader_workers", "log_every", "dry_run"}
         ignored |= {"checkpoint_every", "keep_last", "tracker", "offline", "data", "base"}
+        ignored.add("trust_model")
         ignored.add("batch_size")  # of one process; that of all processes together is `world_batch`
         ignored |= {name for name in self.__dataclass_fields__ if name.startswith("probe_")}
         if self.schedule != "constant":

@@ -1,13 +1,17 @@
 """What a ControlNet's file says about itself, so that nobody has to guess."""
 
 import json
+from pathlib import Path
 
 from controlnet.architecture.backbone import Base, fingerprint
+from controlnet.architecture.control import ControlNet
 from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.index import Index
 
 
-def metadata_of(config: TrainConfig, index: Index, base: Base) -> dict[str, str]:
+def metadata_of(
+    config: TrainConfig, index: Index, base: Base, control: ControlNet
+) -> dict[str, str]:
     """Safetensors metadata: which condition, in which range and colour order, drawn by what."""
     return {
         "controlset.condition": config.condition,
@@ -15,8 +19,10 @@ def metadata_of(config: TrainConfig, index: Index, base: Base) -> dict[str, str]
         "controlset.color_order": "RGB",
         "controlset.annotator": json.dumps(dict(index.annotator), sort_keys=True),
         "controlset.base": config.base,
+        **({"controlset.vae": Path(config.vae).name} if config.vae else {}),
+        **({"controlset.base_lora": Path(config.base_lora).name} if config.base_lora else {}),
         "controlset.base_fingerprint": fingerprint(base.unet),
-        "controlset.global_pool": str(config.pools).lower(),
+        "controlset.global_pool": str(bool(control.config["global_pool_conditions"])).lower(),
         "controlset.prediction_type": str(base.scheduler.get("prediction_type", "epsilon")),
         "controlset.resolution": "{}x{}".format(*next(iter(index.sizes))),
     }

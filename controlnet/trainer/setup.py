@@ -13,12 +13,12 @@ from controlnet.architecture.backbone import (
     fingerprint,
     fits,
     load_base,
-    load_control,
     new_control,
     scheduler,
     vae_sha256,
 )
 from controlnet.architecture.control import ControlNet, checkpoint_blocks
+from controlnet.architecture.control_files import find_control, load_control
 from controlnet.architecture.hint import hint_widths
 from controlnet.architecture.sampling import SampleOptions
 from controlnet.trainer.average import Average
@@ -84,7 +84,8 @@ def new_or_given(config: TrainConfig, base: Base) -> ControlNet:
             return new_control(
                 base, widths=hint_widths(base.space.factor), global_pool=config.pools
             )
-    control = load_control(Path(config.init))
+    found = find_control(config.init, "--init", offline=config.offline)
+    control = load_control(found, base.unet)
     fits(control, base)
     return control.float().requires_grad_(True).train()
 
@@ -105,7 +106,13 @@ def prepare(config: TrainConfig, judge: Judge | None, method: Method = CONTROLNE
     dtype = DTYPES[precision]
     torch.set_flush_denormal(True)  # fresh zero convolutions make denormals: 10 times slower
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
-    base = load_base(config.base, dtype=dtype, offline=config.offline)
+    base = load_base(
+        config.base,
+        dtype=dtype,
+        offline=config.offline,
+        other_vae=config.vae,
+        lora=config.base_lora,
+    )
     index = open_index(config, base)
     validation = _validation(config) if config.probe_every else None
     loader = _loader(config, index, base, accelerator)
@@ -147,7 +154,7 @@ def prepare(config: TrainConfig, judge: Judge | None, method: Method = CONTROLNE
         texts=texts,
         average=None if config.ema is None else Average(control, config.ema),
         probe=probe,
-        metadata=metadata_of(config, index, base),
+        metadata=metadata_of(config, index, base, control),
         identity={
             **config.identity(),
             "precision": precision,
@@ -190,7 +197,7 @@ def _same_vae(latents: Mapping[str, Any], base: Base) -> bool:
     have = (latents["channels"], latents["factor"], latents["scaling_factor"])
     if have != (base.space.channels, base.space.factor, base.space.scaling_factor):
         return False
-    file = vae_sha256(base.name)
+    file = vae_sha256(base)
     return file == latents["vae_sha256"] if file is not None else latents["base"] == base.name
 
 

@@ -39,6 +39,12 @@ class SampleConfig:
     base: str | None = None
     """The locked model, if it is not the one that the run names."""
 
+    vae: str | None = None
+    """VAE to use instead of the base's: folder, or name on the hub."""
+
+    base_lora: str | None = None
+    """File with a LoRA (.safetensors) that is added to the base: `pip install controlset[lora]`."""
+
     negative_prompt: str = ""
     """What to keep away from."""
 
@@ -93,6 +99,10 @@ class SampleConfig:
     offline: bool = False
     """Never touch the network."""
 
+    trust_model: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")] = ()
+    """Models that may be loaded although only the run names them (hub names or folders). Those that
+    are ours by default need not be named."""
+
     def __post_init__(self) -> None:
         for name in ("steps", "count", "batch_size"):
             need(getattr(self, name) >= 1, f"--{name.replace('_', '-')}", "1 or more", 0)
@@ -109,6 +119,9 @@ class SampleConfig:
         strength = self.strength
         need(strength is None or 0 < strength <= 1, "--strength", "more than 0, up to 1", strength)
         given = self.init_image is not None
+        some = int(self.steps * (strength or 1)) >= 1
+        rule = f"at least one of {self.steps} steps: {1 / self.steps:.3g} or more"
+        need(some, "--strength", rule, strength)
         need(given or self.mask is None, "--mask", "an --init-image", "none")
         need(given or strength is None, "--strength", "an --init-image", "none")
 

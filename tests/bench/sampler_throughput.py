@@ -60,7 +60,8 @@ def ours(options: argparse.Namespace) -> Callable[[], Sequence[np.ndarray]]:
     """What draws a batch."""
     import torch
 
-    from controlnet.architecture.backbone import load_base, load_control
+    from controlnet.architecture.backbone import load_base
+    from controlnet.architecture.control_files import load_control
     from controlnet.architecture.sampling import SampleOptions
     from controlnet.evaluator.sampler import Request, Sampler
 

@@ -11,9 +11,9 @@ from controlnet.architecture.backbone import (
     fingerprint,
     fits,
     load_base,
-    load_control,
     new_control,
 )
+from controlnet.architecture.control_files import load_control
 from schemas.errors import ConfigError
 from tests.controlnet.tiny_bases import (
     HINT_WIDTHS,
@@ -100,7 +100,7 @@ def test_a_controlnet_for_bgr_maps_hears_them_as_diffusers_does(saved):
         theirs = model(*given.diffusers, return_dict=False)[1]
         ours = load_control(folder)(*given.ours).middle
     assert (as_rgb - theirs).abs().max() > 0.01
-    assert (ours - theirs).abs().max() <= 1e-6
+    assert (ours - theirs).abs().max() <= 1e-5  # channels are summed in another order
 
 
 def test_a_pooled_controlnet_stays_pooled(tmp_path):

@@ -7,7 +7,8 @@ import torch
 from diffusers import StableDiffusionControlNetPipeline
 from safetensors import safe_open
 
-from controlnet.architecture.backbone import fingerprint, load_base, load_control
+from controlnet.architecture.backbone import fingerprint, load_base
+from controlnet.architecture.control_files import load_control
 from controlnet.architecture.unet import Prompt
 from schemas.dataset import open_dataset
 from tests.controlnet.tiny_runs import WEIGHTS, base, data, diffusers_control, trained

@@ -1,0 +1,138 @@
+"""Half precision changes pictures by noise, never to black; a black one is no result."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from controlnet.architecture.backbone import load_base
+from controlset.cli import main
+from schemas.errors import ConfigError
+from tests.controlnet.tiny_bases import one_thread  # noqa: F401
+from tests.controlnet.tiny_runs import changed_base, trained
+
+LARGEST = 65504  # of float16
+
+
+def louder(weights):
+    """The same pictures, over values beyond float16: the decoder's norms divide them again."""
+    for name in ("decoder.conv_in.weight", "decoder.conv_in.bias"):
+        weights[name] = weights[name] * 1e6
+    for name in ("encoder.conv_in.weight", "encoder.conv_in.bias"):
+        weights[name] = weights[name] * 1e6
+    return weights
+
+
+@pytest.fixture(scope="module")
+def loud(tmp_path_factory):
+    return changed_base(tmp_path_factory.mktemp("bases") / "loud", "vae", louder)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, loud):
+    """Trained for a step on it, with a probe, in bf16."""
+    return trained(tmp_path_factory.mktemp("runs") / "run", steps=1, base=str(loud))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_vae_keeps_its_precision_inside_autocast(loud, dtype):
+    base = load_base(str(loud), text=False, offline=True)
+    rng = torch.Generator().manual_seed(0)
+    latent, picture = torch.randn(1, 4, 16, 16, generator=rng), torch.rand(1, 3, 64, 64)
+    inner = []
+    hook = base.vae.decoder.conv_in.register_forward_hook(lambda *given: inner.append(given[2]))
+    pictures, moments = base.pictures(latent), base.moments(picture)
+    hook.remove()
+    assert inner[0].abs().max() > LARGEST
+    assert pictures.std() > 0.01
+    with torch.autocast("cpu", dtype=dtype):
+        assert torch.equal(base.pictures(latent), pictures)
+        assert torch.equal(base.moments(picture), moments)
+
+
+def drawn(run, output, *words, steps=2):
+    hint = output.with_name("hint.png")
+    Image.fromarray(np.eye(64, dtype=np.uint8) * 255).save(hint)
+    given = ["--run", str(run), "--hint", str(hint), "--prompt", "a red star", "--device", "cpu"]
+    status = main(["sample", *given, "--output", str(output), "--steps", str(steps), *words])
+    return status, output
+
+
+def test_half_precision_differs_by_noise_and_not_by_blackness(run, tmp_path, capsys):
+    pictures = {}
+    for precision in ("fp32", "fp16"):
+        status, path = drawn(run, tmp_path / f"{precision}.png", "--precision", precision)
+        assert status == 0, capsys.readouterr().err
+        pictures[precision] = np.asarray(Image.open(path)).astype(int)
+    assert pictures["fp32"].std() > 5
+    assert 0 < abs(pictures["fp16"] - pictures["fp32"]).mean() < 2
+
+
+def nan(weights):
+    return {**weights, "decoder.conv_out.bias": torch.full((3,), torch.nan)}
+
+
+def black(weights):
+    return {
+        **weights,
+        "decoder.conv_out.weight": torch.zeros_like(weights["decoder.conv_out.weight"]),
+        "decoder.conv_out.bias": torch.full((3,), -2.0),
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (nan, "sampling: need finite pictures, got NaN or infinity"),
+        (black, "need a picture, got one colour all over (0, 0, 0) (seed 0)"),
+    ],
+)
+def test_a_picture_of_nan_or_of_one_colour_is_an_error(run, tmp_path, capsys, change, said):
+    other = changed_base(tmp_path / "base", "vae", change)
+    status, path = drawn(run, tmp_path / "a.png", "--base", str(other))
+    error = capsys.readouterr().err
+    assert status == 2
+    assert said in error
+    assert error.count("\n") == 1
+    assert not path.exists()
+
+
+def test_a_probe_decodes_in_full_precision_too(loud, tmp_path):
+    """With autocast around the VAE, every sampled picture of a probe would be NaN."""
+    for precision in ("bf16", "fp32"):
+        run = trained(
+            tmp_path / precision, steps=1, base=str(loud), precision=precision, probe_every=1
+        )
+        (strip, *_) = sorted((run / "samples").rglob("*.png"))
+        assert np.asarray(Image.open(strip)).std() > 5
+
+
+def test_strength_that_leaves_no_step_is_refused(run, tmp_path, capsys):
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(photo)
+    for words in (["--strength", "0.4"], ["--strength", "0.1"]):
+        status, _ = drawn(run, tmp_path / "a.png", "--init-image", str(photo), *words)
+        assert status == 2
+        assert "--strength: need at least one of 2 steps: 0.5 or more" in capsys.readouterr().err
+    status, path = drawn(run, tmp_path / "a.png", "--init-image", str(photo), "--strength", "0.5")
+    assert (status, path.exists()) == (0, True)
+
+
+def test_the_default_strength_of_one_step_is_refused_too(run, tmp_path, capsys):
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(photo)
+    status, _ = drawn(run, tmp_path / "a.png", "--init-image", str(photo), steps=1)
+    assert status == 2
+    assert "--strength: need at least one" in capsys.readouterr().err
+
+
+def test_sampling_says_itself_when_no_step_is_left():
+    from controlnet.architecture.sampling import Painted, SampleOptions, _timesteps
+
+    class Steps:
+        timesteps, order = torch.arange(4), 1
+
+    with pytest.raises(ConfigError, match=r"--strength: need at least one step, got 0.2 of 4"):
+        _timesteps(
+            Steps(), SampleOptions(steps=4, strength=0.2), Painted(latent_BCHW=torch.zeros(1))
+        )
