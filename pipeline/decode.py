@@ -144,16 +144,16 @@ def _from_pillow(header: Header, smallest_useful: SmallestUseful) -> DecodedImag
         check_jpeg(header)
     with guarded(pixels):
         picture.load()
-        _tell_colors(picture, header)
+        colors = _with_told_colors(picture, header)
         is_plain = (
             header.format in {"PNG", "WEBP"}
             and picture.mode in {"RGB", "L"}
             and not picture.has_transparency_data
-            and not needs_profile(picture)
+            and not needs_profile(colors)
             and not header.several
             and not stored_as.raw_mode.startswith("RGB;16")
         )
-        rgb = _to_srgb_in_bands(picture, stored_as)
+        rgb = _to_srgb_in_bands(colors, stored_as)
     return _upright(header, rgb, orientation, is_plain=is_plain)
 
 
@@ -188,13 +188,18 @@ def _reduce(picture: ImageFile.ImageFile, header: Header, smallest_useful: Small
     picture.reduce = levels  # type: ignore[method-assign]  # a setting, in this plug-in
 
 
-def _tell_colors(picture: Image.Image, header: Header) -> None:
-    """Give the picture the profile that its file spells in numbers."""
+def _with_told_colors(picture: Image.Image, header: Header) -> Image.Image:
+    """The picture with the profile that its file spells in numbers."""
     if header.coding is None or picture.mode not in KNOWN_MODES:
-        return
-    profile = profile_of(header.coding, is_grey=picture.mode in GREY_MODES)
-    if profile is not None:
-        picture.info["icc_profile"] = profile
+        return picture
+    is_deep = picture.mode.startswith("I;16")
+    profile = profile_of(header.coding, is_grey=is_deep)
+    if profile is None:
+        return picture
+    if picture.mode in GREY_MODES and not is_deep:  # three curves are exact, one is interpolated
+        picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    picture.info["icc_profile"] = profile
+    return picture
 
 
 def _turn(rgb: RgbU8, orientation: int) -> RgbU8:

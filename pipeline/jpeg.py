@@ -13,6 +13,8 @@ from schemas.errors import Reason, Rejected
 from schemas.picture_headers import Header
 from schemas.pictures import guarded
 
+_HOLE = bytes(14)
+_NOT_SEQUENTIAL = frozenset({0xC2, 0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xD0)} - {0xCC})
 _SURPLUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _LOST = re.compile(r"Corrupt JPEG data|Premature end|Inconsistent progression")
 _HARMLESS = re.compile(r"Invalid SOS parameters|Unknown Adobe|JFIF")
@@ -42,6 +44,8 @@ def check_jpeg(header: Header) -> None:
 
 
 def _decoded(header: Header, scale: int, colors: str) -> np.ndarray:
+    if _has_hole(header.lean, header.channels):
+        raise Rejected(Reason.DAMAGED, "a hole of zeros in the data of its pixels")
     raw, is_strict = header.lean, True
     while True:
         try:
@@ -77,3 +81,47 @@ def _without_padding(raw: bytes, message: str) -> bytes | None:
     start = end - int(surplus[1])
     filled = set(raw[start:end])
     return raw[:start] + raw[end:] if filled <= {0} or filled <= {0xFF} else None
+
+
+def _has_hole(raw: bytes, channels: int) -> bool:
+    """Whether zeros stand where pixels should, and no picture could have made them.
+
+    Zeros alone are the first code of a Huffman table. In the standard's one for brightness it is a
+    coefficient of -1, so that a hole would be over thirty of them in a row; where it means that the
+    rest of a block is empty, it may be a flat area. Files whose disk lost a sector have holes, and
+    libjpeg decodes them without a word.
+
+    Cost: 0.02 ms for 150 kB.
+    """
+    at = raw.find(_HOLE)
+    if at < 0:
+        return False
+    scan = _first_scan(raw)
+    at = raw.find(_HOLE, scan)
+    end = raw.find(b"\xff\xd9", scan)
+    if at < 0 or at > end or not raw[at:end].strip(b"\0"):  # behind or just before the end mark
+        return False
+    return raw[scan + 4] == channels and bool(_first_symbol(raw, scan) & 15)
+
+
+def _first_scan(raw: bytes) -> int:
+    at = 2
+    while raw[at + 1] != 0xDA:
+        at += 2 + int.from_bytes(raw[at + 2 : at + 4], "big")
+    return at
+
+
+def _first_symbol(raw: bytes, scan: int) -> int:
+    """Of the first AC table before the first scan; 0 if the picture is progressive."""
+    at = 2
+    while at < scan:
+        end = at + 2 + int.from_bytes(raw[at + 2 : at + 4], "big")
+        if raw[at + 1] in _NOT_SEQUENTIAL:
+            return 0
+        table = at + 4
+        while raw[at + 1] == 0xC4 and table + 17 < end:
+            if raw[table] == 0x10:
+                return raw[table + 17]
+            table += 17 + sum(raw[table + 1 : table + 17])
+        at = end
+    return 0

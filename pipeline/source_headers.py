@@ -119,6 +119,7 @@ def _tiff(raw: bytes) -> Header:
     lean = bytearray(raw)
     tags: dict[int, int] = {}
     pointed = 0
+    is_raw = raw[8:10] == b"CR"
     try:
         (start,) = struct.unpack_from(order + form, raw, 8 if is_big else 4)
         (count,) = struct.unpack_from(order + ("Q" if is_big else "H"), raw, start)
@@ -128,6 +129,7 @@ def _tiff(raw: bytes) -> Header:
         for number in range(count):
             at = first + entry_bytes * number
             tag, kind, values = struct.unpack_from(order + "HH" + form, raw, at)
+            is_raw = is_raw or tag == _RAW_CAMERA_TAG
             each = _TYPE_BYTES.get(kind) or _BIG_TYPE_BYTES.get(kind, 1)
             if tag in _FOREIGN_TAGS:
                 # Another, unknown tag with one byte inside.
@@ -146,7 +148,7 @@ def _tiff(raw: bytes) -> Header:
         raise Rejected(Reason.TRUNCATED, "a TIFF that ends before its directory does") from error
     if pointed > _MOST_TAG_BYTES:
         raise Rejected(Reason.CORRUPT, f"a TIFF directory that points to {pointed:,} bytes")
-    if _RAW_CAMERA_TAG in tags or tags.get(254, 0) & 1 or raw[8:10] == b"CR":
+    if is_raw or tags.get(254, 0) & 1:
         raise Rejected(
             Reason.NOT_AN_IMAGE, "a camera's raw file, which starts with a thumbnail; develop it"
         )

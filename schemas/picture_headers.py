@@ -271,6 +271,8 @@ def _png(raw: bytes) -> Header:
     else:
         raise Rejected(Reason.CORRUPT, f"a PNG of more than {_MOST_PARTS} chunks")
     width, height = struct.unpack(">II", told.get(b"IHDR", b"")[:8].rjust(8, b"\0"))
+    if told.get(b"IHDR", b"")[9:10] == b"\3" and b"PLTE" not in told:
+        raise Rejected(Reason.CORRUPT, "a PNG of a palette that is not there")
     return Header(
         format="PNG",
         width=width,
