@@ -27,6 +27,10 @@ from schemas.errors import ConfigError
 from schemas.pixels import MapU8, RgbU8
 
 _GAP_PX = 4
+_KINDS = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+_LOSSLESS = {"JPEG": {"subsampling": 0}, "WEBP": {"lossless": True}}
+_QUALITY = 95
+_DESCRIPTION = 0x010E  # EXIF's
 _IMG2IMG_STRENGTH = 0.8  # diffusers' default
 
 
@@ -218,24 +222,34 @@ def _stored(
     for number, (request, picture) in enumerate(zip(requests, pictures, strict=True)):
         name = f"{request.key}-{number % config.count}.png"
         paths.append(_saved(config.output / name, picture, _recipe(config, request)))
-    return [*paths, _saved(config.output / "grid.png", _grid(rows, pictures), PngInfo())]
+    return [*paths, _saved(config.output / "grid.png", _grid(rows, pictures), None)]
 
 
-def _recipe(config: SampleConfig, request: Request) -> PngInfo:
+def _recipe(config: SampleConfig, request: Request) -> str:
     """What the picture was made with, as the file's text."""
     values = {
         **{name: str(value) for name, value in dataclasses.asdict(config).items()},
         "prompt": request.prompt,
         "seed": str(request.seed),
     }
-    info = PngInfo()
-    info.add_itxt("controlset", json.dumps(values))
-    return info
+    return json.dumps(values)
 
 
-def _saved(path: Path, picture: np.ndarray, info: PngInfo) -> Path:
+def _saved(path: Path, picture: np.ndarray, recipe: str | None) -> Path:
+    """Write a picture in the format that its name says, with its recipe inside."""
+    image, options = Image.fromarray(picture), {}
+    kind = _KINDS.get(path.suffix.lower(), "PNG")
+    if kind == "PNG":
+        options["pnginfo"] = info = PngInfo()
+        if recipe is not None:
+            info.add_itxt("controlset", recipe)
+    else:
+        exif = image.getexif()
+        if recipe is not None:
+            exif[_DESCRIPTION] = recipe
+        options.update(exif=exif, quality=_QUALITY, **_LOSSLESS.get(kind, {}))
     temporary = path.with_name(f".{path.name}.tmp")
-    Image.fromarray(picture).save(temporary, "PNG", pnginfo=info)
+    Image.fromarray(picture).save(temporary, kind, **options)
     os.replace(temporary, path)
     return path
 

@@ -25,7 +25,8 @@ class SampleConfig:
     together: then give a hint for each, in the same order."""
 
     hint: Annotated[tuple[Path, ...], _FILES]
-    """Condition maps. Of one run, each is a picture to draw; of several, one for each run."""
+    """Condition maps. Of one run, each is a picture to draw; of several, one for each run. What is
+    transparent counts as black."""
 
     prompt: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT [TEXT ...]")] = ("",)
     """One for all pictures, or one for each."""
@@ -79,7 +80,7 @@ class SampleConfig:
     """How much of it goes: 0 to 1. Default: 0.8; 1 with a mask."""
 
     mask: Path | None = None
-    """What is white is painted anew, the rest of the initial picture stays."""
+    """What is white is painted anew; what is black or transparent stays."""
 
     count: int = 1
     """Pictures of each hint, each of the next seed."""
@@ -124,6 +125,10 @@ class SampleConfig:
         need(some, "--strength", rule, strength)
         need(given or self.mask is None, "--mask", "an --init-image", "none")
         need(given or strength is None, "--strength", "an --init-image", "none")
+        suffix = self.output.suffix.lower()
+        if rows * self.count == 1 and suffix:
+            rule = "a folder, or a name that ends in .png, .jpg or .webp"
+            need(suffix in {".png", ".jpg", ".jpeg", ".webp"}, "--output", rule, self.output)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from controlnet.evaluator.sampler import seed_of
+from controlset import drawing
 from controlset.cli import main
 from schemas.dataset import open_dataset
 from schemas.pixels import decode_stored_map
@@ -51,6 +52,27 @@ def test_one_map_gives_one_picture_with_its_recipe(capsys, tmp_path, run, maps):
         recipe = json.loads(picture.text["controlset"])
         assert picture.size == (64, 64)
     assert (recipe["prompt"], recipe["seed"], recipe["steps"]) == ("a red star", "7", "2")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("a.jpg", "JPEG"), ("a.JPEG", "JPEG"), ("a.webp", "WEBP"), ("a.png", "PNG")]
+)
+def test_a_file_holds_the_format_that_its_name_says(tmp_path, name, kind):
+    rgb = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    path = drawing._saved(tmp_path / name, rgb, '{"prompt": "a red star"}')
+    with Image.open(path) as picture:
+        assert picture.format == kind
+        text = picture.text["controlset"] if kind == "PNG" else picture.getexif()[0x010E]
+    assert json.loads(text) == {"prompt": "a red star"}
+    difference = np.abs(pixels(path).astype(int) - rgb)
+    assert difference.max() == 0 if kind != "JPEG" else difference.mean() < 6
+
+
+def test_a_file_of_no_picture_format_is_refused_before_anything_is_loaded(capsys, tmp_path):
+    given = ["--run", "none", "--hint", "none.png", "--output", tmp_path / "x.bmp"]
+    status, _, err = sampled(capsys, *given)
+    assert status == 2
+    assert "--output: need a folder, or a name that ends in .png, .jpg or .webp" in err
 
 
 def test_several_maps_and_seeds_give_a_folder_and_a_grid(capsys, tmp_path, run, maps):
