@@ -10,7 +10,8 @@ import skimage
 from PIL import Image
 
 from pipeline.decode import DecodeLimits, decode
-from pipeline.formats import PICTURE_SUFFIXES, looks_like_picture
+from pipeline.formats import looks_like_picture
+from pipeline.sources.names import IMAGE_SUFFIXES
 from schemas.errors import Reason, Rejected
 
 LIMITS = DecodeLimits(max_pixels=4_000_000, min_side=1, max_aspect=100.0)
@@ -104,7 +105,7 @@ def test_a_picture_is_known_by_its_first_bytes_and_decoded(suffix):
     raw = encoded(Image.fromarray(skimage.data.chelsea()[:64, :64].copy()), kind, **options)
     assert looks_like_picture(raw[:32])
     assert decoded(raw).rgb.shape == (64, 64, 3)
-    assert f".{suffix}" in PICTURE_SUFFIXES
+    assert f".{suffix}" in IMAGE_SUFFIXES
 
 
 @pytest.mark.parametrize(
