@@ -24,11 +24,6 @@ _BOX = box.SIMPLE_HEAD  # without lines between columns, so that names fit into 
 # What the same annotator needs if more is asked of it.
 _VARIANTS: Sequence[tuple[str, str, Mapping[str, Any]]] = (
     ("depth", "--depth-model midas", {"depth_model": "midas"}),
-    (
-        "depth",
-        "--depth-model Intel/dpt-hybrid-midas",
-        {"depth_model": "Intel/dpt-hybrid-midas"},
-    ),
     ("pose", "--pose hands face", {"pose": ("hands", "face"), "pose_model": "openpose"}),
     (
         "pose",

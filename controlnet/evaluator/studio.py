@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,14 @@ from schemas.errors import ConfigError
 from schemas.pixels import RgbU8
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_KNOWN_BASES = {
+    "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "stabilityai/stable-diffusion-2-1",
+    "stabilityai/stable-diffusion-2-1-base",
+    "stabilityai/stable-diffusion-xl-base-1.0",
+}
+"""Those that a run may name without surprise."""
 
 
 class Studio:
@@ -129,19 +138,32 @@ class Studio:
         """The base of a run, in its place."""
         name = self.base_of(place)
         if self._base is None or self._base[0] != name:
-            base = load_base(
-                name,
-                dtype=DTYPES[self.precision],
-                offline=self._offline,
-                other_vae=self._vae,
-                lora=self._lora,
-            )
+            base = self._loaded(name, place)
             assert base.text is not None
             assert base.vae is not None
             for module in (base.unet, base.vae, *base.text.models):
                 module.to(self.device)
             self._base, self._sampler = (name, base), None
         return self._base[1]
+
+    def _loaded(self, name: str, place: RunPlace) -> Base:
+        """The base; one that only the run names, perhaps a stranger's, is not fetched for that."""
+        fetched = self._asked is not None or name in _KNOWN_BASES
+        try:
+            return load_base(
+                name,
+                dtype=DTYPES[self.precision],
+                offline=self._offline or not fetched,
+                other_vae=self._vae,
+                lora=self._lora,
+            )
+        except ConfigError as error:
+            if fetched or self._offline or Path(name).exists():
+                raise
+            raise ConfigError(
+                f"--run {place.path}: need a base that is here, got {name!r} from the run alone, "
+                f"and it was not fetched; if you trust it, say --base {shlex.quote(name)}"
+            ) from error
 
 
 def floors_of(
@@ -169,13 +191,15 @@ def record_of_run(place: RunPlace, base: str) -> dict[str, Any]:
 
 
 def _trained_on(place: RunPlace) -> str | None:
-    config = _read(place.path / "config.json").get("config", {})
-    return config.get("base") or told_by(place, "base")
+    config = _read(place.path / "config.json").get("config")
+    name = config.get("base") if isinstance(config, Mapping) else None
+    return name if isinstance(name, str) and name else told_by(place, "base")
 
 
 def _read(path: Path) -> Mapping[str, Any]:
     with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found if isinstance(found, Mapping) else {}
     return {}
 
 

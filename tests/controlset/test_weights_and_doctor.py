@@ -54,7 +54,7 @@ def test_the_list_has_every_annotator_with_licence_size_and_state(capsys, tmp_pa
 def test_the_list_follows_the_options(capsys):
     _, out, _ = in_process(capsys, "weights", "list", "depth", "--depth-model", "midas")
     assert "dpt_hybrid-midas-501f0c75.pt" in out
-    assert "Intel" not in out
+    assert "Depth-Anything" not in out
     assert "hed" not in out
 
 

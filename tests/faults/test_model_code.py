@@ -274,3 +274,33 @@ def test_a_record_of_a_stranger_is_one_line():
         with pytest.raises(ConfigError) as caught:
             spec_from_record("depth", {**record, "parameters": parameters})
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("named", "given", "fetched"),
+    [
+        ("stranger/base", None, False),
+        ("stabilityai/stable-diffusion-2-1", None, True),
+        ("stranger/base", "stranger/base", True),
+    ],
+)
+def test_a_base_that_only_a_run_names_is_not_fetched(
+    made, tmp_path, monkeypatch, named, given, fetched
+):
+    from controlnet.evaluator.cells import places_of
+    from controlnet.evaluator.studio import Studio
+
+    run = shutil.copytree(made / "run", tmp_path / "run")
+    (run / "config.json").write_text(json.dumps({"config": {"base": named}}))
+    asked = []
+
+    def load(name, **options):
+        asked.append((name, not options["offline"]))
+        raise ConfigError(f"--base {name}: none here")
+
+    monkeypatch.setattr("controlnet.evaluator.studio.load_base", load)
+    studio = Studio(base=given, precision="fp32", offline=False, device="cpu")
+    with pytest.raises(ConfigError) as caught:
+        studio.check(places_of([str(run)]))
+    assert asked == [(named, fetched)]
+    assert ("if you trust it, say --base stranger/base" in str(caught.value)) is not fetched
