@@ -136,8 +136,13 @@ def spec_from_record(condition: str, record: Mapping[str, Any]) -> Spec:
 
     Raises:
         ConfigError: nobody provides this condition, or only at another revision, or the record is
-            none of ours.
+            none of ours; or its maps were imported.
     """
+    if is_imported(record):
+        raise ConfigError(
+            f"{condition}: need an annotator, but its maps were imported "
+            f"({record['parameters']['imported']}); nothing can draw them again"
+        )
     kind = _kind_of(condition)
     revision, parameters = record.get("revision"), record.get("parameters")
     if kind.revision != revision:
@@ -171,6 +176,12 @@ def need_known_models(spec: Spec, trusted: Collection[str]) -> None:
                 f"and it was not loaded; if you trust it, say --trust-model "
                 f"{shlex.quote(one.hub_id)}"
             )
+
+
+def is_imported(record: Mapping[str, Any]) -> bool:
+    """Whether a condition's maps came with the source, so that no annotator drew them."""
+    parameters = record.get("parameters")
+    return isinstance(parameters, Mapping) and "imported" in parameters
 
 
 def record_of(spec: Spec, weights: Sequence[WeightsRecord] = ()) -> dict[str, Any]:

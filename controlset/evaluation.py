@@ -14,6 +14,7 @@ from annotators.networks import reference
 from annotators.options import EyeOptions
 from annotators.protocol import Annotation, Spec
 from annotators.registry import (
+    is_imported,
     need_known_models,
     record_of,
     spec_from_record,
@@ -140,9 +141,14 @@ def _eye(
         return _kornia(), False
     device = resolve_device(config.device)
     runtime = Runtime(device=device, weights=config.weights, offline=config.offline)
-    drew = spec_from_record(condition, record)
+    drew = None if is_imported(record) else spec_from_record(condition, record)
     if config.judge or (config.preset == "cnpp" and condition in _CNPP):
         spec = _asked(config, condition)
+    elif drew is None:
+        raise ConfigError(
+            f"{config.data}: need an annotator that judges {condition}, whose maps were imported; "
+            "say one with --judge, e.g. --judge hed hed-mode=scribble"
+        )
     else:
         need_known_models(drew, config.trust_model)
         spec = drew

@@ -6,7 +6,7 @@ import numpy as np
 
 from annotators.border import inside_borders
 from annotators.protocol import Annotation
-from annotators.registry import need_known_models, spec_from_record
+from annotators.registry import is_imported, need_known_models, spec_from_record
 from annotators.runtime import Runtime
 from controlnet.evaluator.scorers import scorer_of
 from controlnet.evaluator.scores import Seen
@@ -31,7 +31,7 @@ def judge_of(
     Returns:
         The first score of `controlset evaluate` in which higher is better, by the data set's own
         annotator and parameters: edge F1, MS-SSIM, delta of depth. None for coloured maps, whose
-        scores need more than pixels.
+        scores need more than pixels, and for imported ones, which no annotator drew.
 
     Raises:
         ConfigError: the annotator or its weights are not here.
@@ -39,6 +39,8 @@ def judge_of(
     dataset = open_dataset(data)
     records = dataset.manifest.annotators
     if condition not in records or records[condition]["hint_mode"] not in _BY_PIXELS:
+        return None
+    if is_imported(records[condition]):
         return None
     spec = spec_from_record(condition, records[condition])
     need_known_models(spec, trusted)

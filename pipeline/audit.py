@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from annotators.protocol import Annotation, Spec, weights_of
-from annotators.registry import need_known_models, spec_from_record
+from annotators.registry import is_imported, need_known_models, spec_from_record
 from annotators.runtime import Runtime
 from annotators.weights import record_of_weights
 from pipeline.annotate import Eye, annotate, eye_of, stat_columns
@@ -47,7 +47,7 @@ class Auditor:
         latents: Mapping[str, Any] | None = None,
         trusted: Collection[str] = (),
     ) -> None:
-        """Load every annotator that can be had; the others are named in `not_audited`.
+        """Load every annotator that can be had; others are named in `not_audited`, but for imports.
 
         Args:
             records: the manifest's, condition -> record.
@@ -61,7 +61,8 @@ class Auditor:
         self.loaded: dict[str, tuple[Spec, Eye[Annotation]]] = {}
         if runtime is not None:
             for condition, record in records.items():
-                self._load(condition, record, runtime)
+                if not is_imported(record):  # its maps came with the source: checked as pictures
+                    self._load(condition, record, runtime)
 
     def _load(self, condition: str, record: Mapping[str, Any], runtime: Runtime) -> None:
         try:

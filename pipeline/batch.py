@@ -17,12 +17,13 @@ from pipeline.caption import add_captions
 from pipeline.decode import DecodedImage, DecodeLimits, decode
 from pipeline.encode import encode_image, is_lossless
 from pipeline.geometry import Geometry, apply_geometry, plan_geometry, smallest_useful_size
+from pipeline.imported import ImportedCondition, decode_map, encode_imported, fitted
 from pipeline.job import Job
 from pipeline.options import GenerateConfig
 from pipeline.progress import Stopwatch
 from pipeline.sources import RawImage
 from schemas.border import border_of
-from schemas.errors import Rejected
+from schemas.errors import Reason, Rejected
 from schemas.ledger import CaptionCounts, Counts, Unused
 from schemas.picture_headers import without_trailer
 from schemas.pixels import RgbU8, decode_stored_rgb
@@ -64,6 +65,7 @@ class _Stored:
     extension: str
     rgb: RgbU8
     geometry: Geometry
+    decoded_size: tuple[int, int]  # (width, height) that the geometry was planned for, px
     original_width: int
     original_height: int
 
@@ -105,6 +107,10 @@ def make_batch(
         rejects.extend(add_captions(rows, images, captioner, watch))
     for spec in job.specs:
         rejects.extend(add_maps(rows, images, spec, annotators[spec.name], watch))
+    for condition in job.imports:
+        for row, one in zip(rows, stored, strict=True):
+            with watch.stage("import"):
+                rejects.extend(_import_map(row, one, condition, job.config.max_pixels))
     return BatchResult(
         rows=rows,
         rejects=rejects,
@@ -216,6 +222,7 @@ def _store(
         extension=extension,
         rgb=rgb,
         geometry=geometry,
+        decoded_size=(width, height),
         original_width=decoded.original_width,
         original_height=decoded.original_height,
     )
@@ -265,6 +272,24 @@ def _base_row(one: _Stored) -> Row:
         "pad_right": one.geometry.pad_right,
         "pad_bottom": one.geometry.pad_bottom,
     }
+
+
+def _import_map(
+    row: Row, one: _Stored, condition: ImportedCondition, max_pixels: int
+) -> list[RejectRow]:
+    """Add an imported condition's column; the reject if its map cannot be used."""
+    row[condition.name] = None
+    found = one.source.maps.get(condition.name)
+    try:
+        if not isinstance(found, bytes):
+            raise found or Rejected(Reason.MAP_MISSING, "the source has none")
+        pixels = decode_map(found, max_pixels=max_pixels)
+        pixels = fitted(pixels, one.geometry, one.decoded_size, condition)
+    except Rejected as rejected:
+        return [_reject(one.ref, "import", rejected, kind=condition.name)]
+    png = encode_imported(pixels, condition)
+    row[condition.name] = {"bytes": png, "path": f"{row['key']}.png"}
+    return []
 
 
 def _caption_reject(one: _Stored) -> list[RejectRow]:

@@ -14,6 +14,7 @@ from annotators.protocol import CaptionSpec, Spec, weights_of
 from annotators.registry import record_of, record_of_captioner
 from annotators.runtime import Runtime, resolve_device
 from annotators.weights import WeightsRecord
+from pipeline.imported import ImportedCondition
 from pipeline.options import GenerateConfig
 from pipeline.sources import SourceSpec
 from schemas.triple import SCHEMA_VERSION, Condition, triple_schema
@@ -35,6 +36,7 @@ class Job:
     specs: tuple[Spec, ...]
     captioner: CaptionSpec | None = None
     latents: LatentSpec | None = None
+    imports: tuple[ImportedCondition, ...] = ()
     weights: Mapping[str, tuple[WeightsRecord, ...]] = dataclasses.field(default_factory=dict)
 
     @property
@@ -71,7 +73,8 @@ class Job:
     @property
     def annotators(self) -> dict[str, Any]:
         """Condition -> everything that is known about its annotator."""
-        return {spec.name: record_of(spec, self.weights.get(spec.name, ())) for spec in self.specs}
+        drawn = {spec.name: record_of(spec, self.weights.get(spec.name, ())) for spec in self.specs}
+        return drawn | {one.name: one.record for one in self.imports}
 
     @property
     def captioner_record(self) -> dict[str, Any] | None:
@@ -100,6 +103,7 @@ class Job:
     def schema(self) -> pa.Schema:
         """Arrow schema of the shards."""
         conditions = [Condition(name=spec.name, stats=spec.stats) for spec in self.specs]
+        conditions += [Condition(name=one.name, stats={}) for one in self.imports]
         return triple_schema(conditions, self.footer)
 
 

@@ -20,6 +20,7 @@ from annotators.runtime import Runtime
 from pipeline import dataflow, object_stores, portable
 from pipeline.claim import check_identity, claimed
 from pipeline.display import shards_text, show_result, watched
+from pipeline.imported import resolve_imports
 from pipeline.job import Job
 from pipeline.options import GenerateConfig
 from pipeline.plan import lay_out, split_of
@@ -115,7 +116,14 @@ def resolve(config: GenerateConfig, *, download: bool = True) -> Job:
         check_place(place.removeprefix("file://"))
     specs = specs_of(config)
     captioner = captioner_of(config.captioner, config) if config.captioner else None
-    job = Job(config=config, specs=specs, captioner=captioner, source=resolve_source(config))
+    source = resolve_source(config)
+    job = Job(
+        config=config,
+        specs=specs,
+        captioner=captioner,
+        source=source,
+        imports=resolve_imports(source, max_pixels=config.max_pixels),
+    )
     _check_apart(job)
     if not _names_runner(config):
         _ = job.runtime  # a device that is asked for and absent is refused here, not by a worker

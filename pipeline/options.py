@@ -69,6 +69,11 @@ class GenerateConfig(EyeOptions):
     image_column: str | None = None
     """Parquet column that holds the image; needed only where there are several."""
 
+    import_condition: tuple[str, ...] = ()
+    """Conditions whose maps the source brings along: NAME=TEMPLATE of files beside the pictures,
+    e.g. `scribble=source/{name}.png` ({name}, {stem} with folders, {folder}), or
+    NAME=column:COLUMN of Parquet, or of prompt.json or metadata.jsonl."""
+
     source_format: SourceFormat = "auto"
     """auto: whichever is there; needed only where there are several kinds."""
 
@@ -128,7 +133,12 @@ class GenerateConfig(EyeOptions):
         EyeOptions.__post_init__(self)
         need(bool(self.output), "--output", "a folder", self.output)
         need(bool(self.source), "SOURCE", "a folder, glob, tar or Parquet file", self.source)
-        need(bool(self.conditions), "--conditions", "at least one", self.conditions)
+        need(
+            bool(self.conditions or self.import_condition),
+            "--conditions",
+            "at least one, or --import-condition",
+            self.conditions,
+        )
         need(
             8 <= self.resolution <= 8192 and self.resolution % 8 == 0,
             "--resolution",
@@ -213,6 +223,8 @@ class GenerateConfig(EyeOptions):
             del recipe["pad_color"]
         if self.caption_list == "first":
             del recipe["caption_list"]
+        if not self.import_condition:
+            del recipe["import_condition"]
         return recipe
 
 

@@ -121,7 +121,7 @@ def hash_of_references(plan: ShardPlan) -> str:
     return digest.hexdigest()
 
 
-_LATER_FIELDS = ("more_captions", "caption_problem", "caption_was_list")
+_LATER_FIELDS = ("more_captions", "caption_problem", "caption_was_list", "maps")
 
 
 def _unrooted(ref: ImageRef) -> ImageRef:
@@ -134,6 +134,10 @@ def _unrooted(ref: ImageRef) -> ImageRef:
         more_captions=tuple(
             dataclasses.replace(more, place=dataclasses.replace(more.place, uri=""))
             for more in ref.more_captions
+        ),
+        maps=tuple(
+            (name, None if place is None else dataclasses.replace(place, uri=""))
+            for name, place in ref.maps
         ),
     )
 

@@ -29,6 +29,8 @@ ADVICE: Mapping[str, str] = {
     Reason.NO_PERSON: "Nobody was found; the pose is null. --keep-empty-pose stores a black map.",
     Reason.NOT_FINITE: "The network gave NaN for this image. Try --precision fp32.",
     Reason.BAD_MAP: "The annotator gave a map of another size or type: a bug in it.",
+    Reason.MAP_MISSING: "No condition image where --import-condition says; its column is null.",
+    Reason.MAP_MISFIT: "The condition image has another aspect than its picture: not its own?",
     Reason.ANNOTATOR_FAILED: "The annotator fails on this image alone; its error is in the detail.",
     Reason.OUT_OF_MEMORY: "Not enough memory even for this image alone. Use a larger machine.",
 }

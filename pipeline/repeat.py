@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from annotators.options import EyeOptions
+from annotators.registry import is_imported
 from pipeline.options import GenerateConfig
 from schemas.latents import LatentInfo
 from schemas.manifest import Manifest
@@ -138,6 +139,8 @@ def _runs(manifest: Manifest, seed: int) -> list[_Run]:
     """Models in the order of their columns, cut where they cannot have come from one run."""
     runs = [_Run(seed=seed)]
     for name, record in manifest.annotators.items():
+        if is_imported(record):
+            continue  # the recipe says --import-condition
         if not runs[-1].takes(name, record["parameters"]):
             runs.append(_Run())
             runs[-1].takes(name, record["parameters"])

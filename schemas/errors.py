@@ -50,6 +50,8 @@ class Reason(enum.StrEnum):
     NO_PERSON = "no_person"  # nobody in the picture: there is no pose to draw
     NOT_FINITE = "not_finite"  # the map holds NaN or infinite values
     BAD_MAP = "bad_map"  # the annotator broke its contract: size, type or range
+    MAP_MISSING = "map_missing"  # an imported condition: this picture has none
+    MAP_MISFIT = "map_misfit"  # an imported condition image of another aspect than its picture
     ANNOTATOR_FAILED = "annotator_failed"  # it raised for this picture alone
     OUT_OF_MEMORY = "out_of_memory"  # for this picture alone
 

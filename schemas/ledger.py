@@ -24,6 +24,7 @@ class Ignored(enum.StrEnum):
     HIDDEN = "hidden"  # a name that starts with a dot, or __MACOSX
     FOLDER_SEEN = "folder_seen"  # a link to a folder that is walked on another way
     PICTURE_SHADOWED = "picture_shadowed"  # another field of a tar's sample that has a picture
+    CONDITION_IMAGE = "condition_image"  # imported with its picture, or by its name one of these
     OTHER_KIND = "other_kind"  # e.g. a picture beside Parquet, with --source-format parquet
     TABLE_NOT_UNDERSTOOD = "table_not_understood"  # named like a caption table, but no file names
     BEYOND_LIMIT = "beyond_limit"  # --limit

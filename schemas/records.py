@@ -90,6 +90,8 @@ class ImageRef:
     more_captions: tuple[CaptionFile, ...] = ()  # taken where the first one says nothing
     caption_problem: Problem | None = None  # instead of `caption`: its table's line is no text
     caption_was_list: bool = False  # `caption` was chosen from a list, or joined
+    # Condition -> where its condition image lies; None: nobody says. Most sources bring none.
+    maps: tuple[tuple[str, Place | None], ...] = ()
 
     @property
     def captions(self) -> int:

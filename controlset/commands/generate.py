@@ -21,7 +21,8 @@ COMMAND = "controlset generate"
 class _Options(GenerateConfig):
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
     output: Annotated[str, tyro.conf.arg(metavar="DIR")]
-    conditions: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")]
+    conditions: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")] = ()
+    import_condition: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=WHERE [...]")] = ()
     beam_args: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
 
     config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -30,7 +31,7 @@ class _Options(GenerateConfig):
     def __post_init__(self) -> None:
         # `--conditions canny` without SOURCE: tyro takes canny for it.
         rule = "SOURCE and at least one NAME"
-        need(bool(self.conditions), "--conditions", rule, self.source)
+        need(bool(self.conditions or self.import_condition), "--conditions", rule, self.source)
         GenerateConfig.__post_init__(self)
 
 

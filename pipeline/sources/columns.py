@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import pyarrow as pa
 
@@ -15,7 +15,7 @@ _BASE64 = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "data:image/")  # JPEG, PNG
 _IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp")
 
 
-def image_column(schema: pa.Schema, wanted: str | None) -> str:
+def image_column(schema: pa.Schema, wanted: str | None, but: Collection[str] = frozenset()) -> str:
     """The column that holds the pictures.
 
     Args:
@@ -23,12 +23,13 @@ def image_column(schema: pa.Schema, wanted: str | None) -> str:
         wanted: its name; None: the one that Hugging Face's metadata calls an Image, else the one of
             type struct<bytes, path>, else the one binary column with a usual name; in controlset's
             own files, `image`.
+        but: columns that are known to hold something else.
 
     Raises:
         Rejected: NO_IMAGE_COLUMN where there is none, or more than one; the detail names the
             columns of the file.
     """
-    usable = [field.name for field in schema if _holds_images(field.type)]
+    usable = [name for name in images_in(schema) if name not in but]
     if wanted is not None:
         if wanted in usable and schema.names.count(wanted) == 1:
             return wanted
@@ -39,9 +40,7 @@ def image_column(schema: pa.Schema, wanted: str | None) -> str:
         return "image"
     marked = [name for name in usable if name in _marked_as_image(schema)]
     structs = [
-        field.name
-        for field in schema
-        if _holds_images(field.type) and pa.types.is_struct(field.type)
+        field.name for field in schema if field.name in usable and pa.types.is_struct(field.type)
     ]
     named = [name for name in usable if name.lower() in _IMAGE_NAMES]
     for candidates in (marked, structs, named):
@@ -100,6 +99,11 @@ def text_columns(schema: pa.Schema) -> list[str]:
         for field in schema
         if schema.names.count(field.name) == 1 and _is_text(field.type)
     ]
+
+
+def images_in(schema: pa.Schema) -> list[str]:
+    """Columns that can hold pictures."""
+    return [field.name for field in schema if _holds_images(field.type)]
 
 
 def caption_column(schema: pa.Schema, spec: SourceSpec) -> str | None:

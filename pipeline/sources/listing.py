@@ -8,6 +8,7 @@ from pipeline.sources.content import FirstBytes, head_of_file
 from pipeline.sources.files import walk
 from pipeline.sources.folder import Folder
 from pipeline.sources.notes import Notes
+from pipeline.sources.pairs import Pairs
 from pipeline.sources.spec import Container, Selection, SourceKind, SourceSpec, mixture
 from pipeline.sources.tables import CaptionTable
 from schemas.errors import Reason
@@ -110,6 +111,7 @@ class _Images(_Listing):
     def __init__(self, spec: SourceSpec, notes: Notes) -> None:
         super().__init__(spec, notes)
         self._first_bytes = FirstBytes()
+        self._pairs = Pairs(spec, notes)
         self._tables: list[CaptionTable] = []  # of the folders around; the nearest is last
         self._shared: dict[str, list[CaptionTable]] = {}  # by folder, for several selections
         self._number = 0
@@ -125,7 +127,7 @@ class _Images(_Listing):
             suffix = names.split_suffix(name)[1]
             if suffix in names.IMAGE_SUFFIXES:
                 pictures.append(name)
-            elif name in is_table:
+            elif name in is_table or self._pairs.is_table(folder.uri, name):
                 continue
             elif suffix in names.CAPTION_SUFFIXES:
                 sidecars.append(name)
@@ -141,9 +143,18 @@ class _Images(_Listing):
         attached = captions.attach(claimed, sidecars) if self._takes_sidecars and sidecars else {}
         self._leave_sidecars(folder, number, sidecars, attached)
         for name in sorted(pictures):
-            yield self._planned(self._image(folder, name, attached.get(name, [])))
+            ref = self._image(folder, name, attached.get(name, []))
+            paired = self._pairs.paired(ref)
+            if paired is not None:
+                yield self._planned(paired)
+                continue
+            self._notes.found += 1
+            self._notes.ignore(Ignored.CONDITION_IMAGE, ref.source)
+            if ref.captions:
+                self._notes.leave(Unused.PICTURE_NOT_TAKEN, ref.source, ref.captions)
 
     def finish(self) -> None:
+        self._pairs.finish()
         for loaded in (self._tables, *self._shared.values()):
             self._leave_lines(loaded)
 

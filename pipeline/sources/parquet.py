@@ -41,7 +41,7 @@ def index_parquet(container: Container, spec: SourceSpec, notes: Notes) -> Itera
     )
     try:
         with _Reader(place) as reader:
-            image_column(reader.schema, spec.image_column)
+            image_column(reader.schema, spec.image_column, spec.map_columns)
             rows_of_groups = reader.rows_of_groups()
     except Rejected as rejected:
         problem = Problem(reason=rejected.reason, detail=rejected.detail)
@@ -140,9 +140,11 @@ def _read_run(
     ref = next(waiting, None)
     failure = Rejected(Reason.BROKEN_CONTAINER, "the row group has fewer rows than its footer says")
     try:
-        image = image_column(reader.schema, spec.image_column)
+        image = image_column(reader.schema, spec.image_column, spec.map_columns)
         caption = caption_column(reader.schema, spec)
         columns = list(dict.fromkeys([image] if caption is None else [image, caption]))
+        maps = [p.column for p in spec.pairings if p.column in reader.schema.names]
+        columns = list(dict.fromkeys([*columns, *filter(None, maps)]))
         first = 0
         for batch in reader.batches(run[0].row_group or 0, columns):
             while ref is not None and _row(ref) < first + batch.num_rows:
@@ -171,7 +173,27 @@ def _row_reader(
     spec: SourceSpec,
 ) -> Read:
     """Copies the row's cells, so that the batch can go."""
-    cell = batch.column(image)[row]
+    raw, detail = _bytes_of(batch.column(image)[row])
+    if raw is None:
+        return functools.partial(_fail, Rejected(Reason.NULL_IMAGE, detail))
+    read = captions.image_of(raw, _caption(batch, ref, row, caption, spec))
+    if spec.pairings:
+        read = dataclasses.replace(read, maps=dict(_maps(batch, row, spec)))
+    return functools.partial(_identity, read)
+
+
+def _maps(
+    batch: pa.RecordBatch, row: int, spec: SourceSpec
+) -> Iterator[tuple[str, bytes | Rejected]]:
+    for pairing in spec.pairings:
+        raw, detail = None, f"no column {pairing.column} in this file"
+        if pairing.column in batch.schema.names:
+            raw, detail = _bytes_of(batch.column(pairing.column)[row])
+        yield pairing.condition, raw or Rejected(Reason.MAP_MISSING, detail)
+
+
+def _bytes_of(cell: pa.Scalar) -> tuple[bytes | None, str]:
+    """Bytes of a picture's cell; where there are none, why."""
     path = None
     if isinstance(cell, pa.StructScalar):
         if cell.is_valid:
@@ -180,11 +202,7 @@ def _row_reader(
         else:
             cell = pa.scalar(None)
     raw = cell.as_py()
-    if raw is None:
-        detail = f"no bytes, only the path {path!r}" if path else "the cell is null"
-        return functools.partial(_fail, Rejected(Reason.NULL_IMAGE, detail))
-    reading = _caption(batch, ref, row, caption, spec)
-    return functools.partial(_identity, captions.image_of(raw, reading))
+    return raw, f"no bytes, only the path {path!r}" if path else "the cell is null"
 
 
 def _identity(image: RawImage) -> RawImage:

@@ -1,10 +1,12 @@
 """From references to bytes: the same call for files, tar members and Parquet rows."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 
 from pipeline.sources import captions, files
 from pipeline.sources.notes import Notes
+from pipeline.sources.pairs import read_maps
 from pipeline.sources.spec import Container, RawImage, SourceKind, SourceSpec
 from schemas.records import ImageRef
 
@@ -61,4 +63,5 @@ def iter_reads(
 
 
 def _read_image(ref: ImageRef, spec: SourceSpec) -> RawImage:
-    return captions.image_of(files.read(ref.place), captions.read_caption(ref, spec))
+    image = captions.image_of(files.read(ref.place), captions.read_caption(ref, spec))
+    return dataclasses.replace(image, maps=read_maps(ref, spec)) if ref.maps else image

@@ -11,6 +11,8 @@ from pipeline.options import GenerateConfig
 from pipeline.sources import files, names
 from pipeline.sources.content import FirstBytes, head_of_file
 from pipeline.sources.listing import list_source
+from pipeline.sources.pairing import parse_pairings
+from pipeline.sources.pairs import check_pairings
 from pipeline.sources.spec import Container, Selection, SourceKind, SourceSpec, mixture
 from schemas.errors import ConfigError, Rejected
 from schemas.manifest import MANIFEST_NAME
@@ -57,8 +59,10 @@ def resolve_source(config: GenerateConfig) -> SourceSpec:
         caption_list=config.caption_list,
         seed=config.seed,
         image_column=config.image_column,
+        pairings=parse_pairings(config.import_condition, config.conditions),
     )
     _check_options(spec)
+    check_pairings(spec)
     return spec
 
 
@@ -294,7 +298,7 @@ def _check_options(spec: SourceSpec) -> None:
 def _check_columns(spec: SourceSpec) -> None:
     """Columns of the first file that has pictures; a damaged one is left for the rejects."""
     from pipeline.sources import parquet
-    from pipeline.sources.columns import image_column, text_columns, why_none
+    from pipeline.sources.columns import image_column, images_in, text_columns, why_none
 
     schema, where, problem = None, "", None
     containers = (found for found in list_source(spec) if isinstance(found, Container))
@@ -306,7 +310,7 @@ def _check_columns(spec: SourceSpec) -> None:
             continue
         where = printable(container.uri)
         try:
-            image_column(schema, spec.image_column)
+            image_column(schema, spec.image_column, spec.map_columns)
         except Rejected:
             heads = parquet.first_values(place, text_columns(schema))
             problem = problem or why_none(schema, spec.image_column, heads, where)
@@ -318,6 +322,12 @@ def _check_columns(spec: SourceSpec) -> None:
     if problem is not None:
         raise ConfigError(problem)
     columns = ", ".join(schema.names)
+    for pairing in spec.pairings:
+        if pairing.column is not None and pairing.column not in images_in(schema):
+            raise ConfigError(
+                f"--import-condition {pairing.condition}={pairing.where}: need an image column of "
+                f"{where} ({columns}), got {pairing.column}"
+            )
     if spec.caption in {"auto", "column"} and spec.caption_column is not None:
         if spec.caption_column not in schema.names:
             raise ConfigError(

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 from pipeline.options import CaptionList, SourceCaption
 from pipeline.sources import names
-from schemas.errors import ConfigError
+from pipeline.sources.pairing import Pairing
+from schemas.errors import ConfigError, Rejected
 from schemas.ledger import Unused
 from schemas.records import Problem, printable
 
@@ -66,10 +67,20 @@ class SourceSpec:
     caption_list: CaptionList = "first"
     seed: int = 0
     image_column: str | None = None
+    pairings: tuple[Pairing, ...] = ()  # condition images that the source brings along
+
+    @property
+    def map_columns(self) -> frozenset[str]:
+        """Columns of condition images, which are no pictures."""
+        return frozenset(one.column for one in self.pairings if one.column is not None)
 
     def relative(self, uri: str) -> str:
         """`uri` relative to the root."""
         return uri[len(self.root) :].lstrip("/")
+
+    def relative_or_whole(self, uri: str) -> str:
+        """The same; a `uri` outside of the root as it is."""
+        return self.relative(uri) if uri.startswith(f"{self.root}/") else uri
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +104,8 @@ class RawImage:
     unused: tuple[Unused, ...] = ()  # one for each caption that was offered and is not `caption`
     used: int = 0  # 1 if `caption` was offered by the source
     was_list: bool = False  # `caption` was chosen from a list, or joined
+    # Condition -> the bytes of its condition image, or why there are none.
+    maps: Mapping[str, bytes | Rejected] = dataclasses.field(default_factory=dict)
 
 
 def mixture(source: str, found: Mapping[str, str]) -> ConfigError:

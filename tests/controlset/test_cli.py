@@ -56,6 +56,7 @@ def test_every_option_has_a_flag():
         "resolution": 128,
         "fit": "pad",
         "pad_color": "black",
+        "import_condition": ("lines=maps/{name}.png",),
         "image_format": "webp",
         "quality": 80,
         "keep_metadata": True,
@@ -112,8 +113,8 @@ def test_options_of_beam_are_handed_on():
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([], "need SOURCE, --conditions, --output; see controlset generate --help"),
-        (["photos"], "need --conditions, --output; see controlset generate --help"),
+        ([], "need SOURCE, --output; see controlset generate --help"),
+        (["photos"], "need --output; see controlset generate --help"),
         ([*NEEDED, "--resolution", "big"], "--resolution: need a whole number, got 'big'; see"),
         ([*NEEDED, "--resolution", "500"], "--resolution: need a multiple of 8 from 8 to 8192"),
         ([*NEEDED, "--fit", "squash"], "invalid choice 'squash' for argument '--fit'"),

@@ -186,6 +186,7 @@ def fingerprint_of(*refs, identity="recipe"):
 
 PLACE_CHANGES = {"offset": 512, "size_bytes": 8, "file_bytes": 10, "modified_s": 1.6}
 REF_CHANGES = {
+    "maps": (("lines", None),),
     "key": "l",
     "source": "cats/02.jpg",
     "row_group": 0,
@@ -254,6 +255,7 @@ CONFIG_CHANGES = {
     "resolution": 256,
     "fit": "pad",
     "pad_color": "black",
+    "import_condition": ("lines=maps/{name}.png",),
     "image_format": "png",
     "quality": 90,
     "keep_metadata": True,
