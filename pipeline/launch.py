@@ -36,6 +36,7 @@ from pipeline.sources import (
     resolve_source,
 )
 from pipeline.store import check_place, is_local, read_text
+from pipeline.web_files import check_output, check_source
 from pipeline.workshop import workshops
 from schemas.errors import ConfigError
 from schemas.manifest import MANIFEST_NAME, Manifest
@@ -112,6 +113,8 @@ def resolve(config: GenerateConfig, *, download: bool = True) -> Job:
     """
     config = portable.prepared(dataflow.prepared(config))
     object_stores.use(config.beam_args)
+    check_output(config.output)
+    check_source(config.source)
     for place in (config.source, config.output):
         check_place(place.removeprefix("file://"))
     specs = specs_of(config)

@@ -39,6 +39,7 @@ def file_systems() -> type[FileSystems]:
     """Beam's file systems, with options set and clients shared; everything here goes through it."""
     if FileSystems._pipeline_options is None and RuntimeValueProvider.runtime_options is None:
         use(())
+    importlib.import_module("pipeline.web_files")  # which Beam then knows, too
     _share_clients()
     return FileSystems
 

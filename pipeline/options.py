@@ -45,7 +45,7 @@ class GenerateConfig(EyeOptions):
 
     source: str
     """Folder (read recursively), glob, tar(s) (`{00000..00041}.tar` works) or Parquet; local or
-    any Beam file system (`gs://…`, `s3://…`)."""
+    any Beam file system (`gs://…`, `s3://…`), `hf://datasets/OWNER/NAME`, or files at `https://…`."""
 
     output: str
     """Folder of the data set to write."""
