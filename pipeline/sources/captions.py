@@ -204,15 +204,16 @@ def folded(name: str) -> str:
     return name.casefold()
 
 
-def with_files(ref: ImageRef, sidecars: Sequence[CaptionFile]) -> ImageRef:
-    """The reference with its caption files, of which there is at least one, first one first."""
+def file_fields(sidecars: Sequence[CaptionFile]) -> dict[str, Any]:
+    """Fields of a reference that has these caption files, first one first."""
+    if not sidecars:
+        return {}
     first, *more = sidecars
-    return dataclasses.replace(
-        ref,
-        caption_place=first.place,
-        caption_is_json=first.is_json,
-        more_captions=tuple(more),
-    )
+    return {
+        "caption_place": first.place,
+        "caption_is_json": first.is_json,
+        "more_captions": tuple(more),
+    }
 
 
 def with_line(ref: ImageRef, line: Caption) -> ImageRef:

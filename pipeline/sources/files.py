@@ -38,8 +38,12 @@ def file_names(selection: Selection) -> Iterator[str]:
     if selection.names is not None:
         yield from selection.names
         return
-    found = (remote if is_remote(selection.base) else local).file_names(selection)
-    yield from filter(selection.matches, found)
+    if is_remote(selection.base):
+        yield from filter(selection.matches, remote.file_names(selection))
+    elif selection.is_whole:  # hidden ones are left out already
+        yield from local.file_names(selection)
+    else:
+        yield from filter(selection.matches, local.file_names(selection))
 
 
 def first_look(selection: Selection) -> int:

@@ -174,18 +174,18 @@ class _Images(_Listing):
     def _image(self, folder: Folder, name: str, sidecars: list[str]) -> ImageRef:
         uri = f"{folder.uri}/{name}"
         relative = self._spec.relative(uri)
+        files = captions.file_fields([_caption_file(folder, sidecar) for sidecar in sidecars])
+        found = folder.stat(name)
         if name in folder.folders:
-            problem = Problem(reason=Reason.NOT_A_FILE, detail="a folder with a picture's name")
-            ref = problem_ref(relative, uri, problem)
-        else:
-            found = folder.stat(name)
-            if isinstance(found, Problem):
-                ref = problem_ref(relative, uri, found)
-            else:
-                ref = ImageRef(key=key_of(relative), source=printable(relative), place=found.place)
-        if sidecars:
-            files = [_caption_file(folder, sidecar) for sidecar in sidecars]
-            ref = captions.with_files(ref, files)
+            found = Problem(reason=Reason.NOT_A_FILE, detail="a folder with a picture's name")
+        is_problem = isinstance(found, Problem)
+        ref = ImageRef(
+            key=key_of(relative),
+            source=printable(relative),
+            place=Place(uri=uri) if is_problem else found.place,
+            problem=found if is_problem else None,
+            **files,
+        )
         return self._with_line(ref, uri) if self._tables else ref
 
     # Captions -----------------------------------------------------------------------------------

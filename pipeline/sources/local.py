@@ -13,7 +13,7 @@ from pipeline.sources.spec import Selection
 from schemas.errors import Reason, Rejected
 from schemas.records import Place, Problem
 
-_FIRST_LOOK = 100_000  # names: a tenth of a second
+_FIRST_LOOK = 20_000  # names: a twentieth of a second
 
 
 def first_look() -> int:

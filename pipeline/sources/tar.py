@@ -9,8 +9,8 @@ import dataclasses
 import posixpath
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import BinaryIO, cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, cast
 
 from pipeline.sources import captions, files, names
 from pipeline.sources.content import HEAD_BYTES, FirstBytes
@@ -69,12 +69,13 @@ def index_tar(container: Container, spec: SourceSpec, notes: Notes) -> Iterator[
     except Rejected as rejected:
         damage = Problem(reason=rejected.reason, detail=rejected.detail)
     if damage is not None:
-        pictures.append(problem_ref(container.relative, container.uri, damage))
+        ref = problem_ref(container.relative, container.uri, damage)
+        pictures.append(dataclasses.replace(ref, group=group, ordinal=len(pictures)))
     notes.found += len(pictures)
     notes.pictures += len(pictures)
-    for ordinal, ref in enumerate(pictures):
+    for ref in pictures:
         notes.attached += ref.captions
-        yield dataclasses.replace(ref, group=group, ordinal=ordinal)
+        yield ref
 
 
 # Headers ----------------------------------------------------------------------------------------
@@ -207,6 +208,7 @@ class _Index:
 
     def __init__(self, container: Container, place: Place, spec: SourceSpec, notes: Notes) -> None:
         self._container = container
+        self._group = printable(container.relative)
         self._place = place
         self._takes_captions = spec.caption in {"auto", "sidecar"}
         self._notes = notes
@@ -234,8 +236,7 @@ class _Index:
                     pictures.append((member, name))
                 else:
                     self._ignore(reason, name)
-        own = captions.attach(dict.fromkeys(name for _, name in pictures), sidecars)
-        pictures = self._without_fields(pictures, own)
+        pictures = self._without_fields(pictures, sidecars)
         taken = dict.fromkeys(name for _, name in pictures)
         samples = {name: _sample(name)[0] for name in taken}
         attached = captions.attach(taken, sidecars, samples=samples)
@@ -244,12 +245,35 @@ class _Index:
         refs: list[ImageRef] = []
         for member, name in pictures:
             seen[name] += 1
-            ref = _picture(member, name, self._container, self._place, seen[name])
             mine = attached[name] if self._takes_captions else []
-            if mine:
-                ref = captions.with_files(ref, [self._caption_file(sidecars, one) for one in mine])
-            refs.append(ref)
+            files = captions.file_fields([self._caption_file(sidecars, one) for one in mine])
+            refs.append(self._picture(member, name, seen[name], len(refs), files))
         return refs
+
+    def _picture(
+        self,
+        member: _Member,
+        name: str,
+        occurrence: int,
+        ordinal: int,
+        files: Mapping[str, Any],
+    ) -> ImageRef:
+        full = f"{self._container.relative}/{name}"
+        problem = member.problem
+        if occurrence > 1 and problem is None:
+            problem = Problem(
+                reason=Reason.DUPLICATE_NAME,
+                detail=f"the tar has this name {occurrence} times so far; the first one is taken",
+            )
+        return ImageRef(
+            key=key_of(full if occurrence == 1 else f"{full}\0{occurrence}"),
+            source=printable(full),
+            place=_range(self._place, member),
+            problem=problem,
+            group=self._group,
+            ordinal=ordinal,
+            **files,
+        )
 
     def _sort_in(self, sidecars: dict[str, _Member], member: _Member, name: str) -> None:
         if not self._takes_captions:
@@ -272,16 +296,16 @@ class _Index:
         return self._first_bytes.reason_against(name, head)
 
     def _without_fields(
-        self, pictures: list[tuple[_Member, str]], own: Mapping[str, Sequence[str]]
+        self, pictures: list[tuple[_Member, str]], sidecars: Iterable[str]
     ) -> list[tuple[_Member, str]]:
         have_plain = {_sample(name)[0] for _, name in pictures if _is_plain(name)}
-        kept: list[tuple[_Member, str]] = []
-        for member, name in pictures:
-            if _sample(name)[0] in have_plain and not _is_plain(name) and not own[name]:
+        fields = [name for _, name in pictures if not _is_plain(name)]
+        own = captions.attach(fields, sidecars) if fields else {}
+        shadowed = {name for name in fields if _sample(name)[0] in have_plain and not own[name]}
+        for _, name in pictures:
+            if name in shadowed:
                 self._ignore(Ignored.PICTURE_SHADOWED, name)
-            else:
-                kept.append((member, name))
-        return kept
+        return [(member, name) for member, name in pictures if name not in shadowed]
 
     def _leave_sidecars(
         self, sidecars: Mapping[str, _Member], attached: Mapping[str, Sequence[str]]
@@ -304,26 +328,14 @@ class _Index:
         self._notes.leave(reason, f"{self._container.relative}/{name}")
 
 
-def _picture(
-    member: _Member, name: str, container: Container, place: Place, occurrence: int
-) -> ImageRef:
-    full = f"{container.relative}/{name}"
-    problem = member.problem
-    if occurrence > 1 and problem is None:
-        problem = Problem(
-            reason=Reason.DUPLICATE_NAME,
-            detail=f"the tar has this name {occurrence} times so far; the first one is taken",
-        )
-    return ImageRef(
-        key=key_of(full if occurrence == 1 else f"{full}\0{occurrence}"),
-        source=printable(full),
-        place=_range(place, member),
-        problem=problem,
-    )
-
-
 def _range(place: Place, member: _Member) -> Place:
-    return dataclasses.replace(place, offset=member.offset, size_bytes=member.size_bytes)
+    return Place(
+        uri=place.uri,
+        offset=member.offset,
+        size_bytes=member.size_bytes,
+        file_bytes=place.file_bytes,
+        modified_s=place.modified_s,
+    )
 
 
 def _clean(name: str) -> str:
