@@ -9,13 +9,17 @@ import json
 import struct
 import subprocess
 import sys
+import types
 import zlib
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests.faults import mutated_pictures
+from pipeline.adding.stage import _stored_image
+from pipeline.audit import Auditor, check_row
+from schemas.errors import ConfigError
+from tests.faults import bad_corpus, mutated_pictures
 from tests.faults.mutated_pictures import MOST_EXTRA_BYTES, MOST_SECONDS, PIXEL_BYTES
 
 CHILD = """
@@ -238,6 +242,17 @@ def test_a_small_file_stays_within_the_stated_cost(costs, name):
     assert got["extra_bytes"] <= MOST_EXTRA_BYTES + size
     assert got["seconds"] <= MOST_SECONDS
     assert got["outcome"] == BOMBS[name][1]
+
+
+def test_a_bomb_in_a_cell_is_a_finding_of_verify_and_one_line_of_add():
+    """30,000 x 30,000 pixels in a hundred kilobytes; decoded they would take 2.7 GB."""
+    bomb = {"bytes": bad_corpus.black_png(30_000, depth=1, colour=0), "path": "a.png"}
+    row = {"key": "a", "source": "a.png", "sha256": "0", "width": 64, "height": 64}
+    row |= {"original_width": 64, "image": bomb}
+    check = check_row(row, False, Auditor({}, None))
+    assert "30000x30000" in check.size_findings[0]
+    with pytest.raises(ConfigError, match=r"set: row a: need a picture that decodes.*30000x30000"):
+        _stored_image(row, types.SimpleNamespace(output="set"))
 
 
 def test_the_measurement_itself_sees_memory_that_is_taken(monkeypatch):
