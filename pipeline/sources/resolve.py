@@ -267,6 +267,16 @@ def _nothing(
             f"{source}: need tars that are not compressed, got {printable(found[None])}; "
             "decompress them (members are read by seeking)"
         )
+    if source.lower().endswith(".zip"):
+        return ConfigError(
+            f"{source}: need images, tars or Parquet files, got a zip archive; unpack it "
+            f"(`unzip {posixpath.basename(source)} -d FOLDER`) and give the folder"
+        )
+    if not files.is_remote(source) and os.path.isfile(os.path.join(source, "state.json")):
+        return ConfigError(
+            f"{source}: need images, tars or Parquet files, got Arrow files of `save_to_disk`; "
+            "write Parquet with datasets.load_from_disk(FOLDER).to_parquet(FILE) and give that"
+        )
     need = f"{wanted} files" if wanted is not None else "images, tars or Parquet files"
     got = ", ".join(f"{kind} ({printable(name)})" for kind, name in found.items() if kind)
     return ConfigError(

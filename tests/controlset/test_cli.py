@@ -50,6 +50,7 @@ def test_every_option_has_a_flag():
     values = {
         "caption": "fixed",
         "caption_text": "a cat",
+        "caption_list": "join",
         "caption_column": "prompt",
         "image_column": "picture",
         "source_format": "parquet",

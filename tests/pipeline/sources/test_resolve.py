@@ -1,6 +1,7 @@
 import pytest
 
-from pipeline.sources import local
+from pipeline.options import GenerateConfig
+from pipeline.sources import local, resolve_source
 from schemas.errors import ConfigError
 
 
@@ -114,3 +115,18 @@ def test_what_cannot_be_read_is_a_clear_error(tmp_path, listed, names, source, o
     write(tmp_path, *names)
     with pytest.raises(ConfigError, match=message):
         listed(tmp_path / source, **options)
+
+
+def test_a_zip_and_an_arrow_folder_are_told_what_to_do(tmp_path):
+    (tmp_path / "images.zip").write_bytes(b"PK\x05\x06" + bytes(18))
+    arrow = tmp_path / "arrow"
+    arrow.mkdir()
+    (arrow / "state.json").write_text("{}")
+    (arrow / "data-00000-of-00001.arrow").write_bytes(b"ARROW")
+    for name, advice in (("images.zip", "unzip images.zip -d FOLDER"), ("arrow", "to_parquet")):
+        config = GenerateConfig(
+            source=str(tmp_path / name), output=str(tmp_path / "out"), conditions=("canny",)
+        )
+        with pytest.raises(ConfigError, match=advice) as error:
+            resolve_source(config)
+        assert "\n" not in str(error.value)
