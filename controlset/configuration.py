@@ -50,7 +50,7 @@ def read_yaml(path: str, kind: type) -> Mapping[str, Any]:
     """Options of a file, checked as far as a file alone can be wrong.
 
     Args:
-        path: YAML, a mapping of options.
+        path: YAML, a mapping of options; or the `config.json` of a run.
         kind: dataclass of the options.
 
     Raises:
@@ -66,6 +66,8 @@ def read_yaml(path: str, kind: type) -> Mapping[str, Any]:
         raise ConfigError(f"--config {path}: need YAML, got {error}") from error
     if not isinstance(document, dict):
         raise ConfigError(f"--config {path}: need a mapping of options, got {document!r}")
+    if isinstance(document.get("config"), dict):
+        document = document["config"]  # the config.json of a run
     values = {str(name).replace("-", "_"): value for name, value in document.items()}
     kinds = {field.name: field.type for field in dataclasses.fields(kind)}
     for name, value in values.items():

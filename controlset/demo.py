@@ -1,7 +1,6 @@
 """The whole story with nothing to download: pictures, data set, ControlNet, numbers, report."""
 
 import dataclasses
-import json
 import shutil
 import sys
 import time
@@ -20,8 +19,10 @@ from pipeline.adding.options import AddConfig
 from pipeline.options import GenerateConfig
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
+from schemas.folder_lock import held
 from schemas.manifest import MANIFEST_NAME
 from schemas.printable import say
+from schemas.writing import machine_limits
 
 _LAST = "not-a-picture.png"  # written last: all pictures are there
 _VALIDATION = 0.04
@@ -51,6 +52,11 @@ def demo(options: Demo) -> int:
     Raises:
         ConfigError: a folder that will not do, or that holds a demo of other options.
     """
+    with machine_limits(options.output), held(options.output):
+        return _told_story(options)
+
+
+def _told_story(options: Demo) -> int:
     from controlset.evaluation import run_evaluation
     from pipeline.adding.launch import add
     from pipeline.launch import generate
@@ -153,11 +159,10 @@ def _train(options: Demo, data: Path, run: Path) -> None:
 
 
 def _is_finished(run: Path, steps: int) -> bool:
-    try:
-        summary = json.loads((run / "summary.json").read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return False
-    return summary["stopped_by"] is None and summary["step"] == steps
+    from controlnet.trainer.folder import SUMMARY_NAME, read_record
+
+    summary = read_record(run / SUMMARY_NAME)
+    return summary.get("stopped_by", -1) is None and summary.get("step") == steps
 
 
 def _told(number: str, text: str) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,8 @@ from controlset.pictures import read_map, read_mask, read_photograph
 from schemas.documents import parse_json
 from schemas.errors import ConfigError
 from schemas.pixels import MapU8, RgbU8
+from schemas.printable import say
+from schemas.writing import replacing
 
 _GAP_PX = 4
 _KINDS = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -94,7 +95,8 @@ def draw(config: SampleConfig) -> list[Path]:
 def _sampler(
     config: SampleConfig, studio: Studio, places: Sequence[RunPlace]
 ) -> tuple[Sampler, Any]:
-    studio.check(places)
+    for line in studio.check(places):
+        say(f"controlset sample: {line}", error=True)
     bases = {studio.base_of(place) for place in places}
     if len(bases) > 1:
         raise ConfigError(f"--run: need runs on one base, got {', '.join(sorted(bases))}")
@@ -248,9 +250,8 @@ def _saved(path: Path, picture: np.ndarray, recipe: str | None) -> Path:
         if recipe is not None:
             exif[_DESCRIPTION] = recipe
         options.update(exif=exif, quality=_QUALITY, **_LOSSLESS.get(kind, {}))
-    temporary = path.with_name(f".{path.name}.tmp")
-    Image.fromarray(picture).save(temporary, kind, **options)
-    os.replace(temporary, path)
+    with replacing(path, durable=False) as temporary:
+        Image.fromarray(picture).save(temporary, kind, **options)
     return path
 
 

@@ -5,9 +5,28 @@ import os
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 from schemas.errors import ConfigError
 from schemas.writing import writing
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Make a folder and be the only run that writes to it; one that stays empty goes again.
+
+    Raises:
+        ConfigError: it cannot be made, or another run holds it.
+    """
+    new = not folder.exists()
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(folder):
+            yield
+    finally:
+        if new and not any(folder.iterdir()):
+            folder.rmdir()  # a command that was refused leaves no trace
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """`ablation.png`: curves over steps, and what the variants draw with and without control."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from controlnet.ablations.results import Row, Table
 from controlnet.ablations.runs import load_base_look, load_look
 from controlnet.evaluator.scores import Estimate
 from schemas.pixels import RgbU8
+from schemas.writing import replacing
 
 _COLORS = {
     "zero": "#2864d8",
@@ -39,9 +39,8 @@ def draw_figure(table: Table, bench: Bench, path: Path) -> None:
     parts = figure.subfigures(2, 1, squeeze=False, height_ratios=[1.0, 1.6])
     _curves(parts[0, 0], table)
     _strips(parts[1, 0], table, bench)
-    temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary)
 
 
 def _curves(figure: SubFigure, table: Table) -> None:

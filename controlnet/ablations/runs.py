@@ -6,8 +6,6 @@ OUTPUT/looks/VARIANT-SEED-STEP.npz    samples of one look; `base.npz` those of t
 """
 
 import dataclasses
-import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -26,10 +24,21 @@ from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.folder import CONFIG_NAME, CONTROL_DIR
 from controlnet.trainer.journal import METRICS, read_lines
 from controlnet.trainer.loop import train
+from schemas.documents import read_checked, with_digest
 from schemas.errors import ConfigError
+from schemas.writing import clear_temporary, replacing, write_json
 
 _CONFIG, _BASE = "ablation-config.json", "base"
 COSTS = "costs.json"  # of a run: trainable parameters and seconds
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Costs:
+    """`costs.json`."""
+
+    parameters: int
+    seconds: float
+
 
 Tell = Callable[[str], None]
 
@@ -43,7 +52,7 @@ def claim_table(config: AblationConfig) -> None:
     folder = Path(config.output)
     path = folder / _CONFIG
     if path.is_file():
-        before = json.loads(path.read_text())
+        before: dict[str, Any] = read_checked(path, dict, advice="take another --output")
         changed = [
             f"{name} {before.get(name)!r} -> {one!r}"
             for name, one in config.identity().items()
@@ -55,13 +64,13 @@ def claim_table(config: AblationConfig) -> None:
                 f"{'; '.join(changed)}; use those, or another --output"
             )
         return
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    clear_temporary(folder)
+    if any(folder.iterdir()):
         raise ConfigError(
             f"{folder}: need an empty folder or an unfinished table, got something else; "
             "take another --output"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(config.identity(), indent=1) + "\n")
+    write_json(path, with_digest(config.identity()))
 
 
 def make_all(config: AblationConfig, bench: Bench, *, base: str, tell: Tell) -> int | None:
@@ -155,7 +164,8 @@ def load_base_look(config: AblationConfig) -> tuple[np.ndarray, np.ndarray]:
 
 def costs_of(config: AblationConfig, variant: str, seed: int) -> dict[str, Any]:
     """Trainable parameters, and seconds of training steps at the speed that was reached."""
-    return json.loads((run_folder(config, variant, seed) / COSTS).read_text())
+    costs = read_checked(run_folder(config, variant, seed) / COSTS, Costs)
+    return dataclasses.asdict(costs)
 
 
 def losses_of(config: AblationConfig, variant: str, seed: int) -> dict[int, float]:
@@ -182,18 +192,10 @@ def _train(
             "parameters": sum(one.numel() for one in weights.values()),
             "seconds": config.steps * config.batch_size / speed,
         }
-        write_text(folder / COSTS, json.dumps(costs) + "\n")
+        write_json(folder / COSTS, with_digest(costs))
     return outcome.stopped_by
 
 
 def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    temporary = path.with_suffix(".tmp.npz")
-    np.savez_compressed(temporary, **arrays)
-    os.replace(temporary, path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file, atomically."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        np.savez_compressed(temporary, allow_pickle=False, **arrays)

@@ -5,7 +5,6 @@ OUTPUT/ablation.md      the table, for a README
 OUTPUT/ablation.png     curves and samples
 """
 
-import json
 from pathlib import Path
 
 from controlnet.ablations.bench import Bench
@@ -21,12 +20,13 @@ from controlnet.ablations.runs import (
     costs_of,
     losses_of,
     make_all,
-    write_text,
 )
 from controlnet.ablations.variants import VARIANTS, Variant
 from controlnet.ablations.words import markdown
 from controlnet.trainer.judge import Judge
 from controlnet.trainer.snap import snap_step
+from schemas.folder_lock import held
+from schemas.writing import machine_limits, write_json, write_text
 
 
 def ablate(config: AblationConfig, judge: Judge, *, base: str, tell: Tell) -> Table | int:
@@ -44,8 +44,16 @@ def ablate(config: AblationConfig, judge: Judge, *, base: str, tell: Tell) -> Ta
     Raises:
         ConfigError: data, base or output are not what is needed.
     """
+    folder = Path(config.output)
     bench = Bench(config, base)
-    claim_table(config)
+    with machine_limits(folder), held(folder):
+        claim_table(config)
+        return _made(config, judge, bench, base=base, tell=tell)
+
+
+def _made(
+    config: AblationConfig, judge: Judge, bench: Bench, *, base: str, tell: Tell
+) -> Table | int:
     stopped_by = make_all(config, bench, base=base, tell=tell)
     if stopped_by is not None:
         return stopped_by
@@ -54,7 +62,7 @@ def ablate(config: AblationConfig, judge: Judge, *, base: str, tell: Tell) -> Ta
     folder = Path(config.output)
     draw_figure(table, bench, folder / "ablation.png")
     write_text(folder / "ablation.md", markdown(table))
-    write_text(folder / "ablation.json", json.dumps(plain(table), indent=1) + "\n")
+    write_json(folder / "ablation.json", plain(table))
     return table
 
 

@@ -30,6 +30,8 @@ from controlnet.architecture.unet import Prompt, decode, embedding, encode
 from schemas.errors import ConfigError
 from schemas.model_files import VaeConfig
 
+_COPIED = ("conv_in.", "time_embedding.", "add_embedding.", "down_blocks.", "mid_block.")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class LatentSpace:
@@ -51,7 +53,13 @@ class Base:
     scheduler: Mapping[str, Any]  # config of the base's noise schedule
     vae: Any | None
     text: TextEncoder | None
+    stored: Mapping[str, str]  # part -> fingerprint of its weights as they are stored
     vae_folder: Path | None = None  # where its VAE lies, if that is a folder at hand
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the U-Net's weights as they are stored, with a LoRA that was added."""
+        return self.stored["unet"]
 
     @property
     def is_xl(self) -> bool:
@@ -156,15 +164,24 @@ def load_base(
         )
     schedule = part_config(name, "scheduler", offline=offline)
     kind: Any = diffusers.UNet2DConditionModel
-    unet = network_of(kind, name, "unet", offline=offline, torch_dtype=dtype)
-    encoder = _text_encoder(name, unet, dtype, offline) if text else None
+    # As stored, then cast: who the base is must not depend on the number format that is asked for.
+    unet = network_of(kind, name, "unet", offline=offline)
+    encoder = _text_encoder(name, unet, offline) if text else None
     if lora is not None:
         from controlnet.architecture.adapters import add_lora
 
         add_lora(lora, unet, encoder.models if encoder is not None else ())
     own = network_of(diffusers.AutoencoderKL, place, part, offline=offline) if vae else None
+    stored = {"unet": fingerprint(unet)}
+    nn.Module.to(unet, dtype)  # diffusers' own warns of layers that this family does not have
+    if own is not None:
+        stored["vae"] = fingerprint(own)
+    for number, model in enumerate(encoder.models if encoder is not None else ()):
+        stored[f"text_encoder_{number}"] = fingerprint(model)
+        model.to(dtype)
     base = Base(
         name=name,
+        stored=stored,
         unet=_frozen(unet),
         space=LatentSpace(
             channels=vae_config.latent_channels,
@@ -194,7 +211,7 @@ def new_control(base: Base, *, widths: tuple[int, ...], global_pool: bool = Fals
 
 
 def fits(control: ControlNet, base: Base) -> None:
-    """Refuse a ControlNet that was made for another architecture.
+    """Refuse a ControlNet that was made for another architecture; a fine-tune of its base will do.
 
     Raises:
         ConfigError: its copy has other shapes than the base's encoder.
@@ -218,6 +235,14 @@ def fits(control: ControlNet, base: Base) -> None:
             f"--base {base.name}: need a base whose VAE shrinks pictures {shrinks} times, as this "
             f"ControlNet its maps, got {base.space.factor}; use the base that it was trained on"
         )
+    shapes = {name: tuple(one.shape) for name, one in base.unet.named_parameters()}
+    for name, one in control.named_parameters():
+        if name.startswith(_COPIED) and shapes.get(name) != tuple(one.shape):
+            raise ConfigError(
+                f"--base {base.name}: need a base with {name} of {tuple(one.shape)}, for which "
+                f"this ControlNet was trained, got {shapes.get(name)}; use the base that it was "
+                "trained on, or a fine-tune of it"
+            )
 
 
 def vae_sha256(base: Base) -> str | None:
@@ -247,6 +272,15 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
+def zero_terminal(base: Base) -> Base:
+    """The base with a noise schedule that ends in pure noise, and from there samplers start.
+
+    Source: Lin et al. 2023 (arXiv 2305.08891), section 3: rescaled betas, trailing timesteps.
+    """
+    changes = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return dataclasses.replace(base, scheduler={**base.scheduler, **changes})
+
+
 def scheduler(base: Base, kind: str = "DDIMScheduler", **overrides: Any) -> Any:
     """One of diffusers' schedulers with the base's noise schedule.
 
@@ -266,14 +300,14 @@ def scheduler(base: Base, kind: str = "DDIMScheduler", **overrides: Any) -> Any:
         raise no_base(base.name, "scheduler", error) from error
 
 
-def _text_encoder(name: str, unet: Any, dtype: torch.dtype, offline: bool) -> TextEncoder:
+def _text_encoder(name: str, unet: Any, offline: bool) -> TextEncoder:
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     parts: list[tuple[str, str, Any]] = [("tokenizer", "text_encoder", CLIPTextModel)]
     if unet.config.addition_embed_type == "text_time":
         parts.append(("tokenizer_2", "text_encoder_2", CLIPTextModelWithProjection))
     tokenizers = [tokenizer_of(CLIPTokenizer, name, one, offline=offline) for one, _, _ in parts]
-    models = [network_of(kind, name, one, offline=offline, dtype=dtype) for _, one, kind in parts]
+    models = [network_of(kind, name, one, offline=offline) for _, one, kind in parts]
     for tokenizer, model, (part, _, _) in zip(tokenizers, models, parts, strict=True):
         if len(tokenizer) > model.config.vocab_size:
             words = (

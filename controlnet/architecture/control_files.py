@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from controlnet.architecture.control import ControlNet
-from controlnet.architecture.loading import without_bars
+from controlnet.architecture.loading import need_finite, without_bars
 from controlnet.architecture.model_folder import first_line, weights_file, whole
 from controlnet.original_keys import same_names, to_diffusers
 from schemas.errors import ConfigError
@@ -118,7 +118,9 @@ def load_control(control: Path, unet: Any = None) -> ControlNet:
             maps of 1 or 6 channels, one without a middle block), or for another base.
     """
     try:
-        return _of_file(control, unet) if control.is_file() else _of_folder(control)
+        found = _of_file(control, unet) if control.is_file() else _of_folder(control)
+        need_finite(found.state_dict(), str(control))
+        return found
     except (MemoryError, ConfigError):
         raise
     except Exception as error:  # a strange file makes the libraries raise nearly anything

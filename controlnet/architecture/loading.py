@@ -1,7 +1,25 @@
-"""What the libraries show on the terminal while they load a network."""
+"""What is common to loading networks: their values, and what is shown meanwhile."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor
+
+from schemas.errors import ConfigError
+
+
+def need_finite(weights: Mapping[str, Tensor], where: str) -> None:
+    """Refuse a network with a NaN or an infinity in it: all that it draws is black.
+
+    Raises:
+        ConfigError: names the first one.
+    """
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise ConfigError(
+                f"{where}: need finite weights, got NaN or infinity in {name}; take an earlier "
+                "checkpoint, or train with a lower --learning-rate"
+            )
 
 
 @contextlib.contextmanager

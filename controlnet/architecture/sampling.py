@@ -33,7 +33,7 @@ class SampleOptions:
     """How pictures are sampled."""
 
     steps: int = 20
-    guidance: float = 3.0  # of classifier-free guidance; 1 is none
+    guidance: float = 3.0  # of classifier-free guidance; 1 or less is none, as in diffusers
     scale: float = 1.0  # of the control
     scheduler: str = "ddim"  # a name in SCHEDULERS, or any class of diffusers
     start: float = 0.0  # share of the steps after which control begins
@@ -125,7 +125,7 @@ def denoise(
     steps.set_timesteps(options.steps, device=noise_BCHW.device)
     timesteps = _timesteps(steps, options, painted)
     latent_BCHW = _start(steps, timesteps, noise_BCHW, options, painted)
-    guided = options.guidance != 1.0
+    guided = options.guidance > 1.0
     prompt = _doubled(prompts, empty, sizes_B6) if guided else _prompt(prompts, sizes_B6)
     copies = 2 if guided else 1
     steered = _Steered(steering, options, _prompt(prompts, sizes_B6), prompt, guided=guided)

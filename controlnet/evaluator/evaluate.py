@@ -22,7 +22,7 @@ from controlnet.evaluator.extras import Extra
 from controlnet.evaluator.eye import Eye
 from controlnet.evaluator.gallery import Gallery, fill
 from controlnet.evaluator.protocol import hardware, protocol_of, software
-from controlnet.evaluator.result import PICTURES, Findings, result_of
+from controlnet.evaluator.result import PICTURES, Findings, files_of, result_of
 from controlnet.evaluator.rows import load_rows
 from controlnet.evaluator.score import Bench
 from controlnet.evaluator.scores import Measure, Scorer
@@ -32,8 +32,8 @@ from controlnet.evaluator.tally import Scored, write_scores
 from controlnet.trainer.devices import is_first_process, wants_cpu
 from schemas.documents import digest_of
 from schemas.file_names import file_name
-from schemas.folder_lock import locked
-from schemas.writing import writing
+from schemas.folder_lock import held
+from schemas.writing import machine_limits
 
 SCORES = "scores.parquet"
 _CEILING, _FLOOR = "ceiling", "floor"
@@ -71,11 +71,10 @@ def evaluate(
         ConfigError: a run, base, data set or folder that will not do.
     """
     with contextlib.ExitStack() as stack:
+        folder = Path(config.output)
+        stack.enter_context(machine_limits(folder))
         if is_first_process():
-            folder = Path(config.output)
-            with writing(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(folder))
+            stack.enter_context(held(folder))
         return _Evaluation(config, panel, on_progress).go()
 
 
@@ -96,7 +95,7 @@ class _Evaluation:
             vae=config.vae,
             lora=config.base_lora,
         )
-        self._studio.check(self._places)
+        self._said = self._studio.check(self._places)
         self._cells = cells_of(self._places, config)
         self._floors = floors_of(self._places, self._studio, config)
         self._measures: tuple[Measure, ...] = (
@@ -120,7 +119,10 @@ class _Evaluation:
         if state.is_main_process:
             claim_folder(self._folder, identity)
         self._purpose = digest_of(identity)
-        records = [record_of_run(place, self._studio.base_of(place)) for place in self._places]
+        records = [
+            record_of_run(place, self._studio.base_of(place), self._folder)
+            for place in self._places
+        ]
         state.wait_for_everyone()
         started_s = time.monotonic()
         foreign = sum(gather_object([self._sample()]))
@@ -144,6 +146,7 @@ class _Evaluation:
             same_judge=self._panel.same_judge,
             gallery_of=self._gallery,
             foreign=foreign,
+            said=self._said,
         )
         document = {
             "protocol": protocol,
@@ -154,6 +157,7 @@ class _Evaluation:
             "hardware": hardware(self._studio.device),
             "seconds": seconds,
         }
+        document["files"] = files_of(self._folder, document, [SCORES])
         write_document(self._folder, document)
         return document
 
@@ -167,7 +171,7 @@ class _Evaluation:
                 cell.name: None if cell.control is None else digest(weights_of(cell.control))
                 for cell in self._cells
             },
-            "bases": {place.name: self._studio.base_of(place) for place in self._places},
+            "bases": {place.name: self._studio.identity_of(place) for place in self._places},
             **{
                 name: value
                 for name in ("vae", "base_lora")

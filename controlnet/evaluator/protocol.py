@@ -14,6 +14,7 @@ from controlnet.evaluator.gallery import CODEC
 from controlnet.evaluator.rows import Rows
 from controlnet.evaluator.scores import RESAMPLES, Estimate, Scorer
 from controlnet.evaluator.settings import EvaluateConfig
+from schemas.errors import ConfigError
 
 _PACKAGES = ("controlset", "torch", "diffusers", "transformers", "numpy", "opencv-python-headless")
 
@@ -100,12 +101,18 @@ def _processor() -> str:
 
 
 def plain(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
-    """Estimates as JSON has them: NaN, which JSON lacks, is null."""
-    return {name: _plain(one) for name, one in estimates.items()}
+    """Estimates as JSON has them: NaN, which JSON lacks, is null.
+
+    Raises:
+        ConfigError: a number is infinite.
+    """
+    return {name: _plain(name, one) for name, one in estimates.items()}
 
 
-def _plain(one: Estimate) -> dict[str, Any] | None:
+def _plain(name: str, one: Estimate) -> dict[str, Any] | None:
     if math.isnan(one.value):
         return None
-    low, high = (None if math.isnan(end) else end for end in (one.low, one.high))
+    if math.isinf(one.value):
+        raise ConfigError(f"{name}: need a finite number, got {one.value}; look at the pictures")
+    low, high = (None if not math.isfinite(end) else end for end in (one.low, one.high))
     return {"value": one.value, "low": low, "high": high, "count": one.count}

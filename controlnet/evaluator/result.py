@@ -1,14 +1,15 @@
 """What came out, as JSON has it: rows with intervals, comparisons, sweeps, pictures to look at."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from controlnet.evaluator.cells import Cell, RunPlace
+from controlnet.evaluator.cells import Cell, RunPlace, digest
 from controlnet.evaluator.document import chosen_places, measure_records
 from controlnet.evaluator.eye import Eye
 from controlnet.evaluator.gallery import Gallery
@@ -42,6 +43,7 @@ class Findings:
     condition: str
     same_judge: bool
     gallery_of: Callable[[str], Gallery]  # of a cell
+    said: Sequence[str]  # of the runs and their bases
     foreign: int  # pictures that were there, but something else
 
     @property
@@ -52,21 +54,44 @@ class Findings:
 
 def result_of(findings: Findings) -> dict[str, Any]:
     """The parts of the document that come from scores and rows."""
+    rows = _rows(findings)
     return {
         "data": _data(findings),
         "measures": measure_records(findings.measures),
-        "rows": _rows(findings),
+        "rows": rows,
         "comparisons": _comparisons(findings),
         "sweeps": _sweeps(findings),
         "curve": _curves(findings),
         "pictures": _pictures(findings),
-        "warnings": _warnings(findings),
+        "warnings": [*_warnings(findings), *not_measured(rows, findings.measures)],
     }
+
+
+def not_measured(rows: Sequence[dict[str, Any]], measures: Sequence[Measure]) -> list[str]:
+    """Why a number is null in a row that has the measure."""
+    labels = {one.name: one.label for one in measures}
+    return [
+        f"{labels[name]} of {' '.join(filter(None, [row['row'], row['run']]))} was not measured: "
+        "none of its pictures has that number"
+        for row in rows
+        for name, value in row["values"].items()
+        if value is None
+    ]
+
+
+def files_of(folder: Path, document: Mapping[str, Any], others: Sequence[str]) -> dict[str, str]:
+    """Path -> sha256 of every file that a document names, so that a later change is seen."""
+    names = set(others)
+    for one in document["pictures"]:
+        samples = [each for row in one["rows"].values() for each in row]
+        names |= {one["real"], one["wanted"], *(each["picture"] for each in samples)}
+        names |= {each["found"] for each in samples if each["found"]}
+    return {name: digest(folder / name) for name in sorted(names)}
 
 
 def _warnings(findings: Findings) -> list[str]:
     """What a reader should know before believing the numbers."""
-    warnings = []
+    warnings = [*findings.said]
     if findings.same_judge:
         warnings.append(
             "the judge is the annotator that drew the data set's maps, so a model may have learnt "
@@ -93,7 +118,7 @@ def _data(findings: Findings) -> dict[str, Any]:
     manifest = open_dataset(findings.config.data).manifest
     rows = {split: sum(s.data.rows for s in shards) for split, shards in manifest.splits.items()}
     return {
-        "path": str(findings.config.data),
+        "path": _path_of_data(findings),
         "split": findings.config.split,
         "rows": findings.rows.found,
         "used": len(findings.rows),
@@ -103,6 +128,14 @@ def _data(findings: Findings) -> dict[str, Any]:
         "reasons": manifest.reasons,
         "conditions": sorted(manifest.annotators),
     }
+
+
+def _path_of_data(findings: Findings) -> str:
+    """As seen from the evaluation's folder, which is passed on; or its address."""
+    path = str(findings.config.data)
+    return (
+        path if "://" in path else os.path.relpath(Path(path).resolve(), findings.folder.resolve())
+    )
 
 
 def _rows(findings: Findings) -> list[dict[str, Any]]:

@@ -180,14 +180,13 @@ def check_size(size: tuple[int, int], base: Base, where: str) -> None:
 
     Args:
         size: (width, height) in px.
-        base: whose VAE and U-Net shrink pictures.
+        base: whose VAE shrinks pictures.
         where: what has that size, for the error.
 
     Raises:
         ConfigError: says which size would do.
     """
-    levels = len(base.unet.config["block_out_channels"])
-    step = base.space.factor * 2 ** (levels - 1)
+    step = base.space.factor  # as in training: the U-Net itself takes sizes that it cannot halve
     width, height = size
     if width % step or height % step:
         fitting = " x ".join(str(max(step, round(one / step) * step)) for one in size)

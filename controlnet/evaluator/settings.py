@@ -56,7 +56,8 @@ class EvaluateConfig:
     """Sampling steps."""
 
     guidance: float | None = None
-    """Of classifier-free guidance. Default: what the run was probed with, 3; cnpp: 7.5."""
+    """Of classifier-free guidance; 1 or less is none, as in diffusers. Default: what the run was
+    probed with, 3; cnpp: 7.5."""
 
     scale: float = 1.0
     """Of the control."""

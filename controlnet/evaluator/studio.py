@@ -1,16 +1,15 @@
 """Networks that draw for an evaluation: one base in memory at a time, told apart by name."""
 
-import contextlib
-import json
+import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from controlnet.architecture.backbone import Base, fingerprint, fits, load_base
+from controlnet.architecture.backbone import Base, fits, load_base, zero_terminal
 from controlnet.architecture.control import ControlNet
 from controlnet.architecture.control_files import load_control
 from controlnet.architecture.sampling import SampleOptions
@@ -18,6 +17,8 @@ from controlnet.evaluator.cells import Cell, RunPlace, floor_of, told_by
 from controlnet.evaluator.sampler import Request, Sampler
 from controlnet.evaluator.settings import EvaluateConfig
 from controlnet.nano import NAME, base_folder
+from controlnet.trainer.folder import CONFIG_NAME, SUMMARY_NAME, read_record
+from controlnet.trainer.metadata import published
 from controlnet.trainer.probe import to_pictures
 from schemas.errors import ConfigError
 from schemas.pixels import RgbU8
@@ -77,22 +78,30 @@ class Studio:
         bundled = name == NAME or (not Path(name).exists() and name.endswith("nano/base"))
         return str(base_folder()) if bundled else name
 
-    def check(self, places: Sequence[RunPlace]) -> None:
+    def check(self, places: Sequence[RunPlace]) -> list[str]:
         """Load every run's networks once, so that what does not fit is known before anything runs.
 
+        Returns:
+            What is to be said: a run on another fine-tune of its base.
+
         Raises:
-            ConfigError: a base that is not there, or not the one that a ControlNet was made for.
+            ConfigError: a base that is not there, or of another architecture; a network with NaN.
         """
+        said = []
         for place in places:
             base = self.base(place)
             fits(load_control(place.control, base.unet), base)
             meant = told_by(place, "base_fingerprint")
-            if meant is not None and meant != fingerprint(base.unet):
-                raise ConfigError(
-                    f"--base {base.name}: {place.path} was trained on a base with other weights "
-                    f"(fingerprint {meant}, got {fingerprint(base.unet)}); use the one that it was "
-                    "trained on"
+            if meant is not None and meant != base.fingerprint:
+                said.append(
+                    f"{place.path} was trained on a base with other weights than {base.name} "
+                    f"(fingerprint {meant}, got {base.fingerprint}); it fits, but may obey less"
                 )
+        return said
+
+    def identity_of(self, place: RunPlace) -> dict[str, str]:
+        """What stands for a run's base: its name, and the weights of its parts as stored."""
+        return {"name": self.base_of(place), **self.base(place).stored}
 
     def control(self, control: Path, base: Base) -> ControlNet:
         """A ControlNet for a base, frozen and in its place."""
@@ -144,7 +153,8 @@ class Studio:
             for module in (base.unet, base.vae, *base.text.models):
                 module.to(self.device)
             self._base, self._sampler = (name, base), None
-        return self._base[1]
+        base = self._base[1]
+        return zero_terminal(base) if told_by(place, "zero_terminal_snr") == "true" else base
 
     def _loaded(self, name: str, place: RunPlace) -> Base:
         """The base; one that only the run names, perhaps a stranger's, is not fetched for that."""
@@ -178,29 +188,27 @@ def floors_of(
     return floors
 
 
-def record_of_run(place: RunPlace, base: str) -> dict[str, Any]:
-    """What the document says of a run."""
-    summary = _read(place.path / "summary.json")
+def record_of_run(place: RunPlace, base: str, folder: Path) -> dict[str, Any]:
+    """What the document says of a run; where it lies as seen from the evaluation's folder."""
+    summary = read_record(place.path / SUMMARY_NAME) if place.is_run else {}
     return {
         "name": place.name,
-        "path": str(place.path.resolve()),
+        "path": os.path.relpath(place.path.resolve(), folder.resolve()),
         "step": summary.get("step"),
-        "base": NAME if base == str(base_folder()) else base,
+        "base": published(base),
         "condition": told_by(place, "condition"),
+        "zero_terminal_snr": told_by(place, "zero_terminal_snr") == "true",
     }
 
 
 def _trained_on(place: RunPlace) -> str | None:
-    config = _read(place.path / "config.json").get("config")
-    name = config.get("base") if isinstance(config, Mapping) else None
-    return name if isinstance(name, str) and name else told_by(place, "base")
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return found if isinstance(found, Mapping) else {}
-    return {}
+    """The base by the record of the run (also where its checkpoint is given), or by the file."""
+    run = place.path if place.is_run else place.control.resolve().parent
+    for folder in (run, run.parent.parent):
+        base = read_record(folder / CONFIG_NAME).get("config", {}).get("base")
+        if base:
+            return base
+    return told_by(place, "base")
 
 
 def _resolved(precision: str, device: str) -> str:

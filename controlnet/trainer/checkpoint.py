@@ -2,29 +2,36 @@
 
     RUN/checkpoints/step-00000500/
         controlnet/config.json, diffusion_pytorch_model.safetensors    what diffusers loads
-        training.safetensors    optimizer state and averaged weights
-        state.json              written last: step, place in the data, sha256 of the files
+        training.safetensors    optimizer state, and the weights themselves where they are averaged
+        state.json              written last: step, place in the data, sha256 of the files and of it
 
-A folder is written under a temporary name, synced and renamed. One whose files do not have the
-sizes and hashes that its `state.json` names is skipped. No random state is stored: draws are a
-function of (seed, epoch, key).
+The network of a run is the averaged one wherever it is looked at (probe, checkpoint, result), if
+there are averages. A folder is written under a temporary name, synced and renamed. One whose files
+do not have the hashes that its `state.json` names is passed over, and that is said. No random state
+is stored: draws are a function of (seed, epoch, key).
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from controlnet.architecture.control import ControlNet
+from controlnet.architecture.loading import need_finite
+from schemas.documents import read_checked, with_digest
+from schemas.errors import ConfigError
+from schemas.writing import sync, writing
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 _STATE, _TRAINING = "state.json", "training.safetensors"
@@ -57,9 +64,8 @@ def save_control(
         metadata: goes into the safetensors header.
         weights: averaged ones, by parameter name.
     """
-    temporary = _temporary(folder)
-    _write_control(control, temporary, metadata, weights)
-    _swap(temporary, folder)
+    with _swapped(folder) as temporary:
+        _write_control(control, temporary, metadata, weights)
 
 
 def save_checkpoint(
@@ -84,33 +90,64 @@ def save_checkpoint(
         keep_last: whole checkpoints that stay, this one included.
     """
     folder = run / "checkpoints" / f"step-{progress.step:08d}"
-    temporary = _temporary(folder)
-    _write_control(control, temporary / "controlnet", metadata, None)
     tensors, plain = _flattened(optimizer)
-    tensors |= {f"average.{name}": value for name, value in (average or {}).items()}
-    save_file({name: value.contiguous() for name, value in tensors.items()}, temporary / _TRAINING)
-    files = [temporary / "controlnet" / WEIGHTS, temporary / _TRAINING]
-    state = {
-        **dataclasses.asdict(progress),
-        "optimizer": plain,
-        "files": {str(one.relative_to(temporary)): _digest(one) for one in files},
-    }
-    _write_text(temporary / _STATE, json.dumps(state, indent=1) + "\n")
-    _swap(temporary, folder)
+    if average is not None:
+        tensors |= {f"own.{name}": one.detach().cpu() for name, one in control.named_parameters()}
+    with _swapped(folder) as temporary:
+        _write_control(control, temporary / "controlnet", metadata, average)
+        stored = {name: value.contiguous() for name, value in tensors.items()}
+        save_file(stored, temporary / _TRAINING)
+        files = [temporary / "controlnet" / WEIGHTS, temporary / _TRAINING]
+        state = {
+            **dataclasses.asdict(progress),
+            "optimizer": plain,
+            "files": {str(one.relative_to(temporary)): digest(one) for one in files},
+        }
+        text = json.dumps(with_digest(state), indent=1, allow_nan=False)
+        (temporary / _STATE).write_text(f"{text}\n")
     for old in _folders(run)[:-keep_last]:
         shutil.rmtree(old)
     return folder
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _State(Progress):
+    """All of `state.json`."""
+
+    optimizer: dict[str, Any]
+    files: dict[str, str]  # path -> sha256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """What a run can go on from."""
+
+    newest: Path | None  # whole
+    torn: tuple[tuple[Path, str], ...] = ()  # newer ones that are not, and what is wrong with each
+
+
+def find_checkpoint(run: Path) -> Found:
+    """The newest whole checkpoint, and those that had to be passed over."""
+    torn: list[tuple[Path, str]] = []
+    for folder in reversed(_folders(run)):
+        wrong = _wrong_with(folder)
+        if wrong is None:
+            return Found(newest=folder, torn=tuple(torn))
+        torn.append((folder, wrong))
+    return Found(newest=None, torn=tuple(torn))
+
+
 def last_checkpoint(run: Path) -> Path | None:
-    """The newest whole checkpoint; torn ones are passed over."""
-    return next((one for one in reversed(_folders(run)) if _is_whole(one)), None)
+    """The newest whole checkpoint."""
+    return find_checkpoint(run).newest
 
 
 def read_progress(folder: Path) -> Progress:
     """What a whole checkpoint says about where the run stood."""
-    state = json.loads((folder / _STATE).read_text())
-    return Progress(**{field.name: state[field.name] for field in dataclasses.fields(Progress)})
+    state = _state_of(folder)
+    return Progress(
+        **{field.name: getattr(state, field.name) for field in dataclasses.fields(Progress)}
+    )
 
 
 def load_checkpoint(
@@ -120,20 +157,48 @@ def load_checkpoint(
 
     Returns:
         Averaged weights by parameter name; empty if none were kept.
+
+    Raises:
+        ConfigError: it is not of this network, or holds values that are not finite.
     """
-    with safe_open(folder / "controlnet" / WEIGHTS, framework="pt") as file:
-        own = dict(control.named_parameters())
-        with torch.no_grad():
-            for name in file.keys():  # safe_open is no mapping
-                own[name].copy_(file.get_tensor(name))
-    average: dict[str, Tensor] = {}
-    tensors: dict[str, Tensor] = {}
+    groups: dict[str, dict[str, Tensor]] = {"average": {}, "own": {}, "optimizer": {}}
     with safe_open(folder / _TRAINING, framework="pt") as file:
-        for name in file.keys():
+        for name in file.keys():  # safe_open is no mapping
             kind, _, rest = name.partition(".")
-            (average if kind == "average" else tensors)[rest] = file.get_tensor(name)
-    plain = json.loads((folder / _STATE).read_text())["optimizer"]
-    _restore(optimizer, tensors, plain)
+            groups.setdefault(kind, {})[rest] = file.get_tensor(name)
+    with safe_open(folder / "controlnet" / WEIGHTS, framework="pt") as file:
+        looked_at = {name: file.get_tensor(name) for name in file.keys()}
+    # Before 0.2 the weights themselves lay in controlnet/ and the averages beside them.
+    own = groups["own"] or looked_at
+    average = looked_at if groups["own"] else groups["average"]
+    parameters = dict(control.named_parameters())
+    for values in (own, average):
+        need_finite(values, str(folder))
+        wrong = sorted(
+            name
+            for name in parameters.keys() | values.keys()
+            if values
+            and (
+                name not in values
+                or name not in parameters
+                or values[name].shape != parameters[name].shape
+            )
+        )
+        if wrong:
+            raise ConfigError(
+                f"{folder}: need a checkpoint of this network, got one that differs in {wrong[0]}; "
+                "take another --output"
+            )
+    with torch.no_grad():
+        for name, value in own.items():
+            parameters[name].copy_(value)
+    try:
+        _restore(optimizer, groups["optimizer"], _state_of(folder).optimizer)
+    except (KeyError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{folder / _STATE}: need the state of this run's optimizer, got {error}; take another "
+            "--output"
+        ) from error
     return average
 
 
@@ -157,7 +222,8 @@ def _write_control(
     # "format" is what transformers and diffusers want to read there
     save_file(plain, folder / WEIGHTS, metadata={"format": "pt", **metadata})
     _order_header(folder / WEIGHTS)
-    _write_text(folder / "config.json", json.dumps(control.config, indent=2, sort_keys=True) + "\n")
+    text = json.dumps(control.config, indent=2, sort_keys=True)
+    (folder / "config.json").write_text(f"{text}\n")
 
 
 def _order_header(path: Path) -> None:
@@ -202,15 +268,25 @@ def _restore(
                 values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-def _is_whole(folder: Path) -> bool:
+def _state_of(folder: Path) -> _State:
+    return read_checked(folder / _STATE, _State)
+
+
+def _wrong_with(folder: Path) -> str | None:
+    """Why a checkpoint is not whole; None: it is."""
     try:
-        files = json.loads((folder / _STATE).read_text())["files"]
-        return all(_digest(folder / name) == digest for name, digest in files.items())
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        for name, expected in _state_of(folder).files.items():
+            if digest(folder / name) != expected:
+                return f"{name} was changed since it was written"
+    except OSError as error:
+        return str(error)
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """sha256 of a file."""
     with path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
@@ -219,42 +295,44 @@ def _folders(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("step-????????"))
 
 
-def _temporary(folder: Path) -> Path:
+@contextlib.contextmanager
+def _swapped(folder: Path) -> Iterator[Path]:
+    """A place to write a folder to, which is then synced and renamed; else nothing stays of it.
+
+    A folder cannot be renamed over a full one, so that one steps aside.
+
+    Raises:
+        OutputError: the disk is full and the like.
+    """
     temporary = folder.with_name(f"{_TEMPORARY}{folder.name}")
-    if temporary.exists():
-        shutil.rmtree(temporary)
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    return temporary
-
-
-def _swap(temporary: Path, folder: Path) -> None:
-    """Sync and rename; a folder cannot be renamed over a full one, so that one steps aside."""
-    for path in [*temporary.rglob("*"), temporary]:
-        if path.is_file():
-            path.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner reads
-        _sync(path)
     aside = folder.with_name(f"{_TEMPORARY}old-{folder.name}")
-    if folder.exists():
-        folder.rename(aside)
-    temporary.rename(folder)
-    if aside.exists():
-        shutil.rmtree(aside)
-    _sync(folder.parent)
+    with writing(folder):
+        try:
+            for old in (temporary, aside):
+                if old.exists():
+                    shutil.rmtree(old)
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            for path in [*temporary.rglob("*"), temporary]:
+                if path.is_file():
+                    path.chmod(0o666 & ~_umask())  # safetensors: only their owner reads its files
+                sync(path)
+            if folder.exists():
+                folder.rename(aside)
+            temporary.rename(folder)
+            if aside.exists():
+                shutil.rmtree(aside)
+            sync(folder.parent)
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), str(error)) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -38,6 +38,10 @@ class TrainConfig:
     init: str | None = None
     """ControlNetModel folder to start from, instead of a copy of the base."""
 
+    exclude_keys: str | None = None
+    """Text file with keys of rows that are left out, one a line: those that a message about a loss
+    names, for example. It may be given to a run that goes on."""
+
     steps: int = 20_000
     """Optimizer steps. Control often snaps in before 10,000 on Stable Diffusion 1.5."""
 
@@ -48,7 +52,7 @@ class TrainConfig:
     """Batches for one optimizer step. Large steps of 64 to 128 samples beat more small ones."""
 
     learning_rate: float = 1e-5
-    """1 for prodigy, which finds its own."""
+    """1 for prodigy, which finds its own. A run may go on with a lower one."""
 
     schedule: Schedule = "constant"
     """Learning rate after the warm-up; counts optimizer steps, whatever the number of devices."""
@@ -69,7 +73,8 @@ class TrainConfig:
     """Largest norm of all gradients together; 0 does not clip."""
 
     ema: float | None = None
-    """Decay of averaged weights, e.g. 0.9999; these are then the run's result."""
+    """Decay of averaged weights, e.g. 0.9999; these are then the run's network wherever it is
+    looked at: in probes, checkpoints and the result."""
 
     precision: Precision = "auto"
     """Number format of the locked model and of products; the copy's weights stay fp32.
@@ -103,7 +108,8 @@ class TrainConfig:
     """Gamma of min-SNR weighting, e.g. 5."""
 
     zero_terminal_snr: bool = False
-    """Rescale the noise schedule so that the last step is pure noise (v-prediction bases)."""
+    """Rescale the noise schedule so that the last step is pure noise (v-prediction bases). The
+    result says so, and is probed, sampled and judged likewise: from pure noise."""
 
     latents: Literal["auto", "column", "encode"] = "auto"
     """column: VAE moments that `controlset add --latents BASE` stored. encode: compute them in
@@ -140,7 +146,7 @@ class TrainConfig:
     """Sampling steps of a probe."""
 
     probe_guidance: float = 3.0
-    """Classifier-free guidance of a probe."""
+    """Classifier-free guidance of a probe; 1 or less is none, as in diffusers."""
 
     tracker: Literal["tensorboard", "wandb", "none"] = "tensorboard"
     """Where curves go beside `metrics.jsonl` and `curves.png`."""
@@ -153,7 +159,8 @@ class TrainConfig:
     Those that are ours by default need not be named."""
 
     dry_run: bool = False
-    """Print the resolved configuration and what would be trained, write nothing."""
+    """Check data, condition, base and output; print the resolved configuration and what would be
+    trained; write nothing."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation", "loader_workers", "log_every"):
@@ -185,6 +192,7 @@ class TrainConfig:
         ignored = {"output", "resume", "steps", "device", "loader_workers", "log_every", "dry_run"}
         ignored |= {"checkpoint_every", "keep_last", "tracker", "offline", "data", "base"}
         ignored.add("trust_model")
+        ignored |= {"exclude_keys", "init"}  # what is in them counts, wherever they lie
         ignored.add("batch_size")  # of one process; that of all processes together is `world_batch`
         ignored |= {name for name in self.__dataclass_fields__ if name.startswith("probe_")}
         if self.schedule != "constant":

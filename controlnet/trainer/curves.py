@@ -1,6 +1,5 @@
 """The run in pictures: `curves.png` and `strips.png`."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from controlnet.trainer.journal import METRICS, PROBES, SAMPLES, read_lines
 from controlnet.trainer.judge import Map
 from controlnet.trainer.mosaic import mosaic_of
 from controlnet.trainer.probe import Bounds
-from schemas.errors import ConfigError, Rejected
+from schemas.errors import Rejected
 from schemas.pixels import RgbU8, decode_stored_rgb
+from schemas.writing import replacing
 
 _ROWS, _COLUMNS = 8, 8
 _INK, _CONTROL, _FAINT, _MARK = "#1f2933", "#2864d8", "#9aa5b1", "#d64545"
@@ -54,9 +54,8 @@ def draw_curves(
         panels[0, 0].text(
             snap, 0.02, f" snapped in by step {snap}", color=_MARK, fontsize=9, va="bottom"
         )
-    temporary = folder / "curves.tmp.png"
-    figure.savefig(temporary)
-    os.replace(temporary, folder / "curves.png")
+    with replacing(folder / "curves.png", durable=False) as temporary:
+        figure.savefig(temporary)
 
 
 def draw_strips(folder: Path, maps: Sequence[Map], real: Sequence[RgbU8]) -> None:
@@ -64,21 +63,23 @@ def draw_strips(folder: Path, maps: Sequence[Map], real: Sequence[RgbU8]) -> Non
     files = sorted((folder / SAMPLES).glob("step-*.png"))
     if not files:
         return
+    height, width = real[0].shape[:2]
     chosen = np.unique(np.linspace(0, len(files) - 1, min(_COLUMNS, len(files))).round())
-    width = real[0].shape[1]
     columns = [("condition", [_shown(one) for one in maps])]
     for number in chosen.astype(int):
         try:
             strip = decode_stored_rgb(files[number].read_bytes())
-        except Rejected as rejected:
-            raise ConfigError(f"{files[number]}: need a picture, got {rejected}") from rejected
+        except Rejected:
+            continue  # it is looked at by nobody else, and training goes on
+        if strip.shape != (height, width * len(real), 3):
+            continue  # of a probe of other rows
         samples = [strip[:, x : x + width] for x in range(0, strip.shape[1], width)]
         columns.append((f"step {int(files[number].stem.removeprefix('step-'))}", samples))
     columns.append(("real, via VAE", list(real)))
     rows = [[pictures[row] for _, pictures in columns] for row in range(min(_ROWS, len(real)))]
     figure = mosaic_of([title for title, _ in columns], rows, cell_px=128, dpi=110)
-    figure.savefig(folder / "strips.tmp.png")
-    os.replace(folder / "strips.tmp.png", folder / "strips.png")
+    with replacing(folder / "strips.png", durable=False) as temporary:
+        figure.savefig(temporary)
 
 
 def _adherence(

@@ -9,23 +9,26 @@ RUN/metrics.jsonl, probe.jsonl, samples/, curves.png, strips.png, summary.json
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
+from controlnet import nano
 from controlnet.trainer import checkpoint
+from controlnet.trainer.checkpoint import Found
 from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.devices import is_first_process
-from schemas.documents import with_digest
+from schemas.documents import as_record, read_checked, with_digest
 from schemas.errors import ConfigError
-from schemas.folder_lock import locked
+from schemas.folder_lock import held
 from schemas.writing import clear_temporary, is_temporary, write_json, writing
 
 CONFIG_NAME, SUMMARY_NAME, CONTROL_DIR = "config.json", "summary.json", "controlnet"
 
 
 @contextlib.contextmanager
-def claimed_output(config: TrainConfig) -> Iterator[Path | None]:
+def claimed_output(config: TrainConfig) -> Iterator[Found]:
     """Hold the folder for one training; its first process locks it for all of them.
 
     Yields:
@@ -39,17 +42,15 @@ def claimed_output(config: TrainConfig) -> Iterator[Path | None]:
     if not is_first_process():
         yield found
         return
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
+    with held(folder):
         yield claim_output(config)
 
 
-def claim_output(config: TrainConfig) -> Path | None:
+def claim_output(config: TrainConfig) -> Found:
     """Refuse a folder that holds something else; find what to go on from.
 
     Returns:
-        The checkpoint to resume from; None starts anew.
+        The checkpoint to resume from, or none: then the run starts anew.
     """
     folder = Path(config.output)
     if not _holds_something(folder):
@@ -57,7 +58,7 @@ def claim_output(config: TrainConfig) -> Path | None:
             raise ConfigError(
                 f"{folder}: need a run to resume, found none; leave --resume out to start one"
             )
-        return None
+        return Found(newest=None)
     if not (folder / CONFIG_NAME).is_file():
         raise ConfigError(
             f"{folder}: need an empty folder or a run, got something else; take another --output"
@@ -66,43 +67,127 @@ def claim_output(config: TrainConfig) -> Path | None:
         raise ConfigError(
             f"{folder}: holds a run already; go on with --resume, or take another --output"
         )
-    return checkpoint.last_checkpoint(folder)
+    return checkpoint.find_checkpoint(folder)
 
 
 def _holds_something(folder: Path) -> bool:
     """Whether more stands there than what a run leaves that was killed before its first file."""
-    if not folder.exists():
-        return False
-    return folder.is_file() or any(not is_temporary(path.name) for path in folder.iterdir())
+    with writing(folder):
+        if not folder.exists():
+            return False
+        return folder.is_file() or any(not is_temporary(path.name) for path in folder.iterdir())
 
 
-def write_config(config: TrainConfig, identity: Mapping[str, Any]) -> None:
-    """Write what the run is, before its first step; what a killed run was writing goes."""
+def write_config(
+    config: TrainConfig, identity: Mapping[str, Any], changes: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """Write what the run is, before its first step; what a killed run was writing goes.
+
+    Args:
+        config: of the command.
+        identity: see `same_run`.
+        changes: what is other than when the run was started, and since which step.
+    """
     folder = Path(config.output)
     clear_temporary(folder)
     checkpoint.clear_temporary(folder)
-    document = {"config": dataclasses.asdict(config), "identity": dict(identity)}
+    document = {
+        "config": _placed(config),
+        "identity": dict(identity),
+        "changes": [*read_record(folder / CONFIG_NAME).get("changes", ()), *changes],
+    }
     write_json(folder / CONFIG_NAME, with_digest(document))
 
 
-def same_run(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+def _placed(config: TrainConfig) -> dict[str, Any]:
+    """The configuration with paths that mean the same from any folder."""
+    values = dataclasses.asdict(config)
+    for name in ("data", "output", "init", "exclude_keys", "base"):
+        value = values[name]
+        here = value is not None and "://" not in value
+        if here and (name != "base" or os.path.exists(value)):
+            values[name] = os.path.abspath(value)
+    if config.base in {nano.NAME, str(nano.base_folder())}:
+        values["base"] = nano.NAME
+    return values
+
+
+class _Bounds(TypedDict):
+    floor: float
+    ceiling: float
+
+
+class Record(TypedDict, total=False):
+    """What others read of `config.json` and `summary.json`; more may stand there."""
+
+    config: dict[str, Any]
+    changes: list[dict[str, Any]]
+    step: int
+    stopped_by: int | None
+    seconds: float
+    samples_per_s: float
+    loss: float | None
+    adherence: float | None
+    bounds: _Bounds | None
+    snap: int | None
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A run's `config.json` or `summary.json`; nothing where there is none.
+
+    Raises:
+        ConfigError: it is damaged, of something else, or cannot be read.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise ConfigError(f"{path}: need a file that can be read, got {error}") from error
+    document: dict[str, Any] = read_checked(path, dict)
+    as_record(document, cast("type[Any]", Record), where=str(path))
+    base = document.get("config", {}).get("base")
+    if not isinstance(base, str | None):
+        raise ConfigError(f"{path}: need the name of a base, got {base!r}")
+    return document
+
+
+def same_run(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Refuse to go on with options that would change the run.
+
+    Rows may be left out, and the learning rate may fall: what a run needs whose loss is not finite.
 
     Args:
         before: identity in the checkpoint.
         now: identity of the present command.
         folder: for the error.
 
+    Returns:
+        What is other, and may be: name -> [before, now].
+
     Raises:
-        ConfigError: names every difference.
+        ConfigError: names every difference that may not be.
     """
-    changed = sorted(
-        f"{name} {before.get(name)!r} -> {value!r}"
+    others = {
+        name: [before.get(name), value]
         for name, value in json.loads(json.dumps(now)).items()
         if before.get(name) != value
+    }
+    allowed = {name: pair for name, pair in others.items() if _may_change(name, *pair)}
+    changed = sorted(
+        f"{name} {was!r} -> {value!r}"
+        for name, (was, value) in others.items()
+        if name not in allowed
     )
     if changed:
         raise ConfigError(
             f"{folder}: need the options that the run was started with, got "
             f"{'; '.join(changed)}; use those, or another --output"
         )
+    return allowed
+
+
+def _may_change(name: str, before: Any, now: Any) -> bool:
+    if name == "learning_rate":
+        return isinstance(before, int | float) and now < before
+    return name == "excluded"

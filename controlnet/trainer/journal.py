@@ -1,16 +1,20 @@
 """What a run leaves behind: metrics and probes as lines of JSON, pictures, TensorBoard or W&B."""
 
+import dataclasses
 import json
-import os
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import accelerate
 import cv2
 import numpy as np
 
+from schemas.documents import parse_json
+from schemas.errors import ConfigError
 from schemas.pixels import RgbU8
+from schemas.writing import replacing, write_text, writing
 
 METRICS, PROBES, SAMPLES = "metrics.jsonl", "probe.jsonl", "samples"
 
@@ -26,14 +30,20 @@ class Journal:
     def __init__(self, folder: Path, accelerator: accelerate.Accelerator) -> None:
         self._folder, self._accelerator = folder, accelerator
 
-    def forget_after(self, step: int) -> None:
-        """Drop lines of steps that will be done again."""
+    def forget_after(self, step: int) -> list[str]:
+        """Drop lines of steps that will be done again, and what is damaged.
+
+        Returns:
+            What is to be said of damaged lines.
+        """
+        said = []
         for name in (METRICS, PROBES):
             path = self._folder / name
-            kept = [line for line in read_lines(path) if line["step"] <= step]
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-            os.replace(temporary, path)
+            found = read_journal(path)
+            said += found.told
+            kept = [line for line in found.lines if line["step"] <= step]
+            write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        return said
 
     def metrics(self, values: Mapping[str, Any]) -> None:
         """One line of `metrics.jsonl`; `step` is one of the values."""
@@ -45,12 +55,13 @@ class Journal:
         self._append(PROBES, values)
         self._track("probe", values)
         place = self._folder / SAMPLES
-        place.mkdir(exist_ok=True)
+        with writing(place):
+            place.mkdir(exist_ok=True)
         write_png(place / f"step-{values['step']:08d}.png", np.concatenate(pictures, axis=1))
 
     def _append(self, name: str, values: Mapping[str, Any]) -> None:
-        with (self._folder / name).open("a") as file:
-            file.write(json.dumps(dict(values)) + "\n")
+        with writing(self._folder / name), (self._folder / name).open("a") as file:
+            file.write(json.dumps(_plain(values), allow_nan=False) + "\n")
 
     def _track(self, group: str, values: Mapping[str, Any]) -> None:
         numbers: dict[str, float] = {}
@@ -62,21 +73,86 @@ class Journal:
         self._accelerator.log(numbers, step=values["step"])
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Lines of JSON; a last line that was cut by a kill is passed over."""
-    if not path.exists():
-        return []
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+class MetricLine(TypedDict):
+    """A line of `metrics.jsonl`."""
+
+    step: int
+    loss: float
+    epoch: NotRequired[int]
+    grad_norm: NotRequired[float | None]  # None: not finite, a step that a scaler left out
+    learning_rate: NotRequired[float]
+    samples_per_s: NotRequired[float]
+
+
+class ProbeLine(TypedDict):
+    """A line of `probe.jsonl`; see `probe.Reading`."""
+
+    step: int
+    loss_bins: list[float]
+    gain: float
+    zero_norms: list[float]
+    adherence: float | None
+    shuffled: float | None
+    shuffled_bins: NotRequired[list[float]]
+    ratios: NotRequired[list[float]]
+
+
+_KINDS: dict[str, Any] = {METRICS: MetricLine, PROBES: ProbeLine}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Lines:
+    """What a journal says, and what of it cannot be read."""
+
+    lines: list[dict[str, Any]]
+    told: list[str]  # one sentence for a file with damaged lines
+
+
+def read_journal(path: Path) -> Lines:
+    """Lines of `metrics.jsonl` or `probe.jsonl`.
+
+    A last line that was cut by a kill is passed over; any other line that is not one of ours is
+    passed over and named.
+
+    Raises:
+        ConfigError: there is a file, but it cannot be read.
+    """
+    try:
+        texts = path.read_bytes().split(b"\n") if path.exists() else []
+    except OSError as error:
+        raise ConfigError(f"{path}: need a file that can be read, got {error}") from error
+    lines: list[dict[str, Any]] = []
+    damaged = []
+    for number, text in enumerate(texts, start=1):
+        if not text:
+            continue
         try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
-    return lines
+            lines.append(parse_json(text, _KINDS[path.name], where=f"{path}: line {number}"))
+        except ConfigError:
+            if number < len(texts):  # the last one has no newline: it was being written
+                damaged.append(number)
+    if not damaged:
+        return Lines(lines=lines, told=[])
+    some = ", ".join(map(str, damaged[:5])) + (", …" if len(damaged) > 5 else "")
+    told = f"{path}: {len(damaged)} of {len(texts) - 1} lines are damaged and left out ({some})"
+    return Lines(lines=lines, told=[told])
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """As `read_journal`, where damaged lines were told already."""
+    return read_journal(path).lines
 
 
 def write_png(path: Path, rgb: RgbU8) -> None:
     """Write an RGB picture, atomically."""
-    temporary = path.with_suffix(".tmp.png")
-    cv2.imwrite(str(temporary), cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
-    os.replace(temporary, path)
+    _, data = cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+    with replacing(path, durable=False) as temporary:
+        temporary.write_bytes(data.tobytes())  # `imwrite` says nothing of a full disk
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON has it: what is not finite is null."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }

@@ -1,7 +1,7 @@
 """The training loop: batches in, steps out; looked at, written down, and stopped without loss."""
 
 import dataclasses
-import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,11 +26,14 @@ from controlnet.trainer.journal import PROBES, Journal, read_lines
 from controlnet.trainer.judge import Judge
 from controlnet.trainer.learner import Method
 from controlnet.trainer.optimizers import learning_rate
+from controlnet.trainer.order import starving_sizes
 from controlnet.trainer.probe import Bounds
 from controlnet.trainer.setup import Run, prepare
 from controlnet.trainer.snap import snap_step
 from controlnet.trainer.steps import Place, Step, batches_from, optimize, refuse_nan
 from controlnet.trainer.stopping import StopRequest
+from schemas.documents import with_digest
+from schemas.writing import machine_limits, write_json
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,14 +68,16 @@ def train(
         ConfigError: something is wrong with data, base or output; or a loss is not finite, then
             the last good checkpoint stays; or another process of several is gone.
     """
-    with claimed_output(config) as resumed, other_processes():
+    with machine_limits(config.output), claimed_output(config) as found, other_processes():
         run = prepare(config, judge) if method is None else prepare(config, judge, method)
-        return _Loop(run, resumed).go()
+        return _Loop(run, found).go()
 
 
 class _Loop:
-    def __init__(self, run: Run, resumed: Path | None) -> None:
+    def __init__(self, run: Run, found: checkpoint.Found) -> None:
         self._run, self._config = run, run.config
+        self._notes = [*run.notes, *_passed_over(found)]
+        self._changes: list[dict[str, Any]] = []
         self._place = Place()
         self._journal = Journal(run.folder, run.accelerator)
         self._unread: list[Step] = []
@@ -80,8 +85,8 @@ class _Loop:
         self._trained_s = 0.0  # in steps, not in probes or checkpoints
         self._trained_samples = 0
         self._loss: float | None = None
-        if resumed is not None:
-            self._restore(resumed)
+        if found.newest is not None:
+            self._restore(found.newest)
         if run.is_main:
             self._start_folder()
         run.accelerator.wait_for_everyone()
@@ -233,17 +238,25 @@ class _Loop:
         """
         run = self._run
         progress = checkpoint.read_progress(folder)
-        same_run(progress.identity, run.identity, run.folder)
+        changes = same_run(progress.identity, run.identity, run.folder)
         average = checkpoint.load_checkpoint(folder, run.control, run.optimizer)
         if run.average is not None:
             run.average.restore(average)
         if run.accelerator.scaler is not None and progress.extra["scaler"]:
             run.accelerator.scaler.load_state_dict(dict(progress.extra["scaler"]))
         self._place = Place(progress.step, progress.epoch, progress.batch)
+        if changes:
+            self._changes = [{"step": progress.step, **changes}]
+            each = ", ".join(f"{name} {was} -> {now}" for name, (was, now) in changes.items())
+            self._notes.append(f"from here on with {each}")
+        if "excluded" in changes:
+            # Other rows are other batches: no row comes twice in an epoch if a new one begins.
+            self._place = Place(progress.step, progress.epoch + 1, 0)
+            self._notes.append(f"epoch {progress.epoch} ends early, since its batches are others")
 
     def _start_folder(self) -> None:
-        write_config(self._config, self._run.identity)
-        self._journal.forget_after(self._place.step)
+        write_config(self._config, self._run.identity, self._changes)
+        self._notes += self._journal.forget_after(self._place.step)
         if self._config.tracker != "none":
             self._run.accelerator.init_trackers("controlset")
 
@@ -260,6 +273,15 @@ class _Loop:
         told = ", ".join(f"{count} {why}" for why, count in skipped.items() if count)
         if told:
             display.say(f"rows left out in epoch {self._place.epoch}: {told}")
+        never = starving_sizes(index, run.loader.batch_size)
+        if never:
+            each = ", ".join(f"{rows} of {w}x{h} px" for (w, h), rows in never.items())
+            display.say(
+                f"never trained on: {each}; a batch takes {run.loader.batch_size} rows of one "
+                "size: take a smaller --batch-size, or generate with another --fit"
+            )
+        for note in [*self._notes, *_short_of_room(run)]:
+            display.say(note)
         if self._place.step:
             display.say(f"going on after step {self._place.step}")
 
@@ -287,5 +309,26 @@ class _Loop:
         )
         if run.probe is not None:
             self._draw()
-        summary: dict[str, Any] = dataclasses.asdict(outcome)
-        (run.folder / SUMMARY_NAME).write_text(json.dumps(summary, indent=1) + "\n")
+        write_json(run.folder / SUMMARY_NAME, with_digest(dataclasses.asdict(outcome)))
+
+
+def _passed_over(found: checkpoint.Found) -> list[str]:
+    said = [f"{folder} is not whole and is passed over: {why}" for folder, why in found.torn]
+    if found.torn and found.newest is None:
+        said.append("no checkpoint is whole: the run starts again")
+    return said
+
+
+def _short_of_room(run: Run) -> list[str]:
+    """A word before training where its checkpoints will not fit: one more than stays is written."""
+    config, place = run.config, run.folder / "checkpoints"
+    copies = 3 if config.ema is None else 4  # weights, two moments, averages; float32
+    each = copies * 4 * sum(one.numel() for one in run.control.parameters())
+    there = len(list(place.glob("step-*")))
+    need, free = (config.keep_last + 1 - there) * each, shutil.disk_usage(run.folder).free
+    if free >= need:
+        return []
+    return [
+        f"{run.folder}: {config.keep_last + 1} checkpoints of {each / 1e9:.2g} GB have to fit, but "
+        f"{free / 1e9:.2g} GB are free: training may end for want of room"
+    ]

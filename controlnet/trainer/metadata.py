@@ -3,10 +3,19 @@
 import json
 from pathlib import Path
 
-from controlnet.architecture.backbone import Base, fingerprint
+from controlnet import nano
+from controlnet.architecture.backbone import Base
 from controlnet.architecture.control import ControlNet
 from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.index import Index
+
+
+def published(name: str) -> str:
+    """A base's name for a file that is passed on: no folders of the machine that trained it."""
+    if name in {nano.NAME, str(nano.base_folder())}:
+        return nano.NAME
+    path = Path(name)
+    return path.resolve().name if path.is_absolute() or path.exists() else name
 
 
 def metadata_of(
@@ -18,11 +27,12 @@ def metadata_of(
         "controlset.hint_range": "0..1",
         "controlset.color_order": "RGB",
         "controlset.annotator": json.dumps(dict(index.annotator), sort_keys=True),
-        "controlset.base": config.base,
+        "controlset.base": published(config.base),
         **({"controlset.vae": Path(config.vae).name} if config.vae else {}),
         **({"controlset.base_lora": Path(config.base_lora).name} if config.base_lora else {}),
-        "controlset.base_fingerprint": fingerprint(base.unet),
+        "controlset.base_fingerprint": base.fingerprint,
         "controlset.global_pool": str(bool(control.config["global_pool_conditions"])).lower(),
+        "controlset.zero_terminal_snr": str(config.zero_terminal_snr).lower(),
         "controlset.prediction_type": str(base.scheduler.get("prediction_type", "epsilon")),
         "controlset.resolution": "{}x{}".format(*next(iter(index.sizes))),
     }

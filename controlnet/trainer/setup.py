@@ -7,6 +7,7 @@ from typing import Any
 
 import accelerate
 import torch
+from safetensors import safe_open
 
 from controlnet.architecture.backbone import (
     Base,
@@ -16,12 +17,14 @@ from controlnet.architecture.backbone import (
     new_control,
     scheduler,
     vae_sha256,
+    zero_terminal,
 )
 from controlnet.architecture.control import ControlNet, checkpoint_blocks
 from controlnet.architecture.control_files import find_control, load_control
 from controlnet.architecture.hint import hint_widths
 from controlnet.architecture.sampling import SampleOptions
 from controlnet.trainer.average import Average
+from controlnet.trainer.checkpoint import WEIGHTS
 from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.devices import (
     DTYPES,
@@ -30,6 +33,7 @@ from controlnet.trainer.devices import (
     resolved_precision,
 )
 from controlnet.trainer.draws import DrawOptions
+from controlnet.trainer.exclude import digest_of_keys, read_keys, without
 from controlnet.trainer.index import Index, open_shard, scan
 from controlnet.trainer.judge import Judge
 from controlnet.trainer.learner import Learner, Method, controlled
@@ -58,6 +62,7 @@ class Run:
     average: Average | None
     probe: Probe | None
     metadata: dict[str, str]
+    notes: tuple[str, ...]  # what is to be said before the first step
     identity: dict[str, Any]
 
     @property
@@ -90,6 +95,21 @@ def new_or_given(config: TrainConfig, base: Base) -> ControlNet:
     return control.float().requires_grad_(True).train()
 
 
+def _notes(config: TrainConfig, base: Base) -> tuple[str, ...]:
+    """Of a given network that was trained on another fine-tune of the base."""
+    file = None if config.init is None else Path(config.init) / WEIGHTS
+    if file is None or not file.is_file():
+        return ()
+    with safe_open(file, framework="pt") as opened:
+        meant = (opened.metadata() or {}).get("controlset.base_fingerprint")
+    if meant in {None, base.fingerprint}:
+        return ()
+    return (
+        f"--init {config.init} was trained on a base with other weights than {base.name} "
+        f"(fingerprint {meant}, got {base.fingerprint}); it fits, and goes on from there",
+    )
+
+
 CONTROLNET = Method(build=new_or_given, predict=controlled)
 
 
@@ -113,7 +133,13 @@ def prepare(config: TrainConfig, judge: Judge | None, method: Method = CONTROLNE
         other_vae=config.vae,
         lora=config.base_lora,
     )
+    if config.zero_terminal_snr:
+        base = zero_terminal(base)  # for the loss and for the probe's samples
     index = open_index(config, base)
+    rows, excluded = len(index), None
+    if config.exclude_keys is not None:
+        keys = read_keys(config.exclude_keys)
+        index, excluded = without(index, keys, where="--exclude-keys"), digest_of_keys(keys)
     validation = _validation(config) if config.probe_every else None
     loader = _loader(config, index, base, accelerator)
     loader.plan(0)  # refuses a batch that no size can fill
@@ -127,6 +153,7 @@ def prepare(config: TrainConfig, judge: Judge | None, method: Method = CONTROLNE
     needs_vae = index.latents is None or validation is not None
     base = _placed(dataclasses.replace(base, vae=base.vae if needs_vae else None), device, config)
     control = method.build(config, base).to(device)
+    started = None if config.init is None else fingerprint(control)
     control.to(memory_format=layout_of_weights(config, device))
     if config.gradient_checkpointing:
         checkpoint_blocks(control)
@@ -155,12 +182,15 @@ def prepare(config: TrainConfig, judge: Judge | None, method: Method = CONTROLNE
         average=None if config.ema is None else Average(control, config.ema),
         probe=probe,
         metadata=metadata_of(config, index, base, control),
+        notes=_notes(config, base),
         identity={
             **config.identity(),
             "precision": precision,
             "world_batch": loader.batch_size,
-            "base": fingerprint(base.unet),
-            "rows": len(index),
+            "base": base.fingerprint,
+            "init": started,
+            "rows": rows,
+            "excluded": excluded,
             "latents": index.latents is not None,
         },
     )
@@ -254,8 +284,7 @@ def _placed(base: Base, device: torch.device, config: TrainConfig) -> Base:
 
 
 def _diffusion(config: TrainConfig, base: Base) -> Diffusion:
-    changed = {"rescale_betas_zero_snr": True} if config.zero_terminal_snr else {}
-    schedule = scheduler(base, "DDPMScheduler", **changed)
+    schedule = scheduler(base, "DDPMScheduler")
     return Diffusion.of(
         schedule.alphas_cumprod, schedule.config.prediction_type, min_snr=config.min_snr
     )

@@ -110,6 +110,6 @@ def _broken(run: Run, step: int, what: str) -> ConfigError:
     kept = checkpoint.last_checkpoint(run.folder)
     stays = f"{kept} is whole" if kept else "no checkpoint was written yet"
     return ConfigError(
-        f"{run.folder}: step {step}: {what}; {stays}: look at these rows, then --resume without "
-        "them, or start again with a lower --learning-rate"
+        f"{run.folder}: step {step}: {what}; {stays}: look at these rows, then --resume with "
+        "--exclude-keys FILE (one key a line) or a lower --learning-rate"
     )

@@ -11,6 +11,7 @@ import tyro
 from controlset.interrupt import leaving_at_once, load_arrow
 from controlset.parse import need, need_workers, parse
 from schemas.printable import say
+from schemas.writing import write_text
 
 COMMAND = "controlset inspect"
 
@@ -62,9 +63,9 @@ def run(arguments: Sequence[str]) -> int:
         )
     print_inspection(inspection, results())
     if options.html is not None:
-        options.html.write_text(render_inspection(inspection), encoding="utf-8")
+        write_text(options.html, render_inspection(inspection))
         say(f"report: {options.html}")
     if options.json is not None:
-        options.json.write_text(json.dumps(inspection.to_json(), indent=1), encoding="utf-8")
+        write_text(options.json, json.dumps(inspection.to_json(), indent=1))
         say(f"numbers: {options.json}")
     return 0

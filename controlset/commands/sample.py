@@ -56,7 +56,8 @@ class SampleConfig:
     """Sampling steps."""
 
     guidance: float = 3.0
-    """Of classifier-free guidance; 1 is none. 7.5 is usual for Stable Diffusion."""
+    """Of classifier-free guidance; 1 or less is none, as in diffusers. 7.5 is usual for Stable
+    Diffusion."""
 
     scale: tuple[float, ...] = (1.0,)
     """Of the control; one, or one for each run."""

@@ -16,7 +16,7 @@ COMMAND = "controlset train"
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class _Options(TrainConfig):
     config: str | None = None
-    """YAML file of these options; the command line wins."""
+    """YAML file of these options, or the config.json of a run; the command line wins."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -24,7 +24,9 @@ def run(arguments: Sequence[str]) -> int:
     with leaving_at_once("train"):
         config = _config(arguments)
         if config.dry_run:
-            say_json(dataclasses.asdict(config))
+            from controlnet.trainer.inputs import check_inputs
+
+            say_json({**dataclasses.asdict(config), "found": check_inputs(config)})
             return 0
         from controlset.training import train
     outcome = train(config)

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.pages import shortened, visible
+from schemas.writing import replacing, writing
 
 WIDTH_IN, DPI = 4.6, 200
 SOFT, FAINT, MARK = "#5f6b7a", "#9aa5b1", "#c2410c"
@@ -63,10 +63,10 @@ def saved(figure: Figure, folder: Path, name: str, title: str, note: str) -> Pla
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     place = folder / "figures"
-    place.mkdir(exist_ok=True)
-    temporary = place / f".{name}.tmp"
-    temporary.write_bytes(buffer.getvalue())
-    os.replace(temporary, place / name)
+    with writing(place):
+        place.mkdir(exist_ok=True)
+    with replacing(place / name, durable=False) as temporary:
+        temporary.write_bytes(buffer.getvalue())
     return Plate(file=f"figures/{name}", title=title, note=note, png=buffer.getvalue())
 
 

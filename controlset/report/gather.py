@@ -1,15 +1,16 @@
 """Read what an evaluation and the runs that it judged left on disk."""
 
-import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from controlnet.trainer.folder import CONFIG_NAME, SUMMARY_NAME
-from controlnet.trainer.journal import METRICS, PROBES, SAMPLES, read_lines
+from controlnet.evaluator.cells import digest
+from controlnet.trainer.folder import CONFIG_NAME, SUMMARY_NAME, read_record
+from controlnet.trainer.journal import METRICS, PROBES, SAMPLES, read_journal
 from controlnet.trainer.probe import Bounds
 from controlset.report.records import (
     Difference,
@@ -25,12 +26,14 @@ from controlset.report.records import (
     Value,
 )
 from schemas.dataset import filesystem_of, read_manifest
+from schemas.documents import read_checked
 from schemas.errors import ConfigError, Rejected
 from schemas.manifest import Manifest
 from schemas.pixels import RgbU8, decode_stored_rgb
 
 DOCUMENT, FORMAT, VERSION = "evaluation.json", "controlset-evaluation", 1
 
+_AGAIN = "run `controlset evaluate` again"
 _STRIPS, _PICTURES = 7, 8  # probes, and pictures of each, that are shown
 
 
@@ -43,7 +46,17 @@ def gather(folder: Path) -> Evaluation:
     Raises:
         ConfigError: no evaluation there, or one that this release cannot read.
     """
-    document = _document(folder)
+    try:
+        return _gathered(folder, _document(folder))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        # The document is one of ours by its first lines, yet not by the rest.
+        raise ConfigError(
+            f"{folder / DOCUMENT}: need a result of controlset evaluate, got one with "
+            f"{type(error).__name__} {error}; run `controlset evaluate` again"
+        ) from error
+
+
+def _gathered(folder: Path, document: Mapping[str, Any]) -> Evaluation:
     runs = [
         RunView(
             name=str(one["name"]),
@@ -54,7 +67,14 @@ def gather(folder: Path) -> Evaluation:
         for one in document.get("runs") or ()
     ]
     sizes = _sizes(document.get("protocol") or {})
-    trainings = [_training(run, sizes) for run in runs]
+    warnings: list[str] = list(document.get("warnings") or ())
+    changed = _changed(folder, document.get("files") or {})
+    if changed:
+        warnings.append(
+            f"{len(changed)} files were changed or lost since the evaluation and are not shown, "
+            f"{min(changed)} for example; {_AGAIN}"
+        )
+    trainings = [_training(folder, run, sizes, warnings) for run in runs]
     return Evaluation(
         folder=folder,
         protocol=document.get("protocol") or {},
@@ -71,7 +91,7 @@ def gather(folder: Path) -> Evaluation:
             for one in document.get("rows") or ()
         ],
         missing=[(one["measure"], one["why"]) for one in document.get("missing") or ()],
-        warnings=document.get("warnings") or (),
+        warnings=warnings,
         comparisons=[_difference(one) for one in document.get("comparisons") or ()],
         sweeps=[
             _series(one, one["what"], "at")
@@ -81,28 +101,23 @@ def gather(folder: Path) -> Evaluation:
         curves=[
             _series(one, "step", "step") for one in document.get("curve") or () if one.get("points")
         ],
-        pictures=[_picture(folder, one) for one in document.get("pictures") or ()],
+        pictures=[_picture(folder, one, changed) for one in document.get("pictures") or ()],
         software=document.get("software") or {},
         hardware=document.get("hardware"),
         seconds=document.get("seconds") or {},
         trainings=[one for one in trainings if one.metrics or one.probes],
-        manifest=_manifest((document.get("data") or {}).get("path")),
+        manifest=_manifest(folder, (document.get("data") or {}).get("path")),
     )
 
 
 def _document(folder: Path) -> dict[str, Any]:
     path = folder / DOCUMENT
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         raise ConfigError(
             f"{folder}: need an evaluation, found no {DOCUMENT}; run `controlset evaluate` (again, "
             "if it was interrupted)"
-        ) from None
-    except ValueError as error:
-        raise ConfigError(
-            f"{path}: need JSON, got {error}; run `controlset evaluate` again"
-        ) from error
+        )
+    document: dict[str, Any] = read_checked(path, dict, advice=_AGAIN)
     found = document.get("format"), document.get("version")
     if found != (FORMAT, VERSION):
         raise ConfigError(
@@ -160,15 +175,28 @@ def _place(point: tuple[float, Any]) -> float:
     return point[0]
 
 
-def _picture(folder: Path, record: Mapping[str, Any]) -> PictureView:
+def _changed(folder: Path, files: Mapping[str, str]) -> frozenset[str]:
+    """Files of an evaluation that are not as it left them."""
+    changed = set()
+    for name, expected in files.items():
+        path = _there(folder, name)
+        if path is None or digest(path) != expected:
+            changed.add(name)
+    return frozenset(changed)
+
+
+def _picture(folder: Path, record: Mapping[str, Any], changed: frozenset[str]) -> PictureView:
     rows = record.get("rows") or {}
+
+    def inside(name: str | None) -> Path | None:
+        return None if name in changed else _there(folder, name)
 
     def samples(row: str) -> list[Sample]:
         return [
             Sample(
                 run=one.get("run"),
-                picture=_inside(folder, one.get("picture")),
-                found=_inside(folder, one.get("found")),
+                picture=inside(one.get("picture")),
+                found=inside(one.get("found")),
                 score=_number(one.get("score")),
             )
             for one in rows.get(row) or ()
@@ -179,14 +207,14 @@ def _picture(folder: Path, record: Mapping[str, Any]) -> PictureView:
         text=record.get("text") or "",
         why=record.get("why"),
         number=record.get("number", 0),
-        real=_inside(folder, record.get("real")),
-        wanted=_inside(folder, record.get("wanted")),
+        real=inside(record.get("real")),
+        wanted=inside(record.get("wanted")),
         models=samples("model"),
         floors=samples("floor"),
     )
 
 
-def _inside(folder: Path, name: str | None) -> Path | None:
+def _there(folder: Path, name: str | None) -> Path | None:
     """A file of the evaluation; nothing else gets into a page that is passed on."""
     if name is None or "\0" in name:
         return None
@@ -195,28 +223,50 @@ def _inside(folder: Path, name: str | None) -> Path | None:
     return path if inside and path.is_file() else None
 
 
-def _training(run: RunView, sizes: Sequence[tuple[int, int]]) -> Training:
-    folder = Path(run.path)
-    summary, config = (_record(folder / name) for name in (SUMMARY_NAME, CONFIG_NAME))
+def _training(
+    evaluation: Path, run: RunView, sizes: Sequence[tuple[int, int]], warnings: list[str]
+) -> Training:
+    """What a run's folder still says; what is damaged there is added to the warnings."""
+    folder = evaluation.resolve() / run.path
+    summary, config = (_record(folder / name, warnings) for name in (SUMMARY_NAME, CONFIG_NAME))
     bounds = summary.get("bounds")
     return Training(
         run=run.name,
-        metrics=read_lines(folder / METRICS),
-        probes=read_lines(folder / PROBES),
+        metrics=_lines(folder / METRICS, warnings),
+        probes=_lines(folder / PROBES, warnings),
         bounds=Bounds(**bounds) if bounds else None,
         snap=summary.get("snap"),
         summary=summary,
-        config=config.get("config") or {},
+        config=_without_folders(config.get("config") or {}),
         strips=_strips(folder / SAMPLES, sizes),
     )
 
 
-def _record(path: Path) -> dict[str, Any]:
-    """JSON that a run may lack: one of somebody else has none, one cut short a part of it."""
+def _record(path: Path, warnings: list[str]) -> dict[str, Any]:
+    """JSON that a run may lack: one of somebody else has none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return read_record(path)
+    except ConfigError as error:
+        warnings.append(str(error))
         return {}
+
+
+def _lines(path: Path, warnings: list[str]) -> list[dict[str, Any]]:
+    try:
+        found = read_journal(path)
+    except ConfigError as error:
+        warnings.append(str(error))
+        return []
+    warnings += found.told
+    return found.lines
+
+
+def _without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings for a page that is passed on: where things lay on this machine is nobody's."""
+    return {
+        name: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+        for name, value in config.items()
+    }
 
 
 def _strips(folder: Path, sizes: Sequence[tuple[int, int]]) -> list[Strip]:
@@ -257,10 +307,11 @@ def read_rgb(path: Path) -> RgbU8 | None:
         return None
 
 
-def _manifest(path: str | None) -> Manifest | None:
+def _manifest(folder: Path, path: str | None) -> Manifest | None:
     """Of a data set in a folder that is still there; remote ones are not asked."""
     if not path or "://" in path or "\0" in path:
         return None
+    path = str(folder.resolve() / path)
     try:
         files, root = filesystem_of(path)
         return read_manifest(files, root, path)

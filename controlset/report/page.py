@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from controlset.report.training_figures import draw_strips, draw_training
 from controlset.report.verdict import RULE, Verdict, by_rank, in_order, verdict_of
 from controlset.report.words import direction, duration, flat, interval, places_of, said
 from pipeline.pages import data_uri, shortened, templates
+from schemas.writing import write_text
 
 REPORT = "report.html"
 
@@ -61,10 +61,8 @@ def write_report(evaluation: str | Path) -> Path:
     found = gather(folder)
     draw_sheet(found)  # for slides and READMEs; the page has the same pictures
     html = render_report(found)
-    path, temporary = folder / REPORT, folder / f".{REPORT}.tmp"
-    temporary.write_text(html, encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    write_text(folder / REPORT, html)
+    return folder / REPORT
 
 
 def render_report(found: Evaluation) -> str:

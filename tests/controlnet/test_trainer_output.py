@@ -7,7 +7,7 @@ import torch
 from diffusers import StableDiffusionControlNetPipeline
 from safetensors import safe_open
 
-from controlnet.architecture.backbone import fingerprint, load_base
+from controlnet.architecture.backbone import load_base
 from controlnet.architecture.control_files import load_control
 from controlnet.architecture.unet import Prompt
 from schemas.dataset import open_dataset
@@ -75,7 +75,7 @@ def test_the_file_says_what_it_obeys_and_how_to_feed_it(run):
             "controlset.hint_range": "0..1",
             "controlset.color_order": "RGB",
             "controlset.base": str(base()),
-            "controlset.base_fingerprint": fingerprint(load_base(str(base())).unet),
+            "controlset.base_fingerprint": load_base(str(base())).fingerprint,
             "controlset.global_pool": "false",
             "controlset.step": "8",
         }.items()

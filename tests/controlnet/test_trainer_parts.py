@@ -131,13 +131,15 @@ def unchecked(kind, *arguments):
 def test_lines_of_steps_that_will_be_done_again_are_forgotten(tmp_path):
     journal = unchecked(Journal, tmp_path, _Nobody())
     for step in (0, 2, 4):
-        journal.metrics({"step": step})
+        journal.metrics({"step": step, "loss": 0.5})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "lo')  # killed here
     journal.forget_after(2)
-    assert read_lines(tmp_path / "metrics.jsonl") == [{"step": 0}, {"step": 2}]
+    kept = [{"step": 0, "loss": 0.5}, {"step": 2, "loss": 0.5}]
+    assert read_lines(tmp_path / "metrics.jsonl") == kept
     assert read_lines(tmp_path / "nowhere.jsonl") == []
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 0}\n{"step": 2}\n'
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert text == "".join(f"{json.dumps(line)}\n" for line in kept)
 
 
 def test_a_picture_is_there_whole_or_not_at_all(tmp_path):
@@ -174,7 +176,26 @@ def test_other_processes_are_silent(capsys):
     assert printed.out + printed.err == ""
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.fixture
+def as_in_a_terminal():
+    """Signals as a shell in the foreground leaves them, wherever the tests were started."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("as_in_a_terminal")
+def test_who_ignores_a_signal_goes_on_ignoring_it():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # `nohup`
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.signal is None
+
+
+@pytest.mark.usefixtures("as_in_a_terminal")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_first_signal_is_noted_and_a_second_one_ends_at_once(number):
     before = signal.getsignal(number)
     with StopRequest() as stop:

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from annotators.runtime import Runtime
 from controlnet.architecture.backbone import load_base
@@ -134,8 +135,10 @@ def test_under_averaging_the_averaged_weights_are_probed_and_the_raw_ones_go_on(
     assert probes_of(run)[-1]["zero_norms"] == pytest.approx(expected, rel=1e-6)
     raw = dict(parts[0].control.named_parameters())
     assert raw[doors[0]].square().mean().sqrt().item() != pytest.approx(expected[0], rel=1e-3)
-    kept = tensors_of(last_checkpoint(run))
-    assert torch.equal(kept[doors[0]], raw[doors[0]].detach().contiguous())
+    kept = last_checkpoint(run)
+    assert torch.equal(tensors_of(kept)[doors[0]], averaged[doors[0]])
+    own = load_file(kept / "training.safetensors")[f"own.{doors[0]}"]
+    assert torch.equal(own, raw[doors[0]].detach().contiguous())
 
 
 def fingerprint_of_all(modules):

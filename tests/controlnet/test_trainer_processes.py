@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.controlnet.tiny_runs import (
     config_for,
@@ -69,6 +70,16 @@ def started(output, **changes):
         )
         for rank in range(2)
     ]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_torchrun_is_one_group_and_one_writes(tmp_path):
+    output = tmp_path / "run"
+    finish(started(output, device="auto", steps=2, accumulation=1))
+    seen = [json.loads((tmp_path / f"run-{rank}.json").read_text()) for rank in range(2)]
+    keys = [{key for batch, _ in one for key in batch} for one in seen]
+    assert not keys[0] & keys[1]  # each its part of the batches
+    assert [line["step"] for line in metrics_of(output)] == [1, 2]
 
 
 def finish(ranks):

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from controlnet.trainer.checkpoint import last_checkpoint, read_progress
 from tests.controlnet.tiny_runs import (
@@ -190,6 +191,8 @@ def test_a_checkpoint_knows_its_place(whole):
 def test_averages_go_on_and_are_the_result(tmp_path):
     run = trained(tmp_path / "run", steps=6, ema=0.9)
     last = last_checkpoint(run)
-    shutil.copytree(last, tmp_path / "raw")
-    assert furthest(run, tmp_path / "raw") > 1e-4  # the checkpoint holds the raw weights
+    assert furthest(run, last) == 0  # the checkpoint holds the averages, and beside them
+    own = load_file(last / "training.safetensors")
+    names = tensors_of(run)
+    assert max((own[f"own.{n}"] - one).abs().max().item() for n, one in names.items()) > 1e-4
     assert config_for(run, ema=0.9).ema == 0.9

@@ -178,6 +178,7 @@ def test_a_run_without_judge_or_summary_still_shows_its_loss(place):
     (run / "summary.json").write_text("{")  # cut short
     page = page_of(place)
     assert "Condition gain" in page
+    assert "summary.json: need a document of controlset" in page  # said among the warnings
     assert "<b>Loss</b>" in page
     assert "Obedience over steps" not in page
 
@@ -357,7 +358,7 @@ def test_a_folder_without_an_evaluation_says_what_to_run(tmp_path):
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ("{", "need JSON, got .*; run `controlset evaluate` again"),
+        ("{", "need a document of controlset, got .*; run `controlset evaluate` again"),
         ('{"format": "controlset"}', "need controlset-evaluation version 1, got controlset"),
         (
             '{"format": "controlset-evaluation", "version": 2}',
@@ -376,12 +377,25 @@ def test_a_document_that_cannot_be_read_is_refused(tmp_path, document, message):
     assert not (tmp_path / "report.html").exists()
 
 
-def test_not_a_number_is_no_number(tmp_path):
+def test_not_a_number_is_no_json_and_what_was_not_measured_is_null(tmp_path):
     rows = four_rows(0.99, 0.88, 0.21, 0.22)
     rows[0]["values"] = estimates(f1_1px=float("nan"))
+    with pytest.raises(ConfigError, match="need a document of controlset, got"):
+        gather(small(tmp_path, rows))
+    rows[0]["values"] = {"f1_1px": None}
     found = gather(small(tmp_path, rows))
     assert found.value("ceiling") is None
     assert "not computed" in page_of(tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"sha256": "0" * 64}, {"rows": 3}, {"measures": [{}]}])
+def test_a_result_that_was_changed_or_is_of_another_form_is_one_line(tmp_path, changes):
+    place = small(tmp_path, four_rows(0.99, 0.88, 0.21, 0.22))
+    change(place, **changes)
+    with pytest.raises(
+        ConfigError, match=r"evaluation.json: need .*run `controlset evaluate` again"
+    ):
+        gather(place)
 
 
 def test_numbers_have_as_many_digits_as_their_interval_deserves():

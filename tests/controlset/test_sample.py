@@ -160,7 +160,7 @@ def test_a_photograph_is_annotated_as_the_training_data_were(capsys, tmp_path, r
     [
         (["--hint", "gone.png"], "--hint gone.png: need a picture, got "),
         (["--hint", "text.png"], "--hint text.png: need a picture, got "),
-        (["--hint", "odd.png"], "need a width and height that 8 px divides for this base, got"),
+        (["--hint", "odd.png"], "need a width and height that 4 px divides for this base, got"),
         (["--hint", "0.png", "odd.png"], "--hint: need maps of one size, got 50 x 64, 64 x 64"),
         (["--hint", "0.png", "--prompt", "a", "b"], "--prompt: need one, or 1, got 2"),
         (["--hint", "0.png", "--start", "0.7", "--end", "0.2"], "--start: need 0 <= start < end"),

@@ -1,5 +1,6 @@
 """`controlset train` as typed."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -14,6 +15,7 @@ from controlnet.trainer import loop, recipes
 from controlnet.trainer.probe import Bounds
 from controlset.cli import main
 from controlset.commands import train as command
+from controlset.commands.train import _config
 from controlset.judging import judge_of
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
@@ -22,6 +24,7 @@ from tests.controlnet.tiny_runs import (
     config_for,
     data,
     flags_of,
+    keys_of,
     metrics_of,
     trained,
     weights_of,
@@ -36,11 +39,9 @@ def in_process(capsys, *arguments):
     return status, printed.out, printed.err
 
 
-def resolved(capsys, *arguments):
-    """What `--dry-run` prints."""
-    status, out, err = in_process(capsys, *arguments, "--dry-run")
-    assert (status, err) == (0, "")
-    return json.loads(out)
+def resolved(*arguments):
+    """The configuration of a command line."""
+    return dataclasses.asdict(_config(arguments))
 
 
 def test_the_help_fits_a_terminal_and_has_an_example_and_every_option(capsys):
@@ -95,28 +96,71 @@ def test_every_option_has_a_flag(capsys):
         "tracker": "none",
         "offline": True,
         "resume": True,
+        "exclude_keys": "keys.txt",
     }
     config = config_for("run", **values)
-    said = resolved(capsys, *flags_of(config))
+    said = resolved(*flags_of(config))
     assert {name: said[name] for name in values} == values
     assert (said["data"], said["condition"]) == (str(data()), "canny")
 
 
-def test_a_dry_run_writes_nothing(capsys, tmp_path, monkeypatch):
+def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert resolved(capsys, *NEEDED)["steps"] == 20_000
+    given = ["--data", str(data()), "--condition", "canny", "--base", "nano", "--output", "run"]
+    status, out, err = in_process(capsys, *given, "--dry-run")
+    assert (status, err) == (0, "")
+    said = json.loads(out)
+    assert said["steps"] == 4000
+    assert said["found"] == {
+        "rows": len(keys_of()),
+        "validation_rows": len(keys_of("validation")),
+        "base": "bundled",
+    }
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--data", "gone", "gone: need "),
+        ("--condition", "depth", "need the condition 'depth', got shards with canny"),
+        ("--base", "./gone", "--base ./gone: need a folder, or a name on the hub"),
+        ("--base", ".", "--base .: need a model in diffusers' folder format, found no usable unet"),
+        ("--init", "gone", "--init gone: need a file or folder that exists"),
+        ("--exclude-keys", "gone", "--exclude-keys gone: need a file or folder that exists"),
+        ("--output", "full", "full: need an empty folder or a run, got something else"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would_refuse(
+    capsys, tmp_path, monkeypatch, flag, value, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    given = {"--data": str(data()), "--condition": "canny", "--base": "nano", "--output": "run"}
+    given[flag] = value
+    words = [word for pair in given.items() for word in pair]
+    status, out, err = in_process(capsys, *words, "--offline", "--dry-run")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+
+
+def test_the_config_of_a_run_is_a_config(tmp_path):
+    run = trained(tmp_path / "run", steps=1, seed=7, warmup=3, learning_rate=1e-5, tf32=False)
+    said = resolved("--config", str(run / "config.json"), "--output", "other", "--steps", "2")
+    expected = dataclasses.asdict(config_for("other", steps=2, seed=7, warmup=3, tf32=False))
+    assert said == expected | {"learning_rate": 1e-5}
 
 
 def test_the_bundled_base_brings_its_recipe_and_what_is_typed_wins(capsys):
     nano = [*NEEDED[:-3], "nano", *NEEDED[-2:]]
     recipe = recipes.nano(data="set", condition="canny", output="run")
-    said = resolved(capsys, *nano)
+    said = resolved(*nano)
     for name in ("steps", "batch_size", "learning_rate", "schedule", "warmup", "beta2"):
-        assert said[name] == getattr(recipe, name) != resolved(capsys, *NEEDED)[name]
-    typed = resolved(capsys, *nano, "--steps", "5", "--learning_rate=0.5")
+        assert said[name] == getattr(recipe, name) != resolved(*NEEDED)[name]
+    typed = resolved(*nano, "--steps", "5", "--learning_rate=0.5")
     assert (typed["steps"], typed["learning_rate"], typed["batch_size"]) == (5, 0.5, 32)
-    same = resolved(capsys, *NEEDED[:4], "--base=nano", *NEEDED[-2:])
+    same = resolved(*NEEDED[:4], "--base=nano", *NEEDED[-2:])
     assert same == said
 
 
@@ -126,7 +170,7 @@ def test_a_file_of_options_is_read_and_the_command_line_wins(capsys, tmp_path):
         "data: set\ncondition: canny\nbase: nano\noutput: run\nsteps: 9\nbatch-size: 2\n"
         "learning_rate: 1e-5\ncompile: true\nema: null\nresume: false\n"
     )
-    said = resolved(capsys, "--config", str(path), "--steps", "7")
+    said = resolved("--config", str(path), "--steps", "7")
     assert (said["steps"], said["batch_size"], said["learning_rate"]) == (7, 2, 1e-5)
     assert said["compile"] is True
     assert said["ema"] is None
@@ -137,11 +181,11 @@ def test_a_file_of_options_is_read_and_the_command_line_wins(capsys, tmp_path):
 def test_a_file_can_switch_off_what_is_on(capsys, tmp_path, name):
     path = tmp_path / "run.yaml"
     path.write_text(f"{name}: false\n")
-    assert resolved(capsys, *NEEDED, "--config", str(path))[name] is False
+    assert resolved(*NEEDED, "--config", str(path))[name] is False
     path.write_text(f"{name}: true\n")
-    assert resolved(capsys, *NEEDED, "--config", str(path))[name] is True
+    assert resolved(*NEEDED, "--config", str(path))[name] is True
     off = f"--no-{name.replace('_', '-')}"
-    assert resolved(capsys, *NEEDED, "--config", str(path), off)[name] is False
+    assert resolved(*NEEDED, "--config", str(path), off)[name] is False
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import shutil
 import pytest
 
 from controlset.cli import main
+from schemas.documents import with_digest
 from schemas.folder_lock import locked
-from tests.controlnet.tiny_runs import WEIGHTS, base, data, trained
+from tests.controlnet.tiny_runs import WEIGHTS, base, changed_base, data, trained
 from tests.pipeline.handmade import photograph, row_of, write_dataset
 
 
@@ -65,22 +66,40 @@ def test_a_base_of_another_architecture(capsys, tmp_path, run):
     assert f"--base {other}: need a base with block_out_channels [16, 16]" in said
 
 
-def test_a_base_of_the_same_shape_but_other_weights_is_said(capsys, tmp_path, run):
-    other = shutil.copytree(base(), tmp_path / "other")
-    from safetensors.torch import load_file, save_file
+def test_a_base_of_the_same_shape_but_other_weights_is_told_beside_the_numbers(tmp_path, run):
+    def moved(tensors):
+        return {name: value + 0.01 for name, value in tensors.items()}
 
-    path = other / "unet" / WEIGHTS
-    changed = {name: value + 0.5 for name, value in load_file(path).items()}
-    save_file(changed, path, metadata={"format": "pt"})
-    said = refusal(capsys, tmp_path / "out", run, "--base", other)
-    assert "was trained on a base with other weights" in said
+    other = changed_base(tmp_path / "other", "unet", moved)
+    given = ["--run", str(run), "--data", str(data()), "--output", str(tmp_path / "out")]
+    more = ["--base", str(other), "--device", "cpu", "--steps", "1", "--limit", "2", "--no-report"]
+    assert main(["evaluate", *given, *more]) == 0
+    document = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert any("was trained on a base with other weights" in text for text in document["warnings"])
+
+
+@pytest.mark.parametrize("name", ["config.json", "summary.json"])
+def test_a_damaged_record_of_the_run_is_said_before_anything_is_sampled(
+    capsys, tmp_path, run, name
+):
+    (run / name).write_text('{"config": [1], "step": "many"}')
+    said = refusal(capsys, tmp_path / "out", run)
+    assert f"{run}/{name}: need a document of controlset, got " in said
+
+
+def test_a_damaged_identity_is_said_before_anything_is_sampled(capsys, tmp_path, run):
+    (tmp_path / "out").mkdir()
+    for text in ("", "{}", "[1]", '{"protocol": 3, "sha256": "0"}', "\x00"):
+        (tmp_path / "out" / ".identity.json").write_text(text)
+        said = refusal(capsys, tmp_path / "out", run)
+        assert "take another --output" in said
 
 
 def test_a_base_that_is_gone(capsys, tmp_path, run):
     path = run / "config.json"
     document = json.loads(path.read_text())
     document["config"]["base"] = str(tmp_path / "gone")
-    path.write_text(json.dumps(document))
+    path.write_text(json.dumps(with_digest(document)))
     said = refusal(capsys, tmp_path / "out", run, "--offline")
     assert f"--base {tmp_path}/gone: need a model in diffusers' folder format" in said
 

@@ -137,10 +137,10 @@ def test_a_run_does_not_go_on_with_another_base(run, tmp_path):
 
 
 def test_a_run_does_not_go_on_with_other_numbers(run):
-    said = refusal(run, resume=True, steps=4, learning_rate=1e-4, seed=3)
+    said = refusal(run, resume=True, steps=4, learning_rate=1e-2, seed=3)
     assert said == (
         f"{run}: need the options that the run was started with, got "
-        "learning_rate 0.001 -> 0.0001; seed 0 -> 3; use those, or another --output"
+        "learning_rate 0.001 -> 0.01; seed 0 -> 3; use those, or another --output"
     )
 
 
@@ -242,7 +242,8 @@ def test_a_base_with_a_broken_weight_stops_at_the_first_step_and_stores_nothing(
         trained(output, base=str(broken))
     said = re.fullmatch(
         rf"{output}: step 1: loss is not finite for (.*); no checkpoint was written yet: look at "
-        r"these rows, then --resume without them, or start again with a lower --learning-rate",
+        r"these rows, then --resume with --exclude-keys FILE \(one key a line\) or a lower "
+        r"--learning-rate",
         str(error.value),
     )
     assert said

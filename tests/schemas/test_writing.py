@@ -1,5 +1,6 @@
 """Files appear whole or not at all; folders are locked; names from data stay names."""
 
+import errno
 import os
 import resource
 import signal
@@ -12,7 +13,14 @@ from schemas.documents import check_digest, read_checked, with_digest
 from schemas.errors import ConfigError
 from schemas.file_names import file_name
 from schemas.folder_lock import locked
-from schemas.writing import OutputError, clear_temporary, is_temporary, replacing, write_json
+from schemas.writing import (
+    OutputError,
+    clear_temporary,
+    is_temporary,
+    machine_limits,
+    replacing,
+    write_json,
+)
 
 PLAIN = ("0a1b2c3d4e5f", "run", "run-2", "my run (2)", "run-step-12", "scale 0.5", "a_b", "x=1,y")
 HOSTILE = (
@@ -71,6 +79,38 @@ def test_a_limit_of_file_sizes_is_one_line_and_leaves_nothing(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk_or_memory_is_one_line_for_a_whole_command(tmp_path):
+    def full_disk():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def foreign():
+        raise FileNotFoundError(errno.ENOENT, "No such file", "/elsewhere/data")
+
+    def unreadable():
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "config.json"))
+
+    def no_memory():
+        raise MemoryError
+
+    def no_tensor():
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")
+
+    def bug():
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    for fail, message in (
+        (full_disk, "need to read and write here, got no space left on device; free some space"),
+        (unreadable, "config.json: need to read and write here, got permission denied; choose"),
+        (no_memory, "need more memory than is free here; take a smaller --batch-size"),
+        (no_tensor, "need more memory than is free here"),
+    ):
+        with pytest.raises(ConfigError, match=message), machine_limits(tmp_path):
+            fail()
+    for fail, kind in ((foreign, FileNotFoundError), (bug, RuntimeError)):
+        with pytest.raises(kind), machine_limits(tmp_path):
+            fail()
 
 
 def test_only_what_we_could_have_written_is_swept(tmp_path):

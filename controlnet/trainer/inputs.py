@@ -1,0 +1,96 @@
+"""Whether what a training run is given is there: data, condition, base; light to import."""
+
+import os
+import re
+from pathlib import Path
+
+from controlnet import nano
+from controlnet.trainer.config import TrainConfig
+from schemas.dataset import open_dataset
+from schemas.errors import ConfigError
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_PARTS = ("unet", "vae", "scheduler", "tokenizer", "text_encoder")
+
+
+def check_inputs(config: TrainConfig) -> dict[str, object]:
+    """Refuse what would be refused later, without a network being loaded or a file written.
+
+    Args:
+        config: of the run.
+
+    Returns:
+        What would be trained: rows, rows that are looked at, and the base.
+
+    Raises:
+        ConfigError: no such data set, condition, base or file; or the output holds something.
+    """
+    data = open_dataset(config.data, split="train")
+    if config.condition not in data.conditions:
+        raise ConfigError(
+            f"{config.data}: need the condition {config.condition!r}, got shards with "
+            f"{', '.join(data.conditions) or 'none'}; name one of these or run "
+            f"`controlset add {config.data} --conditions {config.condition}`"
+        )
+    rows = {name: sum(one.data.rows for one in many) for name, many in data.manifest.splits.items()}
+    if config.probe_every and not rows.get("validation"):
+        raise ConfigError(
+            f"{config.data}: need validation rows to see whether control works, found none; "
+            "generate with --validation 0.02, or train blindly with --probe-every 0"
+        )
+    for option, path in (("--init", config.init), ("--exclude-keys", config.exclude_keys)):
+        named = option == "--init" and _HUB_NAME.fullmatch(path or "")
+        if path is not None and not named and not os.path.exists(path):
+            raise ConfigError(f"{option} {path}: need a file or folder that exists, found none")
+    _check_output(config)
+    return {
+        "rows": rows.get("train", 0),
+        "validation_rows": rows.get("validation", 0),
+        "base": _found_base(config),
+    }
+
+
+def _check_output(config: TrainConfig) -> None:
+    folder = Path(config.output)
+    holds = os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir()))
+    if holds and not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"{folder}: need an empty folder or a run, got something else; take another --output"
+        )
+    if holds and not config.resume:
+        raise ConfigError(
+            f"{folder}: holds a run already; go on with --resume, or take another --output"
+        )
+    if config.resume and not holds:
+        raise ConfigError(
+            f"{folder}: need a run to resume, found none; leave --resume out to start one"
+        )
+
+
+def _found_base(config: TrainConfig) -> str:
+    """Where the base lies, or that it would be downloaded."""
+    if config.base == nano.NAME:
+        return "bundled"
+    folder = Path(config.base)
+    if folder.exists():
+        absent = [part for part in _PARTS if not (folder / part).is_dir()]
+        if absent:
+            raise ConfigError(
+                f"--base {config.base}: need a model in diffusers' folder format, found no usable "
+                f"{absent[0]}/; give its folder or its name on the hub"
+            )
+        return str(folder.resolve())
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        config_file = hf_hub_download(
+            config.base, "unet/config.json", local_files_only=config.offline
+        )
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise ConfigError(
+            f"--base {config.base}: need a folder, or a name on the hub that can be reached, got "
+            f"{first}"
+        ) from error
+    return str(Path(config_file).parents[1])
