@@ -17,7 +17,7 @@ from controlnet.evaluator.cells import Cell, RunPlace, floor_of, told_by
 from controlnet.evaluator.sampler import Request, Sampler
 from controlnet.evaluator.settings import EvaluateConfig
 from controlnet.nano import NAME, base_folder
-from controlnet.trainer.folder import CONFIG_NAME, SUMMARY_NAME, read_record
+from controlnet.trainer.folder import CONFIG_NAME, CONTROL_DIR, SUMMARY_NAME, read_record
 from controlnet.trainer.metadata import published
 from controlnet.trainer.probe import to_pictures
 from schemas.errors import ConfigError
@@ -204,7 +204,8 @@ def record_of_run(place: RunPlace, base: str, folder: Path) -> dict[str, Any]:
 def _trained_on(place: RunPlace) -> str | None:
     """The base by the record of the run (also where its checkpoint is given), or by the file."""
     run = place.path if place.is_run else place.control.resolve().parent
-    for folder in (run, run.parent.parent):
+    ours = place.is_run or place.control.name == CONTROL_DIR
+    for folder in (run, run.parent.parent) if ours else ():
         base = read_record(folder / CONFIG_NAME).get("config", {}).get("base")
         if base:
             return base
