@@ -68,6 +68,7 @@ def read_yaml(path: str, kind: type) -> Mapping[str, Any]:
         raise ConfigError(f"--config {path}: need a mapping of options, got {document!r}")
     if isinstance(document.get("config"), dict):
         document = document["config"]  # the config.json of a run
+        document = {name: value for name, value in document.items() if value not in (None, [])}
     values = {str(name).replace("-", "_"): value for name, value in document.items()}
     kinds = {field.name: field.type for field in dataclasses.fields(kind)}
     for name, value in values.items():
@@ -75,7 +76,7 @@ def read_yaml(path: str, kind: type) -> Mapping[str, Any]:
             near = difflib.get_close_matches(name, kinds.keys() - {"beam_args"}, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(f"--config {path}: unknown option {name}{hint}")
-        rule = _misfit(kinds[name], value, several=name in {"conditions", "pose"})
+        rule = _misfit(kinds[name], value, several=name in {"conditions", "pose", "trust_model"})
         need(rule is None, f"--config {path}: {name}", str(rule), value)
     return values
 

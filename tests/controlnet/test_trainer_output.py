@@ -74,7 +74,7 @@ def test_the_file_says_what_it_obeys_and_how_to_feed_it(run):
             "controlset.condition": "canny",
             "controlset.hint_range": "0..1",
             "controlset.color_order": "RGB",
-            "controlset.base": str(base()),
+            "controlset.base": base().name,
             "controlset.base_fingerprint": load_base(str(base())).fingerprint,
             "controlset.global_pool": "false",
             "controlset.step": "8",
