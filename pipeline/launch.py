@@ -138,9 +138,13 @@ def resolve(config: GenerateConfig, *, download: bool = True) -> Job:
 
 def _check_apart(job: Job) -> None:
     """Refuse an output whose shards the next listing would take for its source."""
-    source, output = (os.path.abspath(place) for place in (job.config.source, job.output))
-    inside = os.path.commonpath([source, output]) == source
-    if job.source.kind is SourceKind.PARQUET and is_local(job.output) and inside:
+    if job.source.kind is not SourceKind.PARQUET or not is_local(job.output):
+        return
+    shard = f"{os.path.realpath(job.output)}/data/train-00000-of-00001.parquet"
+    for selection in job.source.selections:
+        base = f"{os.path.realpath(selection.base or '/').rstrip('/')}/"
+        if not shard.startswith(base) or not selection.matches(shard.removeprefix(base)):
+            continue
         raise ConfigError(
             f"{job.output}: need an output outside the source {job.config.source}, whose Parquet "
             "files are read; choose another --output"

@@ -45,6 +45,7 @@ _NOT_USED: Mapping[str, str] = {
     Ignored.NOT_A_PICTURE: "neither name nor content is a picture's",
     Ignored.UNREAD_FORMAT: "pictures that are not decoded here; convert them to PNG or JPEG",
     Ignored.HIDDEN: "hidden",
+    Ignored.DATA_SET: "data sets of controlset inside the source",
     Ignored.FOLDER_SEEN: "links to folders that are read already",
     Ignored.PICTURE_SHADOWED: "taken for fields of a tar's sample, as maps are; rename if not",
     Ignored.OTHER_KIND: "of another kind than --source-format",

@@ -22,6 +22,7 @@ class Ignored(enum.StrEnum):
     NOT_A_PICTURE = "not_a_picture"  # neither its name nor its first bytes are a picture's
     UNREAD_FORMAT = "unread_format"  # a picture that is not decoded here: SVG, camera raw, …
     HIDDEN = "hidden"  # a name that starts with a dot, or __MACOSX
+    DATA_SET = "data_set"  # a folder that controlset wrote; it is read if it is the source itself
     FOLDER_SEEN = "folder_seen"  # a link to a folder that is walked on another way
     PICTURE_SHADOWED = "picture_shadowed"  # another field of a tar's sample that has a picture
     CONDITION_IMAGE = "condition_image"  # imported with its picture, or by its name one of these

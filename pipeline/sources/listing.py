@@ -42,9 +42,10 @@ def list_source(spec: SourceSpec, notes: Notes | None = None) -> Iterator[ImageR
                 notes.pictures += 1
                 yield problem_ref(relative, folder.uri, folder.problem)
                 continue
-            if folder.seen:
+            if folder.seen or folder.ours:
                 notes.found += 1
-                notes.ignore(Ignored.FOLDER_SEEN, relative)
+                reason = Ignored.DATA_SET if folder.ours else Ignored.FOLDER_SEEN
+                notes.ignore(reason, relative)
                 continue
             if selection.is_whole:
                 notes.found += len(folder.hidden)

@@ -11,6 +11,7 @@ from pipeline.sources import names
 from pipeline.sources.folder import FileStat, Folder
 from pipeline.sources.spec import Selection
 from schemas.errors import Reason, Rejected
+from schemas.manifest import RECORDS_DIR
 from schemas.records import Place, Problem
 
 _FIRST_LOOK = 20_000  # names: a twentieth of a second
@@ -44,6 +45,17 @@ def walk(selection: Selection) -> Iterator[Folder]:
             files, folders, linked, hidden = _scan(uri or "/")
         except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
             yield _unlistable(entry.relative, uri, error)
+            continue
+        if entry.relative and RECORDS_DIR in hidden and selection.is_any_depth:
+            # Else a run whose output lies in its source would read it the next time.
+            yield Folder(
+                relative=entry.relative,
+                uri=uri,
+                names=[],
+                folders=[],
+                stat=_LocalStat(uri),
+                ours=True,
+            )
             continue
         if selection.names is not None:
             files = sorted({*files, *selection.names}.difference(folders))

@@ -44,6 +44,11 @@ class Selection:
             return None
         return self.pattern.count("/") + 1
 
+    @property
+    def is_any_depth(self) -> bool:
+        """Whether nobody said which folders are meant: no pattern, or one with `**`."""
+        return self.names is None and self.depth is None
+
     def matches(self, relative: str) -> bool:
         """Whether the file `relative` (to base) is selected."""
         if self.names is not None:

@@ -19,7 +19,7 @@ from pipeline.verify import verify_dataset
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
 from tests.faults.conftest import config_for, contents
-from tests.pipeline.handmade import photograph, rewritten, row_of, write_dataset
+from tests.pipeline.handmade import encoded, photograph, rewritten, row_of, write_dataset
 
 NAME = "train-00000-of-00001"
 OTHERS = "validation-00000-of-00001"
@@ -305,3 +305,26 @@ def test_a_shard_that_links_to_itself_is_refused_in_one_line(hostile):
     with pytest.raises(ConfigError, match="need a file, got something else"):
         open_dataset(str(hostile))[0]
     assert not verify_dataset(str(hostile)).ok
+
+
+@pytest.mark.parametrize("through", ["link", "glob"])
+def test_a_run_never_reads_what_it_wrote(tmp_path, through):
+    pictures = [encoded(photograph("coffee", 64 + n)) for n in range(9)]
+    source = tmp_path / "se"
+    source.mkdir()
+    pq.write_table(pa.table({"image": pa.array(pictures, pa.binary())}), source / "nine.parquet")
+    given = str(source)
+    if through == "link":
+        (tmp_path / "sel").symlink_to(source)
+        output = tmp_path / "sel" / "out"
+    else:
+        given, output = f"{source}/**/*.parquet", source / "out"
+    config = config_for(given, output, min_side=16)
+    with pytest.raises(ConfigError, match="need an output outside the source"):
+        generate(config)
+    shutil.rmtree(source / "out", ignore_errors=True)
+    for _ in range(2):  # into a folder that a link in the source leads to
+        if not (source / "linked").is_symlink():
+            (source / "linked").symlink_to(tmp_path / "away")
+        manifest = generate(config_for(given, tmp_path / "away", min_side=16))
+        assert manifest.rows == 9
