@@ -18,6 +18,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from schemas.errors import ConfigError
+from schemas.manifest import MANIFEST_NAME, RECORDS_DIR
 from schemas.triple import SHARD_KEY
 
 _DECODED_BYTES = 1 << 30
@@ -72,6 +73,22 @@ def check_inside(root: str, relative: str) -> None:
             f"{root}/{relative}: need a file inside the data set's folder, got a link to {real}; "
             "copy the set without links (cp -rL)"
         )
+
+
+def is_of_set(path: str | os.PathLike[str]) -> bool:
+    """Whether a report or picture that is written there would replace a file of a data set."""
+    real = os.path.realpath(path)
+    folder, name = os.path.split(real)
+    if name in {MANIFEST_NAME, "README.md", "preview.html"}:
+        return os.path.exists(f"{folder}/{MANIFEST_NAME}")
+    above, inside = os.path.split(folder)
+    while inside:
+        if inside in {"data", "rejects", RECORDS_DIR} and (
+            os.path.exists(f"{above}/{MANIFEST_NAME}") or inside == RECORDS_DIR
+        ):
+            return True
+        above, inside = os.path.split(above)
+    return False
 
 
 class ShardReader:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from controlnet.evaluator.scores import Seen
+from schemas.consumed import check_shards
 from schemas.dataset import Dataset, open_dataset
 from schemas.errors import ConfigError
 from schemas.pictures import of_row
@@ -87,6 +88,7 @@ def load_rows(data: str, *, split: str, condition: str, limit: int | None) -> Ro
             f"{data}: need the condition {condition!r}, found {', '.join(dataset.conditions)}; "
             f"run `controlset add {data} --conditions {condition}`"
         )
+    check_shards(data, dataset.shards)
     stats = [f"{condition}_{name}" for name in dataset.manifest.annotators[condition]["stats"]]
     keys, null_maps = _keys_with(dataset, condition)
     found = len(keys) + null_maps

@@ -43,6 +43,7 @@ from controlnet.trainer.optimizers import new_optimizer
 from controlnet.trainer.prefetch import Loader
 from controlnet.trainer.probe import Probe
 from controlnet.trainer.texts import Texts, fits_in_memory
+from schemas.consumed import check_shards
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
 
@@ -119,8 +120,10 @@ def prepare(config: TrainConfig, judge: Judge | None, method: Method = CONTROLNE
     Raises:
         ConfigError: anything that would fail later.
     """
-    open_dataset(config.data)  # before a base is loaded, and perhaps downloaded, for nothing
+    data = open_dataset(config.data)  # before a base is loaded, and perhaps downloaded, for nothing
     accelerator = new_accelerator(config)
+    if accelerator.is_local_main_process:
+        check_shards(config.data, data.manifest.shards)
     device = accelerator.device
     precision = resolved_precision(config, device)
     dtype = DTYPES[precision]

@@ -52,8 +52,12 @@ def run(arguments: Sequence[str]) -> int:
     with leaving_at_once("inspect"):
         from controlset.console import cores, progress, results
         from pipeline.inspection import inspect_dataset, print_inspection, render_inspection
+        from schemas.shards import is_of_set
 
         load_arrow()
+    for flag, path in (("--html", options.html), ("--json", options.json)):
+        apart = path is None or not is_of_set(path)
+        need(apart, flag, "a file that is no part of a data set", str(path))
     with progress("inspecting") as advance:
         inspection = inspect_dataset(
             options.dataset,

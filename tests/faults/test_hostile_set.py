@@ -16,6 +16,7 @@ from pipeline.adding.options import AddConfig
 from pipeline.inspection import inspect_dataset
 from pipeline.launch import generate
 from pipeline.verify import verify_dataset
+from schemas.consumed import check_shards
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
 from tests.faults.conftest import config_for, contents
@@ -328,3 +329,52 @@ def test_a_run_never_reads_what_it_wrote(tmp_path, through):
             (source / "linked").symlink_to(tmp_path / "away")
         manifest = generate(config_for(given, tmp_path / "away", min_side=16))
         assert manifest.rows == 9
+
+
+def test_a_flipped_bit_or_swapped_shards_are_not_learned_from(hostile, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shards = open_dataset(str(hostile)).manifest.shards
+    before = everything(hostile)
+    check_shards(str(hostile), shards)
+    with monkeypatch.context() as patch:  # remembered: nothing is hashed again
+        patch.setattr("hashlib.file_digest", None)
+        check_shards(str(hostile), shards)
+    assert everything(hostile) == before
+    raw = bytearray((hostile / SHARD).read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (hostile / SHARD).write_bytes(raw)
+    with pytest.raises(ConfigError, match=f"{SHARD}: need a whole shard, got sha256"):
+        check_shards(str(hostile), shards)
+    (hostile / SHARD).write_bytes(raw[:-1])
+    with pytest.raises(ConfigError, match=f"{SHARD}: need a whole shard, got bytes"):
+        check_shards(str(hostile), shards)
+
+
+def test_equal_shards_that_change_places_are_refused(photographs, tmp_path):
+    output = tmp_path / "set"
+    generate(config_for(photographs, output))
+    first, other = sorted(output.glob("data/train-*.parquet"))[:2]
+    first.write_bytes(other.read_bytes())
+    with pytest.raises(ConfigError, match="need the shard of this name, got 'train-00001-of"):
+        list(open_dataset(str(output)))
+
+
+def test_a_flipped_bit_is_seen_by_whoever_reads_the_row(photographs, tmp_path):
+    output = tmp_path / "set"
+    generate(config_for(photographs, output))
+    data = open_dataset(str(output))
+    path = output / data.shards[0].data.path
+    raw = bytearray(path.read_bytes())
+    raw[raw.index(data.row(0)["image"]["bytes"]) + 500] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(ConfigError, match=r"need a whole shard, got .*CRC"):
+        open_dataset(str(output)).row(0)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "README.md", SHARD, ".controlset/run.json"])
+def test_a_report_never_replaces_a_file_of_a_set(hostile, name, capsys):
+    before = everything(hostile)
+    (hostile / ".controlset").mkdir(exist_ok=True)
+    assert main(["inspect", str(hostile), "--html", str(hostile / name)]) == 2
+    assert "need a file that is no part of a data set" in capsys.readouterr().err
+    assert everything(hostile)[0] == before[0]
