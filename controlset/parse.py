@@ -167,8 +167,14 @@ def _is_flag(word: str, flags: Sequence[str]) -> bool:
     return word.split("=")[0].replace("_", "-") in {*flags, "--help"}
 
 
-def _resembled(word: str, flags: Sequence[str]) -> str | None:
-    near = difflib.get_close_matches(word.split("=")[0], flags, n=1, cutoff=0.75)
+def misspelt(words: Sequence[str], flags: Sequence[str]) -> str | None:
+    """The first word that is surely meant as one of the flags; no option of Beam is so near."""
+    unknown = (word for word in words if word.startswith("--"))
+    return next((word for word in unknown if _resembled(word, flags, cutoff=0.86)), None)
+
+
+def _resembled(word: str, flags: Sequence[str], cutoff: float = 0.75) -> str | None:
+    near = difflib.get_close_matches(word.split("=")[0], flags, n=1, cutoff=cutoff)
     return near[0] if near else None
 
 

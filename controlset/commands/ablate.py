@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from controlnet.ablations.config import AblationConfig
+from controlset import early
 from controlset.interrupt import leaving_at_once
 from controlset.parse import parse
 from schemas.errors import ConfigError
@@ -24,6 +25,7 @@ def run(arguments: Sequence[str]) -> int:
         "Run it again to go on where it stopped.",
         example=f"{COMMAND} --data shapes-set --output ablation",
     )
+    early.need_dataset(config.data, config.condition)
     with leaving_at_once("ablate"):
         from annotators.runtime import Runtime
         from controlnet.ablations.table import ablate

@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from controlnet import nano
+from controlset import early
 from controlset.interrupt import leaving_at_once, load_arrow
 from controlset.parse import parse
 from pipeline.adding.options import AddConfig
@@ -39,6 +40,10 @@ def run(arguments: Sequence[str]) -> int:
         )
         if config.latents == nano.NAME:
             config = dataclasses.replace(config, latents=str(nano.base_folder()))
+        early.need_dataset(config.output)
+        early.need_conditions(config)
+        if config.latents is not None:
+            early.need_paths("--latents", [config.latents], "a base in diffusers' format")
         from pipeline.adding import launch
 
         load_arrow()

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from controlset import early
 from controlset.interrupt import leaving_at_once, load_arrow
 from controlset.parse import need, parse
 
@@ -51,6 +52,8 @@ def run(arguments: Sequence[str]) -> int:
         "measure whether it obeys, and write a report. Run again, it goes on where it stopped.",
         example=f"{COMMAND} --output demo-output",
     )
+    if options.source is not None:
+        early.need_source(options.source)
     with leaving_at_once("demo"):
         from controlset.demo import Demo, demo
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import tyro
 
 from controlnet.evaluator.settings import EvaluateConfig
+from controlset import early
 from controlset.configuration import as_flags, read_yaml, value_of
 from controlset.interrupt import leaving_at_once, load_arrow
 from controlset.parse import parse
@@ -29,6 +30,8 @@ def run(arguments: Sequence[str]) -> int:
     """Judge ControlNets; status 1 where `--expect` is not met."""
     with leaving_at_once("evaluate"):
         config = _config(arguments)
+        early.need_runs(config.run)
+        early.need_dataset(config.data, config.condition)
         from controlset.evaluation import run_evaluation
 
         load_arrow()

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from controlset import early
 from controlset.interrupt import leaving_at_once
 from controlset.parse import parse
 from schemas.printable import say
@@ -41,6 +42,8 @@ def run(arguments: Sequence[str]) -> int:
         "range, colour order and annotator travel in the file's metadata.",
         example=f"{COMMAND} run --format original --output canny.safetensors",
     )
+    early.need_new(options.output)
+    early.need_paths("RUN", [options.run], "a run or a ControlNetModel folder")
     with leaving_at_once("export"):
         from controlnet.export import export
     exported = export(options.run, options.output, layout=options.format, precision=options.dtype)

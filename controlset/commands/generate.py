@@ -7,9 +7,10 @@ from typing import Annotated, Any, NoReturn
 
 import tyro
 
+from controlset import early
 from controlset.configuration import as_flags, read_yaml, value_of
 from controlset.interrupt import leaving_at_once, load_arrow
-from controlset.parse import flags_of, need, parse_known, unknown_argument
+from controlset.parse import flags_of, misspelt, need, parse_known, unknown_argument
 from pipeline.options import GenerateConfig
 from schemas.errors import ConfigError
 from schemas.printable import say
@@ -39,6 +40,9 @@ def run(arguments: Sequence[str]) -> int:
     """Generate a data set, or print the plan of it."""
     with leaving_at_once("generate"):
         config = parse_config(arguments)
+        early.need_conditions(config)
+        early.need_source(config.source)
+        early.need_output(config.output)
         from pipeline import launch
 
         load_arrow()
@@ -70,6 +74,8 @@ def parse_config(arguments: Sequence[str]) -> GenerateConfig:
     # The file's source came first, so one that was typed is left over, before Beam's options.
     typed = source_of_file and unknown and not unknown[0].startswith("-")
     source = unknown.pop(0) if typed else options.source
+    if (word := misspelt(unknown, flags_of(_Options))) is not None:
+        raise unknown_argument(word, flags_of(_Options))  # Beam, which is slow, need not be asked
     if unknown:
         _check_beam_knows(unknown)
     values: dict[str, Any] = {

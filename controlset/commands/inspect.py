@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from controlset import early
 from controlset.interrupt import leaving_at_once, load_arrow
 from controlset.parse import need, need_workers, parse
 from schemas.printable import say
@@ -49,6 +50,7 @@ def run(arguments: Sequence[str]) -> int:
     for flag, path in (("--html", options.html), ("--json", options.json)):
         writable = path is None or (path.parent.is_dir() and not path.is_dir())
         need(writable, flag, "a file in a folder that exists", str(path))
+    early.need_dataset(options.dataset)
     with leaving_at_once("inspect"):
         from controlset.console import cores, progress, results
         from pipeline.inspection import inspect_dataset, print_inspection, render_inspection

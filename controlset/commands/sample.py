@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from controlset import early
 from controlset.interrupt import leaving_at_once, load_arrow
 from controlset.parse import need, parse
 from schemas.printable import say
@@ -143,6 +144,11 @@ def run(arguments: Sequence[str]) -> int:
             "from noise, from a picture, or into the masked part of one.",
             example=f'{COMMAND} --run run --hint map.png --prompt "a red star"',
         )
+        early.need_runs(config.run)
+        early.need_paths("--hint", config.hint, "a picture")
+        given = {"--init-image": config.init_image, "--mask": config.mask}
+        for flag, path in given.items():
+            early.need_paths(flag, [path], "a picture")
         from controlset.drawing import draw
 
         load_arrow()

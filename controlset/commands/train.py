@@ -4,7 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from controlnet import nano
 from controlnet.trainer.config import TrainConfig
+from controlset import early
 from controlset.configuration import as_flags, read_yaml, value_of
 from controlset.interrupt import leaving_at_once
 from controlset.parse import parse
@@ -28,6 +30,10 @@ def run(arguments: Sequence[str]) -> int:
 
             say_json({**dataclasses.asdict(config), "found": check_inputs(config)})
             return 0
+        early.need_run_output(config.output, resume=config.resume)
+        early.need_dataset(config.data, config.condition)
+        if config.base != nano.NAME:
+            early.need_paths("--base", [config.base], "a base in diffusers' format")
         from controlset.training import train
     outcome = train(config)
     say(*_told(config, outcome))

@@ -1,0 +1,135 @@
+"""Refusals that need no torch, no Beam and no diffusers: what is missing is said within a second.
+
+Importing those takes 5 to 14 seconds of a core. Only what is certain is refused here, before them;
+everything is checked again, and more closely, by whoever uses it.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from annotators.options import EyeOptions
+from schemas.errors import ConfigError
+
+_NOT_LITERAL = re.compile(r"[*?\[{]")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def is_local(place: str) -> bool:
+    """Whether it can only be a path of this machine: no bucket, no name on the hub."""
+    if "://" in place:
+        return False
+    return _HUB_NAME.fullmatch(place) is None or os.path.isdir(place.split("/")[0])
+
+
+def need_source(source: str) -> None:
+    """Refuse pictures that are not there; globs and brace lists are left to who reads them.
+
+    Raises:
+        ConfigError: no such path.
+    """
+    path = source.removeprefix("file://")
+    if "://" in path or _NOT_LITERAL.search(path) or not path or os.path.lexists(path):
+        return
+    raise ConfigError(f"{path}: need a path that exists, got none")
+
+
+def need_conditions(options: EyeOptions) -> None:
+    """Refuse names of conditions, and options of theirs, that no annotator has.
+
+    Raises:
+        ConfigError: as `specs_of`.
+    """
+    from annotators.registry import specs_of
+
+    specs_of(options)
+
+
+def need_output(output: str) -> None:
+    """Refuse a folder for a data set in which something else lies.
+
+    Raises:
+        ConfigError: names what lies there.
+    """
+    folder = Path(output.removeprefix("file://"))
+    if "://" in str(folder) or not folder.is_dir() or (folder / ".controlset").exists():
+        return
+    others = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    if others:
+        raise ConfigError(
+            f"{output}: need an empty folder or a data set of controlset, "
+            f"found {', '.join(others[:3])}; choose another --output"
+        )
+
+
+def need_dataset(place: str, condition: str | None = None) -> None:
+    """Refuse what is no data set, or has not the condition.
+
+    Raises:
+        ConfigError: names what it has.
+    """
+    if "://" in place:
+        return
+    from schemas.dataset import open_dataset
+
+    found = open_dataset(place).manifest.annotators
+    if condition is not None and condition not in found:
+        raise ConfigError(
+            f"{place}: need the condition {condition!r}, found {', '.join(found)}; "
+            f"run `controlset add {place} --conditions {condition}`"
+        )
+
+
+def need_paths(flag: str, places: Iterable[str | os.PathLike[str] | None], what: str) -> None:
+    """Refuse paths that do not exist; a name on the hub, or a bucket, may.
+
+    Args:
+        flag: e.g. `--run`.
+        places: None is an option that was not given.
+        what: e.g. "the folder of a run".
+
+    Raises:
+        ConfigError: names the first.
+    """
+    for place in filter(None, places):
+        if is_local(str(place)) and not os.path.exists(place):
+            raise ConfigError(f"{flag} {place}: need {what}, found no such file or folder")
+
+
+def need_runs(runs: Sequence[str]) -> None:
+    """Refuse runs that are not there."""
+    need_paths("--run", runs, "the folder of a run or a ControlNetModel folder")
+
+
+def need_run_output(output: str, *, resume: bool) -> None:
+    """Refuse a folder that holds a run already, or something else, or no run to resume.
+
+    Raises:
+        ConfigError: says which.
+    """
+    folder = Path(output)
+    if not folder.exists() and resume:
+        raise ConfigError(
+            f"{folder}: need a run to resume, found none; leave --resume out to start one"
+        )
+    if folder.is_file():
+        raise ConfigError(
+            f"{folder}: need an empty folder or a run, got something else; take another --output"
+        )
+    if (folder / "config.json").is_file() and not resume:
+        raise ConfigError(
+            f"{folder}: holds a run already; go on with --resume, or take another --output"
+        )
+
+
+def need_new(output: Path) -> None:
+    """Refuse to make what exists.
+
+    Raises:
+        ConfigError: it does, or its folder does not.
+    """
+    if not output.parent.is_dir():
+        raise ConfigError(f"{output}: need a place in a folder that exists; make {output.parent}")
+    if output.exists() or output.is_symlink():
+        raise ConfigError(f"{output}: exists already; take another --output, or delete it")

@@ -1,0 +1,86 @@
+"""What is wrong is said before anything heavy is imported: a second, not fourteen."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from apache_beam.options import pipeline_options as beam_options
+from PIL import Image
+
+from controlset.commands.generate import _Options
+from controlset.parse import flags_of, misspelt
+from pipeline.launch import generate
+from pipeline.options import GenerateConfig
+
+HEAVY = ("torch", "apache_beam", "diffusers", "transformers", "scipy", "pandas", "matplotlib")
+ASK = f"""
+import os, sys
+from controlset.cli import main
+status = main(sys.argv[1:])
+print(status, round(sum(os.times()[:2]), 2), *(name for name in {HEAVY} if name in sys.modules))
+"""
+SET, RUN = "SET", "RUN"  # a good data set, a folder with something in it
+WRONG = {
+    "generate: no source": "generate /no/where --output out --conditions canny",
+    "generate: no such condition": "generate SET --output out --conditions cany",
+    "generate: wrong option": "generate SET --output out --conditions canny --resolutoin 64",
+    "generate: foreign output": "generate SET --output RUN --conditions canny",
+    "add: no set": "add /no/where --conditions grey",
+    "add: no such condition": "add SET --conditions gray",
+    "inspect: no set": "inspect /no/where",
+    "verify: no set": "verify /no/where",
+    "train: no set": "train --data /no/where --condition canny --base nano --output out",
+    "train: no such condition": "train --data SET --condition depth --base nano --output out",
+    "train: no base": "train --data SET --condition canny --base /no/where --output out",
+    "train: wrong choice": "train --data SET --condition canny --base nano --output o --precision x",
+    "train: nothing to resume": "train --data SET --condition canny --base nano --output o --resume",
+    "train: existing output": "train --data SET --condition canny --base nano --output RUN",
+    "sample: no run": "sample --run /no/where --hint map.png",
+    "sample: no hint": "sample --run RUN --hint /no/map.png",
+    "evaluate: no run": "evaluate --run /no/where --data SET --output out",
+    "evaluate: no set": "evaluate --run RUN --data /no/where --output out",
+    "ablate: no set": "ablate --data /no/where --output out",
+    "export: no run": "export /no/where --format original --output new.safetensors",
+    "export: existing output": "export RUN --format diffusers --output RUN",
+    "scale: no such part": "scale --conditions cany",
+    "demo: no source": "demo --source /no/where --output out",
+    "weights: no such condition": "weights list cany",
+    "doctor: no such condition": "doctor --conditions cany",
+}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("places")
+    (folder / "photos").mkdir()
+    Image.effect_noise((64, 64), 50).save(folder / "photos" / "one.png")
+    config = GenerateConfig(
+        source=str(folder / "photos"),
+        output=str(folder / SET),
+        conditions=("canny",),
+        resolution=64,
+    )
+    generate(config)
+    (folder / RUN).mkdir()
+    (folder / RUN / "config.json").write_text("{}")
+    return folder
+
+
+def test_no_option_of_beam_is_taken_for_a_misspelt_one_of_ours():
+    parser = beam_options._BeamArgumentParser(allow_abbrev=False, add_help=False)
+    for kind in set(beam_options.PipelineOptions.__subclasses__()):
+        kind._add_argparse_args(parser)
+    theirs = [flag for action in parser._actions for flag in action.option_strings]
+    assert {word for word in theirs if misspelt([word], flags_of(_Options))} == {"--num_workers"}
+    assert misspelt(["--resolutoin=8"], flags_of(_Options)) == "--resolutoin=8"
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_refusal_takes_a_second_and_imports_nothing_heavy(places, case):
+    command = [sys.executable, "-c", ASK, *WRONG[case].split()]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=places, env=os.environ)
+    status, cpu_s, *heavy = done.stdout.split()[-10:]
+    assert (status, heavy) == ("2", [])
+    assert done.stderr.count("\n") == 1
+    assert float(cpu_s) < 2.5  # 0.2 to 0.9 on an idle core; 5 to 14 with what is heavy
