@@ -1,7 +1,6 @@
 """What commands share on the terminal: one progress bar, one place for results."""
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator
 
@@ -9,11 +8,6 @@ from schemas.printable import say
 from schemas.terminal import Terminal, progress_bar
 
 _PLAIN_LINE_S = 5.0
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def results() -> Terminal:

@@ -94,7 +94,7 @@ def need_paths(flag: str, places: Iterable[str | os.PathLike[str] | None], what:
     """
     for place in filter(None, places):
         if is_local(str(place)) and not os.path.exists(place):
-            raise ConfigError(f"{flag} {place}: need {what}, found no such file or folder")
+            raise ConfigError(f"{flag} {place}: need {what}, got no such file or folder")
 
 
 def need_runs(runs: Sequence[str]) -> None:

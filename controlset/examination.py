@@ -1,6 +1,5 @@
 """What this machine has: versions, processor, GPUs, Beam runners, room."""
 
-import os
 import platform
 import shutil
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Any
 from annotators.options import EyeOptions
 from annotators.runtime import resolve_device, resolve_precision
 from annotators.third_party import installed
+from schemas.machine import cores, memory_bytes
 
 _PACKAGES = (
     "torch",
@@ -57,7 +57,7 @@ def hardware(options: EyeOptions) -> dict[str, Any]:
         gpus.append({"name": properties.name, "memory_gb": round(properties.total_memory / 1e9, 1)})
     return {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "features": {name: bool(has.get(name)) for name in _FEATURES},
         "gpus": gpus,
         "device": device,
@@ -97,12 +97,8 @@ def _free_gb(place: Path) -> float:
 
 def _memory() -> Mapping[str, float]:
     """In GB; a container's own limit where it has one."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    total, free = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
+    total, free = memory_bytes()
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        values = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
-        free = values.get("MemAvailable", free)
         group = Path("/sys/fs/cgroup")
         total = min(total, int((group / "memory.max").read_text()))
         free = min(free, total - int((group / "memory.current").read_text()))

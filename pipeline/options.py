@@ -1,11 +1,11 @@
 """What a user can ask of `generate`. Light to import: no Beam, no OpenCV, no Arrow."""
 
 import dataclasses
-import os
 import re
 from typing import Any, Literal
 
 from annotators.options import EyeOptions, need
+from schemas.machine import cores
 
 Fit = Literal["crop", "pad", "stretch", "bucket"]
 SourceCaption = Literal[
@@ -205,7 +205,7 @@ class GenerateConfig(EyeOptions):
     @property
     def workers(self) -> int:
         """Threads to use on this machine."""
-        return self.num_workers or len(os.sched_getaffinity(0))
+        return self.num_workers or cores()
 
     def recipe(self) -> dict[str, Any]:
         """Every option that can change a stored byte, resolved; JSON-able."""

@@ -1,7 +1,9 @@
 """One run at a time in a local folder."""
 
 import contextlib
+import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
@@ -34,13 +36,15 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Be the only run that writes to a local folder; the lock goes with the process.
 
     Args:
-        folder: is there. Where the system has no such locks (Windows) nothing is locked.
+        folder: is there. Where folders cannot be locked (Windows), a file in the temporary folder
+            of this machine stands for it.
 
     Raises:
         ConfigError: another run holds it, or it cannot be opened.
     """
     if find_spec("fcntl") is None:
-        yield
+        with _locked_by_file(folder):
+            yield
         return
     fcntl = import_module("fcntl")
     with writing(folder):
@@ -49,10 +53,30 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ConfigError(
-                f"{folder}: need to be the only run, but another one is writing here; "
-                "wait for it or choose another --output"
-            ) from error
+            raise _taken(folder) from error
         yield
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def _locked_by_file(folder: str | os.PathLike[str]) -> Iterator[None]:
+    import filelock
+
+    name = hashlib.sha256(os.path.realpath(folder).encode("utf-8", "surrogateescape")).hexdigest()
+    lock = filelock.FileLock(Path(tempfile.gettempdir()) / f"controlset-{name[:32]}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise _taken(folder) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _taken(folder: str | os.PathLike[str]) -> ConfigError:
+    return ConfigError(
+        f"{folder}: need to be the only run, but another one is writing here; "
+        "wait for it or choose another --output"
+    )

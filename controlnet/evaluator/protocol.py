@@ -4,7 +4,6 @@ import hashlib
 import importlib.metadata
 import json
 import math
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from controlnet.evaluator.rows import Rows
 from controlnet.evaluator.scores import RESAMPLES, Estimate, Scorer
 from controlnet.evaluator.settings import EvaluateConfig
 from schemas.errors import ConfigError
+from schemas.machine import cores, memory_bytes
 
 _PACKAGES = ("controlset", "torch", "diffusers", "transformers", "numpy", "opencv-python-headless")
 
@@ -79,9 +79,8 @@ def software() -> dict[str, str]:
 
 def hardware(device: str) -> str:
     """`AMD EPYC …, 2 cores, 23 GB`, and the GPU if one was used."""
-    memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    cores = len(os.sched_getaffinity(0))
-    parts = [_processor(), f"{cores} cores", f"{memory_gb:.0f} GB"]
+    memory_gb = memory_bytes()[0] / 1e9
+    parts = [_processor(), f"{cores()} cores", f"{memory_gb:.0f} GB"]
     if device.startswith("cuda"):
         import torch
 

@@ -11,6 +11,7 @@ import tyro
 from controlset import early
 from controlset.interrupt import leaving_at_once, load_arrow
 from controlset.parse import need, need_workers, parse
+from schemas.machine import cores
 from schemas.printable import say
 from schemas.writing import write_text
 
@@ -52,7 +53,7 @@ def run(arguments: Sequence[str]) -> int:
         need(writable, flag, "a file in a folder that exists", str(path))
     early.need_dataset(options.dataset)
     with leaving_at_once("inspect"):
-        from controlset.console import cores, progress, results
+        from controlset.console import progress, results
         from pipeline.inspection import inspect_dataset, print_inspection, render_inspection
         from schemas.shards import is_of_set
 

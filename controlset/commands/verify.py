@@ -9,6 +9,7 @@ import tyro
 
 from controlset.interrupt import leaving_at_once
 from controlset.parse import need, need_workers, parse
+from schemas.machine import cores
 
 COMMAND = "controlset verify"
 
@@ -51,7 +52,7 @@ def run(arguments: Sequence[str]) -> int:
     need_workers(options.num_workers)
     with leaving_at_once("verify"):
         from annotators.runtime import Runtime
-        from controlset.console import cores, progress, results
+        from controlset.console import progress, results
         from pipeline.verify import print_verification, verify_dataset
 
     with progress("verifying") as advance:

@@ -1,10 +1,10 @@
 """What a user can ask of `add`. Light to import."""
 
 import dataclasses
-import os
 from typing import Any, Literal
 
 from annotators.options import EyeOptions, need
+from schemas.machine import cores
 from schemas.manifest import ADDING_DIR, MANIFEST_NAME
 
 
@@ -72,7 +72,7 @@ class AddConfig(EyeOptions):
     @property
     def workers(self) -> int:
         """Threads to use on this machine."""
-        return self.num_workers or len(os.sched_getaffinity(0))
+        return self.num_workers or cores()
 
     def eyes(self, *, seed: int) -> EyeOptions:
         """What annotators and captioner are made from.

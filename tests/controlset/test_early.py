@@ -33,8 +33,8 @@ WRONG = {
     "train: no set": "train --data /no/where --condition canny --base nano --output out",
     "train: no such condition": "train --data SET --condition depth --base nano --output out",
     "train: no base": "train --data SET --condition canny --base /no/where --output out",
-    "train: wrong choice": "train --data SET --condition canny --base nano --output o --precision x",
-    "train: nothing to resume": "train --data SET --condition canny --base nano --output o --resume",
+    "train: wrong choice": "train --data SET --condition canny --base nano --output o --seed x",
+    "train: no run": "train --resume --data SET --condition canny --base nano --output out",
     "train: existing output": "train --data SET --condition canny --base nano --output RUN",
     "sample: no run": "sample --run /no/where --hint map.png",
     "sample: no hint": "sample --run RUN --hint /no/map.png",
@@ -72,7 +72,9 @@ def test_no_option_of_beam_is_taken_for_a_misspelt_one_of_ours():
     for kind in set(beam_options.PipelineOptions.__subclasses__()):
         kind._add_argparse_args(parser)
     theirs = [flag for action in parser._actions for flag in action.option_strings]
-    assert {word for word in theirs if misspelt([word], flags_of(_Options))} == {"--num_workers"}
+    assert {word for word in theirs if misspelt([word], flags_of(_Options))} == {
+        *("--num_workers", "--dry_run")  # which ours know, too
+    }
     assert misspelt(["--resolutoin=8"], flags_of(_Options)) == "--resolutoin=8"
 
 
