@@ -1,6 +1,7 @@
 """What a user can ask of `add`. Light to import."""
 
 import dataclasses
+import os
 from typing import Any, Literal
 
 from annotators.options import EyeOptions, need
