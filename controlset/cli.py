@@ -8,6 +8,7 @@ import difflib
 import errno
 import importlib
 import io
+import itertools
 import logging
 import os
 import signal
@@ -67,8 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names need not fit the terminal
-    if arguments is None and sys.getfilesystemencoding() != "utf-8":
-        _again_in_utf8()
+    if arguments is None:
+        _start_over_if_needed()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         try:
@@ -85,17 +86,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(f"controlset: standard output: need room to write, got {error}", 2)
 
 
-def _again_in_utf8() -> None:
-    """Start over with names of files in UTF-8, as they are under every other locale.
+def _start_over_if_needed() -> None:
+    """With names of files in UTF-8, and with docstrings, if Python was started without.
 
     Under `LC_ALL=C PYTHONUTF8=0` the same folder would be read with other names, and pyarrow, which
     takes paths in UTF-8 alone, would not find them. What is printed stays in the terminal's own
-    encoding.
+    encoding. Under `python -OO` Beam cannot be imported: it edits its docstrings.
     """
-    os.environ["PYTHONUTF8"] = "1"  # for processes that this one starts
-    os.environ.setdefault("PYTHONIOENCODING", f"{sys.stdout.encoding}:backslashreplace")
-    python, *others = sys.orig_argv
-    os.execv(sys.executable, [python, "-X", "utf8", *others])
+    python, *words = sys.orig_argv
+    flags = []
+    if sys.getfilesystemencoding() != "utf-8":
+        os.environ["PYTHONUTF8"] = "1"  # for processes that this one starts
+        os.environ.setdefault("PYTHONIOENCODING", f"{sys.stdout.encoding}:backslashreplace")
+        flags = ["-X", "utf8"]
+    without = list(itertools.dropwhile(lambda word: word in {"-O", "-OO"}, words))
+    if sys.flags.optimize > 1 and (os.environ.pop("PYTHONOPTIMIZE", None) or without != words):
+        flags.append("-O")
+        words = without
+    if flags:
+        os.execv(sys.executable, [python, *flags, *words])
 
 
 def _answer(given: Sequence[str]) -> int:

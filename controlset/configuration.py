@@ -2,12 +2,17 @@
 
 import dataclasses
 import difflib
+import os
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from controlset.parse import need
 from schemas.errors import ConfigError
+
+_MOST_BYTES = 1_000_000
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 2
 
 
 def as_flags(values: Mapping[str, Any], *, but: Sequence[str], kind: type) -> list[str]:
@@ -59,13 +64,20 @@ def read_yaml(path: str, kind: type) -> Mapping[str, Any]:
     import yaml
 
     try:
+        size_bytes = os.stat(path).st_size
+        if size_bytes > _MOST_BYTES:
+            raise ConfigError(
+                f"--config {path}: need YAML of 1 MB or less, got {size_bytes:,} bytes"
+            )
         document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"--config {path}: need a file that can be read, got {error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"--config {path}: need YAML, got {error}") from error
     if not isinstance(document, dict):
-        raise ConfigError(f"--config {path}: need a mapping of options, got {document!r}")
+        raise ConfigError(
+            f"--config {path}: need a mapping of options, got {_SHORT.repr(document)}"
+        )
     if isinstance(document.get("config"), dict):
         document = document["config"]  # the config.json of a run
         document = {name: value for name, value in document.items() if value not in (None, [])}
@@ -77,7 +89,8 @@ def read_yaml(path: str, kind: type) -> Mapping[str, Any]:
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(f"--config {path}: unknown option {name}{hint}")
         rule = _misfit(kinds[name], value, several=name in {"conditions", "pose", "trust_model"})
-        need(rule is None, f"--config {path}: {name}", str(rule), value)
+        if rule is not None:  # a value may be made of aliases, and endless if it is written out
+            raise ConfigError(f"--config {path}: {name}: need {rule}, got {_SHORT.repr(value)}")
     return values
 
 
@@ -85,6 +98,7 @@ def _misfit(kind: object, value: object, *, several: bool) -> str | None:
     """What a value of a file should be, if its very form is wrong; the rest is checked as typed."""
     if kind is bool:
         return None if isinstance(value, bool | None) else "true or false"
-    if isinstance(value, bool | dict) or (isinstance(value, list) and not several):
+    nested = isinstance(value, list) and any(isinstance(one, list | dict) for one in value)
+    if isinstance(value, bool | dict) or nested or (isinstance(value, list) and not several):
         return "names" if several else "one value"
     return None

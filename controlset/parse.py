@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import io
 import itertools
+import os
 import re
 import textwrap
 import types
@@ -26,6 +27,7 @@ _HEAD_ALONE = re.compile(r"  \S(?!.*  )")
 _HEAD_AND_TEXT = re.compile(r"(  \S.*?) {2,}(\S.*)")
 _NUMBERS = {int: "a whole number", float: "a number"}
 _VALUES = ConstructorRegistry()
+_NO_PATHS = {"--prompt", "--negative-prompt", "--caption-text", "--caption-prompt"}
 
 _EXAMPLE = """{description}
 
@@ -71,6 +73,7 @@ def parse_known(
         ConfigError: a wrong value, in one line.
         SystemExit: status 0, after `--help`.
     """
+    arguments = _home_expanded(arguments)
     helptext, box = io.StringIO(), io.StringIO()
     try:
         with contextlib.redirect_stdout(helptext), contextlib.redirect_stderr(box):
@@ -89,6 +92,27 @@ def parse_known(
             raise
         raise _mistake(box.getvalue(), command, arguments, flags_of(kind)) from None
     return options, list(unknown)
+
+
+def _home_expanded(arguments: Sequence[str]) -> list[str]:
+    """The words with `~` where the shell left it: in `--output=~/set`, and in files of options.
+
+    A folder of that very name means itself; captions and prompts are left alone.
+    """
+    words: list[str] = []
+    for word in arguments:
+        flag, equals, value = word.partition("=")
+        if flag.startswith("--") and equals and flag not in _NO_PATHS:
+            words.append(f"{flag}={_at_home(value)}")
+        else:
+            last = next((one for one in reversed(words) if one.startswith("--")), "")
+            words.append(word if last in _NO_PATHS else _at_home(word))
+    return words
+
+
+def _at_home(path: str) -> str:
+    first = path.split("/")[0]
+    return path if not first.startswith("~") or os.path.lexists(first) else os.path.expanduser(path)
 
 
 def _mistake(box: str, command: str, arguments: Sequence[str], flags: Sequence[str]) -> ConfigError:

@@ -19,6 +19,14 @@ SWALLOWED = "import time; type('', (), {'__del__': lambda _: time.sleep(20)})()"
 NEEDED = ["photos", "--output", "out", "--conditions", "canny"]
 
 
+# Ten to the ninth names, if they are written out.
+ALIASES = "conditions: [&a [x, x], &b [*a, *a], &c [*b, *b], " + "".join(
+    f"&{new} [{', '.join([f'*{old}'] * 10)}], "
+    for old, new in zip("cdefghij", "defghijk", strict=True)
+)
+ALIASES += "*k]"
+
+
 def in_process(capsys, *arguments):
     status = main(arguments)
     printed = capsys.readouterr()
@@ -104,6 +112,18 @@ def test_every_option_has_a_flag():
     ]
     config = parse_config([*NEEDED, *flags])
     assert {name: getattr(config, name) for name in values} == values
+
+
+def test_the_home_folder_is_meant_by_a_tilde_that_the_shell_left(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    job = tmp_path / "job.yaml"
+    job.write_text("output: ~/there\ncaption: fixed\ncaption_text: ~/ is home\n")
+    config = parse_config(["~/photos", "--conditions", "canny", f"--config={job}"])
+    assert config.source == f"{tmp_path}/photos"
+    assert (config.output, config.caption_text) == (f"{tmp_path}/there", "~/ is home")
+    (tmp_path / "~").mkdir()
+    assert parse_config(["a", "--output=~/b", "--conditions", "canny"]).output == "~/b"
 
 
 def test_options_of_beam_are_handed_on():
@@ -278,6 +298,10 @@ def test_values_in_a_file_may_look_like_flags(tmp_path):
         ("limit: [1, 2]", "limit: need one value, got [1, 2]"),
         ("conditions: {a: 1}", "conditions: need names, got {'a': 1}"),
         ("overwrite: 'yes'", "overwrite: need true or false, got 'yes'"),
+        ("[" * 100_000, "need YAML, got"),
+        (f"limit: {'9' * 5000}", "need YAML, got"),
+        (f"limit: 1{' ' * 1_100_000}", "need YAML of 1 MB or less, got 1,100,008 bytes"),
+        (ALIASES, "conditions: need names, got [['x', 'x'], [[...], [...]], [[...], [...]], "),
     ],
 )
 def test_a_wrong_file_of_options_is_named(tmp_path, text, message):
@@ -326,10 +350,20 @@ def test_ctrl_c_during_imports_ends_at_once_even_where_the_exception_would_be_lo
 
 
 def test_after_imports_ctrl_c_is_an_exception_again():
-    before = signal.getsignal(signal.SIGINT)
-    with leaving_at_once("inspect"):
-        assert signal.getsignal(signal.SIGINT) is not before
-    assert signal.getsignal(signal.SIGINT) is before
+    outside = signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup ignores it
+    try:
+        with leaving_at_once("inspect"):
+            assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, outside)
+
+
+def test_without_docstrings_it_starts_all_the_same():
+    command = [sys.executable, "-OO", "-m", "controlset", "verify", "/nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("controlset verify: /nowhere: need a complete data set")
 
 
 def test_who_ignores_ctrl_c_goes_on_ignoring_it(monkeypatch):
