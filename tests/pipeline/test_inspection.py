@@ -62,7 +62,7 @@ def defective(tmp_path_factory):
         row_of(photograph("hubble_deep_field"), "small.jpg", original_width=60, original_height=60),
         row_of(photograph("page"), "broken.jpg", stored=b"\xff\xd8\xff not a picture"),
     ]
-    held_out = [rows[1] | {"key": "k2", "source": "coffee, held out.jpg"}]
+    held_out = [rows[1] | {"key": "2" * 32, "source": "coffee, held out.jpg"}]
     rejects = [reject("tiny.jpg", Reason.TOO_SMALL, "got 12x12, need 64")]
     folder = tmp_path_factory.mktemp("defective")
     return inspected(folder, {"train": rows, "validation": held_out}, rejects)
