@@ -1,4 +1,4 @@
-"""Who owns the output folder: one run at a time, one recipe for ever."""
+"""Who owns the output folder: one run at a time, one recipe from its first shard on."""
 
 import contextlib
 import json
@@ -120,6 +120,10 @@ def check_identity(job: Job) -> None:
                 f"found {', '.join(others[:3])}; choose another --output"
             )
         return
+    # A run that ended before its first shard (its source was refused) binds nobody. In a bucket
+    # there is no lock that would tell that it ended.
+    if store.is_local(output) and not _holds_shards(output):
+        return
     where = f"{output}/{RECORDS_DIR}/{RUN_NAME}"
     theirs = parse_json(text, dict[str, Any], where=where, advice="use --overwrite")
     as_record(theirs, _Identity, where=where, advice="use --overwrite")
@@ -129,6 +133,15 @@ def check_identity(job: Job) -> None:
             f"{output}: holds a data set made with {'; '.join(differences)}; "
             "choose another --output, or delete it with --overwrite"
         )
+
+
+def _holds_shards(output: str) -> bool:
+    """Whether a run committed something: a shard, its rejects or its record, or a manifest."""
+    return store.read_text(f"{output}/{MANIFEST_NAME}") is not None or any(
+        is_shard_file(name)
+        for folder in (*_FOLDERS, *(f"{ADDING_DIR}/{name}" for name in _FOLDERS))
+        for name in store.names_in(f"{output}/{folder}")
+    )
 
 
 def delete_dataset(output: str) -> None:

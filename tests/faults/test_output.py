@@ -112,6 +112,27 @@ def test_another_source_is_refused(photographs, undisturbed, tmp_path):
         generate(config_for(other, output))
 
 
+def test_what_the_listing_refuses_is_put_right_by_the_option_it_names(
+    photographs, tmp_path, monkeypatch
+):
+    from pipeline.sources import local
+
+    monkeypatch.setattr(local, "_FIRST_LOOK", 1)
+    source = tmp_path / "in"
+    (source / "later").mkdir(parents=True)
+    for path in sorted(photographs.rglob("*.jpg"))[:2]:
+        shutil.copy(path, source)
+    (source / "later" / "more.parquet").write_bytes(b"x")
+    output = tmp_path / "dataset"
+    with pytest.raises(ConfigError, match="--source-format images"):
+        generate(config_for(source, output))
+    assert [path.name for path in output.rglob("*") if path.is_file()] == ["run.json"]
+    manifest = generate(config_for(source, output, source_format="images"))
+    assert manifest.rows == 2
+    with pytest.raises(ConfigError, match=r"made with quality=95 \(now 90\)"):
+        generate(config_for(source, output, source_format="images", quality=90))
+
+
 def test_overwrite_replaces_the_set_and_nothing_else(photographs, undisturbed, tmp_path):
     output = shutil.copytree(undisturbed, tmp_path / "dataset")
     (output / "notes.txt").write_text("mine")

@@ -38,6 +38,12 @@ def claim(job):
         pass
 
 
+def commit_shard(output, name="data/train-00000-of-00001.parquet"):
+    path = output / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("rows")
+
+
 def files_of(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
@@ -78,6 +84,7 @@ def test_the_folder_is_made_and_marked(tmp_path):
 def test_a_source_is_known_by_its_absolute_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     claim(job_of(tmp_path / "out", source="photographs"))
+    commit_shard(tmp_path / "out")
     claim(job_of(tmp_path / "out", source=f"{tmp_path}/photographs"))
     with pytest.raises(ConfigError, match=r"made with source="):
         claim(job_of(tmp_path / "out", source="/elsewhere/photographs"))
@@ -162,6 +169,7 @@ def test_overwrite_deletes_the_data_set_and_nothing_else(owned):
     claim(job_of(owned, resolution=64, overwrite=True))
     assert files_of(owned) == [".controlset/run.json", *FOREIGN]
     claim(job_of(owned, resolution=64))
+    commit_shard(owned)
     with pytest.raises(ConfigError, match=r"resolution=64 \(now 512\)"):
         claim(job_of(owned))
 
@@ -200,6 +208,32 @@ def test_another_recipe_is_refused_and_every_option_named(owned):
         "choose another --output, or delete it with --overwrite"
     )
     assert files_of(owned) == before
+
+
+def test_a_run_that_ended_before_its_first_shard_lets_another_recipe_in(tmp_path):
+    claim(job_of(tmp_path))
+    check_identity(job_of(tmp_path, resolution=64))
+    claim(job_of(tmp_path, resolution=64))
+    identity = json.loads((tmp_path / ".controlset" / "run.json").read_text())
+    assert identity["recipe"]["resolution"] == 64
+
+
+@pytest.mark.parametrize(
+    "committed",
+    [
+        "data/train-00000-of-00002.parquet",
+        "rejects/train-00000-of-00002.parquet",
+        ".controlset/train-00000-of-00002.json",
+        "manifest.json",
+    ],
+)
+def test_one_committed_file_keeps_another_recipe_out(tmp_path, committed):
+    claim(job_of(tmp_path))
+    commit_shard(tmp_path, committed)
+    for call in (claim, check_identity):
+        with pytest.raises(ConfigError, match=r"resolution=512 \(now 64\)"):
+            call(job_of(tmp_path, resolution=64))
+    assert (tmp_path / committed).exists()
 
 
 def test_another_release_is_named_where_no_option_differs(owned, monkeypatch):
