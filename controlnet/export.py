@@ -27,7 +27,7 @@ from torch import Tensor
 
 from controlnet.original_keys import family, original_names, to_original
 from controlnet.trainer.checkpoint import WEIGHTS
-from controlnet.trainer.folder import CONFIG_NAME, CONTROL_DIR
+from controlnet.trainer.folder import CONFIG_NAME, CONTROL_DIR, check_result
 from schemas.errors import ConfigError
 
 Layout = Literal["diffusers", "original"]
@@ -148,6 +148,8 @@ def _read(run: Path) -> _Source:
             f"{run}: need a run or a ControlNetModel folder with {WEIGHTS} in it or in "
             f"{CONTROL_DIR}/, got {found}; train first, or name a checkpoint of the run"
         )
+    if folder != run:
+        check_result(run)
     config = _read_config(folder / CONFIG_NAME)
     weights = folder / WEIGHTS
     try:

@@ -17,7 +17,13 @@ from controlnet.evaluator.cells import Cell, RunPlace, floor_of, told_by
 from controlnet.evaluator.sampler import Request, Sampler
 from controlnet.evaluator.settings import EvaluateConfig
 from controlnet.nano import NAME, base_folder
-from controlnet.trainer.folder import CONFIG_NAME, CONTROL_DIR, SUMMARY_NAME, read_record
+from controlnet.trainer.folder import (
+    CONFIG_NAME,
+    CONTROL_DIR,
+    SUMMARY_NAME,
+    check_result,
+    read_record,
+)
 from controlnet.trainer.metadata import published
 from controlnet.trainer.probe import to_pictures
 from schemas.errors import ConfigError
@@ -89,6 +95,8 @@ class Studio:
         """
         said = []
         for place in places:
+            if place.is_run:
+                check_result(place.path)
             base = self.base(place)
             fits(load_control(place.control, base.unet), base)
             meant = told_by(place, "base_fingerprint")

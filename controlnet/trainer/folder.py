@@ -25,6 +25,7 @@ from schemas.folder_lock import held
 from schemas.writing import clear_temporary, is_temporary, write_json, writing
 
 CONFIG_NAME, SUMMARY_NAME, CONTROL_DIR = "config.json", "summary.json", "controlnet"
+RESULT_FILES = (f"{CONTROL_DIR}/config.json", f"{CONTROL_DIR}/{checkpoint.WEIGHTS}")
 
 
 @contextlib.contextmanager
@@ -130,6 +131,7 @@ class Record(TypedDict, total=False):
     adherence: float | None
     bounds: _Bounds | None
     snap: int | None
+    files: dict[str, str]
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -146,10 +148,39 @@ def read_record(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: need a file that can be read, got {error}") from error
     document: dict[str, Any] = read_checked(path, dict)
     as_record(document, cast("type[Any]", Record), where=str(path))
+    if path.name == SUMMARY_NAME and "step" not in document:
+        raise ConfigError(
+            f"{path}: need the summary of a run, got something else; go on with --resume"
+        )
     base = document.get("config", {}).get("base")
     if not isinstance(base, str | None):
         raise ConfigError(f"{path}: need the name of a base, got {base!r}")
     return document
+
+
+def result_files(folder: Path) -> dict[str, str]:
+    """Path -> sha256 of the files that are a run's result, for its summary."""
+    return {name: checkpoint.digest(folder / name) for name in RESULT_FILES}
+
+
+def check_result(folder: Path) -> None:
+    """Refuse a run whose network is not the one that training wrote.
+
+    Args:
+        folder: of a run; without a summary, or with one of an older release, it is taken as it is.
+
+    Raises:
+        ConfigError: the network was changed, or the summary is damaged.
+    """
+    expected = read_record(folder / SUMMARY_NAME).get("files", {})
+    for name in RESULT_FILES:
+        path = folder / name
+        whole = path.is_file() and checkpoint.digest(path) == expected.get(name)
+        if name in expected and not whole:
+            raise ConfigError(
+                f"{path}: need the file that training wrote, got one that was changed since; go on "
+                f"with --resume, take a checkpoint, or name {path.parent} to use it as it is"
+            )
 
 
 def same_run(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from controlnet.trainer.folder import (
     CONTROL_DIR,
     SUMMARY_NAME,
     claimed_output,
+    result_files,
     same_run,
     write_config,
 )
@@ -301,6 +302,8 @@ class _Loop:
     def _publish(self, outcome: Outcome) -> None:
         """Write the result and its summary."""
         run = self._run
+        # Until the new one is there: the old one names another network.
+        (run.folder / SUMMARY_NAME).unlink(missing_ok=True)
         checkpoint.save_control(
             run.control,
             run.folder / CONTROL_DIR,
@@ -309,7 +312,8 @@ class _Loop:
         )
         if run.probe is not None:
             self._draw()
-        write_json(run.folder / SUMMARY_NAME, with_digest(dataclasses.asdict(outcome)))
+        summary = {**dataclasses.asdict(outcome), "files": result_files(run.folder)}
+        write_json(run.folder / SUMMARY_NAME, with_digest(summary))
 
 
 def _passed_over(found: checkpoint.Found) -> list[str]:

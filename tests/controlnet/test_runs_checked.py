@@ -79,7 +79,7 @@ def test_weights_that_are_not_finite_are_refused_wherever_they_are_loaded(run, t
     with pytest.raises(ConfigError, match=message):
         load_control(run / "controlnet")
     with pytest.raises(ConfigError, match=message):  # what `sample` and `evaluate` do first
-        studio(base=str(base())).check(places_of([str(run)]))
+        studio(base=str(base())).check(places_of([str(run / "controlnet")]))
     with pytest.raises(ConfigError, match=message):
         trained(tmp_path / "other", steps=1, init=str(run / "controlnet"))
 

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from PIL import Image
 
 from controlset.cli import main
 from schemas.documents import with_digest
@@ -163,3 +164,21 @@ def test_a_key_out_of_a_data_set_never_leaves_the_folder(capsys, tmp_path, run, 
     assert capsys.readouterr().err.count("Traceback") == 0
     there = {path for path in tmp_path.rglob("*") if (tmp_path / "a") not in path.parents}
     assert there - {tmp_path / "a"} == set(before)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export", "sample"])
+def test_a_network_that_was_changed_since_training_is_refused(capsys, tmp_path, run, command):
+    path = run / "controlnet" / WEIGHTS
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1  # of the last number: finite still
+    path.write_bytes(content)
+    words = {
+        "evaluate": ["--run", run, "--data", data(), "--output", tmp_path / "out"],
+        "export": [run, "--format", "diffusers", "--output", tmp_path / "out"],
+        "sample": ["--run", run, "--hint", tmp_path / "hint.png", "--prompt", "a star"],
+    }[command]
+    Image.new("L", (64, 64)).save(tmp_path / "hint.png")
+    capsys.readouterr()
+    assert main([command, *map(str, words)]) == 2
+    said = capsys.readouterr().err
+    assert f"{path}: need the file that training wrote, got one that was changed since" in said
