@@ -1,8 +1,36 @@
-"""What the mutation machine makes of what readers do (`python -m tests.faults.mutations`)."""
+"""A small part of the mutation machine, and what it makes of what readers do.
+
+`python -m tests.faults.mutations --count 2000 --seed 1` is all of it.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 
 from tests.faults.mutation_kinds import Mutation
 from tests.faults.mutation_readers import Seen
 from tests.faults.mutations import OUTCOMES, _effects
+
+_REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_no_mutation_is_used_in_silence_crashes_a_reader_or_leaves_its_folder():
+    words = [sys.executable, "-m", "tests.faults.mutations", "--count", "60", "--seed", "1"]
+    done = subprocess.run(  # in a process of its own: forks must not have this one's threads
+        words,
+        cwd=_REPOSITORY,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert "60 mutations of seed 1, 0 faults" in done.stdout
+
 
 WHOLE = {("set", "verify"): "", ("set", "open"): "as it was"}
 FINE = Seen(0, "", "", "")
