@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from controlset import early
 from controlset.interrupt import leaving_at_once
 from controlset.parse import need, need_workers, parse
 from schemas.machine import cores
@@ -50,6 +51,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     need(0 <= options.audit <= 1, "--audit", "a fraction from 0 to 1", options.audit)
     need_workers(options.num_workers)
+    early.need_dataset(options.dataset)
     with leaving_at_once("verify"):
         from annotators.runtime import Runtime
         from controlset.console import progress, results

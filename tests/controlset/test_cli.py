@@ -205,7 +205,10 @@ def test_unknown_commands_and_flags_of_other_commands_are_one_line(capsys):
         (["inspect", "x", "--sample", "0"], "--sample: need 1 or more, got 0"),
         (["inspect", "x", "--html", "/no/x"], "--html: need a file in a folder that exists, got"),
         (["inspect", "x", "--json", "/"], "--json: need a file in a folder that exists, got '/'"),
-        (["demo", "--output", "/dev/null/x"], "--output: need a folder to write to, got [Errno"),
+        (
+            ["demo", "--output", "/dev/null/x"],
+            "/dev/null/x: need to write here, got not a directory",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_said_before_any_work(capsys, arguments, line):
