@@ -7,6 +7,7 @@ stranger, or from a disk that lost a part of it. Whoever reads it says with a ty
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from types import GenericAlias
@@ -71,7 +72,10 @@ def read_json(path: str | os.PathLike[str], kind: type[T] | GenericAlias, *, adv
         ConfigError: not there, not to be read, too large, not JSON, or of another form.
     """
     try:
-        size = os.stat(path).st_size
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):  # a pipe or a device would never end
+            raise misfit(str(path), "something that is no file", advice)
+        size = found.st_size
         raw = b"" if size > MAX_DOCUMENT_BYTES else Path(path).read_bytes()
     except OSError as error:
         raise misfit(str(path), error.strerror or error, advice) from error

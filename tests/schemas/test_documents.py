@@ -1,4 +1,5 @@
 import dataclasses
+import os
 
 import pytest
 
@@ -55,3 +56,11 @@ def test_a_file_that_is_not_there_or_too_large_is_one_line(tmp_path, monkeypatch
     monkeypatch.setattr(documents, "MAX_DOCUMENT_BYTES", 20)
     with pytest.raises(ConfigError, match="24 bytes, more than 20"):
         read_json(tmp_path / "state.json", _Record)
+
+
+def test_a_pipe_or_a_device_in_place_of_a_document_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "zero.json").symlink_to("/dev/zero")
+    for name in ("pipe.json", "zero.json"):
+        with pytest.raises(ConfigError, match=f"{name}: need a document of controlset, got"):
+            read_json(tmp_path / name, dict)
