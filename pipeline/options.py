@@ -25,6 +25,7 @@ CaptionMode = Literal[
 ]
 CaptionList = Literal["first", "random", "join"]
 SourceFormat = Literal["auto", "images", "tar", "parquet"]
+SourceSplit = Literal["auto", "all", "train", "validation", "test"]
 ImageFormat = Literal["jpeg", "png", "webp"]
 
 # Where the run happens and how it is watched; none of it may change a stored byte.
@@ -76,6 +77,10 @@ class GenerateConfig(EyeOptions):
 
     source_format: SourceFormat = "auto"
     """auto: whichever is there; needed only where there are several kinds."""
+
+    source_split: SourceSplit = "auto"
+    """Which files, where names (`test-00000.parquet`, a folder `val`) tell several splits: one of
+    them, or all joined. auto: refused where there are several."""
 
     resolution: int = 512
     """Side of the stored image, px; with `--fit bucket` the square root of its area."""
@@ -223,6 +228,8 @@ class GenerateConfig(EyeOptions):
             del recipe["pad_color"]
         if self.caption_list == "first":
             del recipe["caption_list"]
+        if self.source_split == "auto":
+            del recipe["source_split"]
         if not self.import_condition:
             del recipe["import_condition"]
         return recipe

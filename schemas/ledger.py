@@ -27,6 +27,7 @@ class Ignored(enum.StrEnum):
     PICTURE_SHADOWED = "picture_shadowed"  # another field of a tar's sample that has a picture
     CONDITION_IMAGE = "condition_image"  # imported with its picture, or by its name one of these
     OTHER_KIND = "other_kind"  # e.g. a picture beside Parquet, with --source-format parquet
+    OTHER_SPLIT = "other_split"  # e.g. test-*.parquet, with --source-split train
     TABLE_NOT_UNDERSTOOD = "table_not_understood"  # named like a caption table, but no file names
     BEYOND_LIMIT = "beyond_limit"  # --limit
 

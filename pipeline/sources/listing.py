@@ -10,6 +10,7 @@ from pipeline.sources.folder import Folder
 from pipeline.sources.notes import Notes
 from pipeline.sources.pairs import Pairs
 from pipeline.sources.spec import Container, Selection, SourceKind, SourceSpec, mixture
+from pipeline.sources.splits import Splits
 from pipeline.sources.tables import CaptionTable
 from schemas.errors import Reason
 from schemas.ledger import Ignored, Unused
@@ -30,7 +31,7 @@ def list_source(spec: SourceSpec, notes: Notes | None = None) -> Iterator[ImageR
 
     Raises:
         ConfigError: a metadata.jsonl with a line that cannot be used; or another kind of source
-            among this one, and nobody said which is meant.
+            or split among this one, and nobody said which is meant.
     """
     notes = Notes() if notes is None else notes
     listing = _Images(spec, notes) if spec.kind is SourceKind.IMAGES else _Containers(spec, notes)
@@ -69,6 +70,7 @@ class _Listing:
     def __init__(self, spec: SourceSpec, notes: Notes) -> None:
         self._spec = spec
         self._notes = notes
+        self._splits = Splits(spec)
         # Of one whole folder, everything is selected.
         self._is_all = len(spec.selections) == 1 and spec.selections[0].is_whole
 
@@ -85,6 +87,10 @@ class _Listing:
     def _is_claimed(self, folder: Folder, name: str) -> bool:
         uri = f"{folder.uri}/{name}"
         return any(_claims(selection, uri) for selection in self._spec.selections)
+
+    def _is_of_split(self, folder: Folder, name: str, number: int) -> bool:
+        """Whether a file is of the split that is taken."""
+        return self._splits.takes(f"{folder.uri}/{name}", self._spec.selections[number])
 
     def _ignore(self, folder: Folder, name: str, reason: Ignored) -> None:
         uri = f"{folder.uri}/{name}"
@@ -143,14 +149,21 @@ class _Images(_Listing):
             pictures = [name for name in claimed if self._is_selected(number, folder, name)]
         attached = captions.attach(claimed, sidecars) if self._takes_sidecars and sidecars else {}
         self._leave_sidecars(folder, number, sidecars, attached)
+        of_split: bool | None = None  # the same for all pictures of a folder
         for name in sorted(pictures):
             ref = self._image(folder, name, attached.get(name, []))
             paired = self._pairs.paired(ref)
-            if paired is not None:
+            if paired is not None and of_split is None:
+                of_split = self._is_of_split(folder, name, number)
+            if paired is None:
+                reason = Ignored.CONDITION_IMAGE
+            elif of_split:
                 yield self._planned(paired)
                 continue
+            else:
+                ref, reason = paired, Ignored.OTHER_SPLIT
             self._notes.found += 1
-            self._notes.ignore(Ignored.CONDITION_IMAGE, ref.source)
+            self._notes.ignore(reason, ref.source)
             if ref.captions:
                 self._notes.leave(Unused.PICTURE_NOT_TAKEN, ref.source, ref.captions)
 
@@ -265,6 +278,9 @@ class _Containers(_Listing):
                 continue
             kind = names.kind_of(name)
             if kind == self._spec.kind:
+                if not self._is_of_split(folder, name, number):
+                    self._ignore(folder, name, Ignored.OTHER_SPLIT)
+                    continue
                 found = self._found(folder, name)
                 yield self._planned(found) if isinstance(found, ImageRef) else found
                 continue

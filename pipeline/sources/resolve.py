@@ -14,6 +14,7 @@ from pipeline.sources.listing import list_source
 from pipeline.sources.pairing import parse_pairings
 from pipeline.sources.pairs import check_pairings
 from pipeline.sources.spec import Container, Selection, SourceKind, SourceSpec, mixture
+from pipeline.sources.splits import split_of
 from schemas.errors import ConfigError, Rejected
 from schemas.manifest import MANIFEST_NAME
 from schemas.records import Place, printable
@@ -43,8 +44,8 @@ def resolve_source(config: GenerateConfig) -> SourceSpec:
         the longest prefix without wildcard.
 
     Raises:
-        ConfigError: nothing there, a part of a brace list missing, compressed tars, or a caption
-            mode or column that the source cannot have.
+        ConfigError: nothing there, a part of a brace list missing, compressed tars, several splits
+            and nobody said which, or a caption mode or column that the source cannot have.
     """
     selections = _selections(config.source)
     selections = tuple(_data_of_controlset(selection) for selection in selections)
@@ -53,6 +54,7 @@ def resolve_source(config: GenerateConfig) -> SourceSpec:
         kind=_kind(config, selections),
         selections=selections,
         chosen=config.source_format != "auto",
+        split=config.source_split,
         caption=config.source_caption,
         caption_text=config.caption_text,
         caption_column=config.caption_column,
@@ -63,6 +65,7 @@ def resolve_source(config: GenerateConfig) -> SourceSpec:
     )
     _check_options(spec)
     check_pairings(spec)
+    _check_splits(spec)
     return spec
 
 
@@ -284,6 +287,35 @@ def _nothing(
         + (" and --source-format" if wanted is not None else "")
         + (" (folders are read recursively, a glob only as it says: **/*.jpg)")
     )
+
+
+def _check_splits(spec: SourceSpec) -> None:
+    """Refuse at the start what the listing would refuse, as far as the first names tell it."""
+    if spec.split == "all":
+        return
+    found: set[str | None] = set()
+    several, whole = False, True
+    for selection in spec.selections:
+        most = files.first_look(selection)
+        first = list(itertools.islice(files.file_names(selection), most))
+        whole = whole and len(first) < most
+        seen = {
+            split_of(spec.relative(f"{selection.base}/{name}"), spec.kind)
+            for name in first
+            if names.kind_of(name) == spec.kind
+        }
+        several = several or len(seen - {None}) > 1
+        found |= seen
+    if spec.split == "auto":
+        if several:
+            for _ in list_source(spec):  # some of the names may be no part of the source
+                pass
+    elif whole and spec.split not in found:
+        there = ", ".join(sorted(split for split in found if split)) or "no split by its names"
+        raise ConfigError(
+            f"{printable(spec.root)}: need files of split {spec.split}, got {there}; "
+            "correct --source-split, or leave it out"
+        )
 
 
 def _check_options(spec: SourceSpec) -> None:

@@ -6,7 +6,7 @@ import functools
 import re
 from collections.abc import Mapping
 
-from pipeline.options import CaptionList, SourceCaption
+from pipeline.options import CaptionList, SourceCaption, SourceSplit
 from pipeline.sources import names
 from pipeline.sources.pairing import Pairing
 from schemas.errors import ConfigError, Rejected
@@ -66,6 +66,7 @@ class SourceSpec:
     kind: SourceKind
     selections: tuple[Selection, ...]
     chosen: bool = False  # the kind was said; else one more kind is an error
+    split: SourceSplit = "auto"
     caption: SourceCaption = "auto"
     caption_text: str | None = None
     caption_column: str | None = None

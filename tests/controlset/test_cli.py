@@ -62,6 +62,7 @@ def test_every_option_has_a_flag():
         "caption_column": "prompt",
         "image_column": "picture",
         "source_format": "parquet",
+        "source_split": "train",
         "resolution": 128,
         "fit": "pad",
         "pad_color": "black",

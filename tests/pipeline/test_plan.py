@@ -252,6 +252,7 @@ CONFIG_CHANGES = {
     "caption_column": "title",
     "image_column": "picture",
     "source_format": "images",
+    "source_split": "train",
     "resolution": 256,
     "fit": "pad",
     "pad_color": "black",

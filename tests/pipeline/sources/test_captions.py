@@ -118,7 +118,7 @@ def test_metadata_gives_captions_to_its_folder_and_those_below(tmp_path, read_al
         {"file_name": "not there.jpg", "text": "ignored"},
         "",
     )
-    read = read_all(tmp_path)
+    read = read_all(tmp_path, source_split="all")
     assert captions(read) == {
         "train/a.jpg": "in train",
         "train/deep/b.jpg": "deep",
