@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 
 from schemas.pixels import MapU8, MapU16, RgbU8
+from schemas.printable import printable
 from schemas.triple import is_number
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 _LINE_BREAKS = re.compile(r"\s*[\r\n\t]+\s*")
 _MARKDOWN = re.compile(r"[\\`*_{}\[\]#!|~$<>&]|(?<=:)/|@")
 MapForm = Literal["bilevel", "lines", "full"]
@@ -68,18 +68,15 @@ def _shown(value: Any) -> Any:
 
 
 def visible(text: str) -> str:
-    """The text with control characters and stray surrogates replaced by something one can see.
+    """The text with everything that acts (control and bidi characters, surrogates) as escapes.
 
     Args:
         text: anything from a file name to a caption; line breaks and tabs stay.
     """
-    valid = text.encode("utf-8", "backslashreplace").decode()
-    return _CONTROL.sub(_picture_of, valid.replace("\r\n", "\n"))
-
-
-def _picture_of(match: re.Match[str]) -> str:
-    code = ord(match.group())
-    return chr(0x2400 + code) if code < 0x20 else "\ufffd"
+    if text.isprintable():
+        return text
+    lines = text.replace("\r\n", "\n").split("\n")
+    return "\n".join("\t".join(map(printable, line.split("\t"))) for line in lines)
 
 
 def shortened(text: str, limit: int) -> tuple[str, int]:

@@ -10,7 +10,10 @@ from controlnet.nano.scenes import draw, random_scene
 from tests.controlset.made_documents import document_of, with_reasons
 from tests.controlset.made_pictures import edges, grainy, save, scored, shaken
 
-HOSTILE = '<script>alert("1")</script>\'"><img src=x onerror=alert(2)>\x1b[31m\x00 {{ 7*7 }} $x^{$'
+HOSTILE = (
+    '<script>alert("1")</script>\'"><img src=x onerror=alert(2)>'
+    "\x1b[31m\x00\u202e\x9b {{ 7*7 }} $x^{$"
+)
 LONG = "Donaudampfschifffahrtsgesellschaft" * 12
 BOUNDS = {"floor": 0.22, "ceiling": 0.99}
 STEPS = tuple(range(0, 1300, 100))

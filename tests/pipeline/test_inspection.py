@@ -21,7 +21,7 @@ from tests.pipeline.handmade import (
     without_map,
     write_dataset,
 )
-from tests.pipeline.test_preview import parsed
+from tests.pipeline.test_preview import acting, parsed
 
 
 def good_rows():
@@ -157,6 +157,16 @@ def test_the_page_is_safe_complete_and_fetches_nothing(defective):
     assert not {tag for tag, _ in tags} & {"b.jpg", "script", "link", "iframe"}
     assert all(attrs["src"].startswith("data:image/") for tag, attrs in tags if tag == "img")
     assert "in more than one split" in text
+
+
+def test_names_and_captions_do_not_turn_the_direction_of_the_page(tmp_path):
+    rows = good_rows()
+    rows[0] |= {"source": "\u202egpj.exe\x1b\x9b.jpg", "text": "\u2067word \x07" * 90}
+    rows += [rows[0] | {"key": "1" * 32}]
+    page = render_inspection(inspected(tmp_path, {"train": rows}))
+    assert not acting(page)
+    assert r"\u202egpj.exe\x1b\x9b.jpg" in page
+    assert r"\u2067word \x07" in page
 
 
 def test_the_terminal_shows_names_literally(tmp_path, capsys):

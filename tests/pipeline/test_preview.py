@@ -3,7 +3,7 @@
 import base64
 import html
 import io
-import re
+import unicodedata
 from html.parser import HTMLParser
 
 import numpy as np
@@ -30,7 +30,7 @@ HOSTILE = [
     "\"' onmouseover='alert(1)' x=\"",
     "{{ 7 * 7 }} {% raw %}",
     "a\x00b\x07c\x1b[31m",
-    "\u202eright to left\u202c مرحبا",
+    "\u202eright to left\u202c مرحبا \u2066\u061c\u200f\x9b\x85\u2028",
     "javascript:alert(1)",
     "]]><!--",
     "\udcff\ud800",
@@ -56,6 +56,12 @@ def parsed(page):
     parser.feed(page)
     parser.close()
     return parser.tags, "".join(parser.text)
+
+
+def acting(page):
+    """Characters of a page that do something else than show themselves."""
+    kinds = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    return {one for one in page if unicodedata.category(one) in kinds} - {"\n", "\t"}
 
 
 def images_of(page):
@@ -111,8 +117,7 @@ def test_nothing_that_came_from_data_becomes_markup(rows, evil):
     assert [(tag, sorted(attrs)) for tag, attrs in tags] == [
         (tag, sorted(attrs)) for tag, attrs in plain_tags
     ]
-    assert not re.search(r"[\x00-\x08\x0b-\x1f]", page)
-    page.encode("utf-8")
+    assert not acting(page)
     if evil.isprintable() and evil.isascii():
         assert html.escape(evil).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in page
 
