@@ -20,11 +20,13 @@ from controlnet.evaluator.sampler import Request, Sampler, check_size
 from controlnet.evaluator.studio import DTYPES, Studio
 from controlset.commands.sample import SampleConfig
 from controlset.console import progress
+from controlset.parse import need
 from controlset.pictures import read_map, read_mask, read_photograph
 from schemas.documents import parse_json
 from schemas.errors import ConfigError
 from schemas.pixels import MapU8, RgbU8
 from schemas.printable import say
+from schemas.shards import is_of_set
 from schemas.writing import replacing
 
 _GAP_PX = 4
@@ -54,8 +56,10 @@ def draw(config: SampleConfig) -> list[Path]:
         The picture, or every picture and then the grid.
 
     Raises:
-        ConfigError: a run, base or file that will not do.
+        ConfigError: a run, base or file that will not do; a place inside a data set.
     """
+    apart = not (is_of_set(config.output) or is_of_set(config.output / "grid.png"))
+    need(apart, "--output", "a place that is no part of a data set", str(config.output))
     places = places_of(config.run, offline=config.offline)
     device = resolve_device(config.device)
     studio = Studio(

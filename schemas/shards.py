@@ -49,7 +49,8 @@ def path_inside(files: pafs.FileSystem, root: str, relative: str) -> str:
     """
     path = f"{root}/{relative}"
     if isinstance(files, pafs.LocalFileSystem):
-        check_inside(root, relative)
+        if not _is_blob(root, path):
+            check_inside(root, relative)
         try:
             regular = stat.S_ISREG(os.stat(path).st_mode)
         except FileNotFoundError:
@@ -73,6 +74,18 @@ def check_inside(root: str, relative: str) -> None:
             f"{root}/{relative}: need a file inside the data set's folder, got a link to {real}; "
             "copy the set without links (cp -rL)"
         )
+
+
+def _is_blob(root: str, path: str) -> bool:
+    """Whether it is a file of the Hugging Face cache as the cache keeps it.
+
+    There `datasets--OWNER--NAME/snapshots/REVISION` holds links to the `blobs` of the same entry.
+    """
+    snapshots, _ = os.path.split(os.path.realpath(root))
+    entry, name = os.path.split(snapshots)
+    if name != "snapshots" or not os.path.basename(entry).startswith(("datasets--", "models--")):
+        return False
+    return os.path.dirname(os.path.realpath(path)) == f"{entry}/blobs"
 
 
 def is_of_set(path: str | os.PathLike[str]) -> bool:

@@ -31,7 +31,7 @@ from schemas.dataset import filesystem_of, read_manifest
 from schemas.errors import ConfigError
 from schemas.manifest import MANIFEST_NAME, FileRecord, Manifest, ShardRecord
 from schemas.printable import printable
-from schemas.shards import path_inside
+from schemas.shards import check_inside, path_inside
 
 _BASIS_NAME = "basis"
 """What staged shards were made from and for; others are of no use."""
@@ -117,7 +117,10 @@ def _check_place(output: str) -> None:
 
 
 def _manifest_of(output: str) -> Manifest:
-    return read_manifest(*filesystem_of(output), output)
+    manifest = read_manifest(*filesystem_of(output), output)
+    for shard in manifest.shards:  # links may be read (a cache's), but not be written through
+        check_inside(output, shard.data.path)
+    return manifest
 
 
 def _add(job: Addition) -> Manifest:

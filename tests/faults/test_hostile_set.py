@@ -212,6 +212,43 @@ def test_a_link_out_of_the_folder_is_not_followed(hostile, name, reader, capsys)
             READERS[reader](str(hostile))
 
 
+def cached(folder, entry):
+    """A data set as huggingface_hub keeps it: links to blobs."""
+    snapshot = entry / "snapshots" / ("a" * 40)
+    (entry / "blobs").mkdir(parents=True)
+    for number, path in enumerate(path for path in sorted(folder.rglob("*")) if path.is_file()):
+        blob = shutil.copy(path, entry / "blobs" / f"{number:040x}")
+        link = snapshot / path.relative_to(folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    return snapshot
+
+
+def test_a_set_in_the_hugging_face_cache_is_read_through_its_links(photographs, tmp_path, capsys):
+    rows = generate(config_for(photographs, tmp_path / "set")).rows
+    snapshot = cached(tmp_path / "set", tmp_path / "datasets--somebody--set")
+    before = everything(snapshot.parent.parent)
+    assert main(["verify", str(snapshot)]) == 0, capsys.readouterr().out
+    assert main(["inspect", str(snapshot)]) == 0
+    assert len(list(open_dataset(str(snapshot)))) == rows
+    check_shards(str(snapshot), open_dataset(str(snapshot)).manifest.shards)
+    READERS["scan"](str(snapshot))
+    with pytest.raises(ConfigError, match=r"got a link to .*/blobs/0.*; copy the set without"):
+        add(AddConfig(output=str(snapshot), conditions=("grey",)))
+    assert everything(snapshot.parent.parent) == before
+
+
+@pytest.mark.parametrize("entry", ["datasets--somebody--set", "photos"])
+def test_a_link_of_a_cache_leads_to_its_own_blobs_or_nowhere(original, tmp_path, entry):
+    snapshot = cached(original, tmp_path / entry)
+    if entry != "photos":
+        other = cached(original, tmp_path / "datasets--somebody--other")
+        (snapshot / SHARD).unlink()
+        (snapshot / SHARD).symlink_to(other / SHARD)
+    with pytest.raises(ConfigError, match="need a file inside the data set's folder, got a link"):
+        list(open_dataset(str(snapshot)))
+
+
 def test_a_pipe_in_the_place_of_a_shard_hangs_nobody(hostile):
     (hostile / SHARD).unlink()
     os.mkfifo(hostile / SHARD)
@@ -378,3 +415,12 @@ def test_a_report_never_replaces_a_file_of_a_set(hostile, name, capsys):
     assert main(["inspect", str(hostile), "--html", str(hostile / name)]) == 2
     assert "need a file that is no part of a data set" in capsys.readouterr().err
     assert everything(hostile)[0] == before[0]
+
+
+@pytest.mark.parametrize("name", ["data", "data/a.png", "rejects/x/a.webp", ".controlset"])
+def test_a_drawing_never_replaces_a_file_of_a_set(hostile, name, capsys):
+    before = everything(hostile)
+    given = ["--run", str(hostile), "--hint", str(hostile / SHARD), "--output", str(hostile / name)]
+    assert main(["sample", *given]) == 2
+    assert "--output: need a place that is no part of a data set" in capsys.readouterr().err
+    assert everything(hostile) == before
