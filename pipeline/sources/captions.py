@@ -21,6 +21,12 @@ _SIDECAR_FIELDS = ("caption", "text", "prompt", "captions", "sentences")
 ITEM_FIELDS = ("raw", "caption", "text")  # of a list's items that are no strings, as COCO's are
 _MAX_SIDECAR_BYTES = 16 * 2**20  # a caption is not longer; the file is something else
 
+MAX_CAPTION_BYTES = 65_536
+"""Of UTF-8; what is longer is no caption."""
+
+MAX_CAPTIONS = 1000
+"""Of one picture in one list."""
+
 Choose = Callable[[Sequence[str]], str]
 """What `--caption-list` makes of several texts."""
 
@@ -57,9 +63,12 @@ def clean(value: Any, *, where: str, choose: Choose) -> Caption:
         choose: for lists that hold more than one text.
 
     Returns:
-        Stripped text or None if empty; and BAD_CAPTION if the value is something else.
+        Stripped text or None if empty; and BAD_CAPTION if the value is something else, or longer
+        than `MAX_CAPTION_BYTES`.
     """
     items = value if isinstance(value, list) else [value]
+    if len(items) > MAX_CAPTIONS:
+        return Caption(problem=bad(f"{where}: a list of more than {MAX_CAPTIONS} captions"))
     texts: list[str] = []
     for item in items:
         if isinstance(item, dict):
@@ -69,14 +78,26 @@ def clean(value: Any, *, where: str, choose: Choose) -> Caption:
         if not isinstance(item, str):
             return Caption(problem=bad(f"{where}: need a string, got {type(item).__name__}"))
         try:
-            item.encode()
+            too_long = len(item) > MAX_CAPTION_BYTES or len(item.encode()) > MAX_CAPTION_BYTES
         except UnicodeEncodeError:  # JSON may spell half a surrogate pair; Parquet cannot store it
             return Caption(problem=bad(f"{where}: not valid Unicode"))
+        if too_long:
+            detail = f"{where}: longer than {MAX_CAPTION_BYTES} bytes of UTF-8"
+            return Caption(problem=bad(detail))
         if item.strip():
             texts.append(item.strip())
     if len(texts) > 1:
         return Caption(text=choose(texts), was_list=True)
     return Caption(text=texts[0] if texts else None)
+
+
+def cut(value: Any) -> Any:
+    """A value that takes no more memory than shows that it is too long for a caption."""
+    if isinstance(value, str):
+        return value[: MAX_CAPTION_BYTES + 1]
+    if isinstance(value, dict):
+        return {name: cut(of) for name, of in value.items()}
+    return [cut(item) for item in value[: MAX_CAPTIONS + 1]] if isinstance(value, list) else value
 
 
 def decoded(raw: bytes) -> str:

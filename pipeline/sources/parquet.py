@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import io
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,13 +15,17 @@ from pipeline.sources.captions import Caption, Reading
 from pipeline.sources.columns import caption_column, image_column
 from pipeline.sources.listing import problem_ref
 from pipeline.sources.notes import Notes
+from pipeline.sources.pages import measure_pages
 from pipeline.sources.spec import Container, RawImage, SourceSpec
 from schemas.errors import Reason, Rejected
 from schemas.ledger import Unused
 from schemas.records import ImageRef, Place, Problem, key_of, printable
 
 _BATCH_ROWS = 8  # in memory at a time, beside one page of each column
+_BATCH_BYTES = 512 * 2**20  # if each cell were the longest that its dictionary allows
+_ROWS_OF_GROUP = 1 << 20  # or as many as the file has bytes: rows of nothing cost none
 _BUFFER_BYTES = 1 << 20
+_PLAIN = {"UNCOMPRESSED", "SNAPPY"}  # cannot unpack to much more than they are
 
 Read = Callable[[], RawImage]
 
@@ -102,8 +107,10 @@ def read_columns(place: Place, columns: Sequence[str]) -> Iterator[dict[str, Any
     with _Reader(place) as reader:
         for group in range(len(reader.rows_of_groups())):
             for batch in reader.batches(group, list(columns)):
+                few = batch.num_rows if batch.nbytes < _BATCH_BYTES // 8 else 1
                 try:
-                    yield from batch.to_pylist()
+                    for row in range(0, batch.num_rows, few):
+                        yield from batch.slice(row, few).to_pylist()
                 except UnicodeDecodeError as error:
                     raise Rejected(Reason.BROKEN_CONTAINER, f"text is not UTF-8: {error}") from None
 
@@ -227,7 +234,9 @@ def _caption(
     unused: tuple[Unused, ...] = ()
     if column is not None:
         try:
-            value = batch.column(column)[row].as_py()
+            cell = batch.column(column)[row]
+            items = cell.values if isinstance(cell, pa.ListScalar) else None
+            value = cell.as_py() if items is None else _few(items)
         except UnicodeDecodeError:
             value, found = "", Caption(problem=captions.bad(f"column {column}: not UTF-8"))
         else:
@@ -243,6 +252,11 @@ def _caption(
         detail = f"column {wanted}: {'empty' if column else 'not in this file'}"
         problem = Problem(reason=Reason.NO_CAPTION, detail=detail)
     return Reading(None, None, problem, unused)
+
+
+def _few(items: pa.Array) -> list[Any]:
+    """A list of captions, as far as it takes to see that it is too long."""
+    return [captions.cut(item.as_py()) for item in items[: captions.MAX_CAPTIONS + 1]]
 
 
 # Reader -----------------------------------------------------------------------------------------
@@ -261,6 +275,7 @@ class _Reader:
                 )
             )
             self.schema: pa.Schema = self._guarded(lambda: self._parquet.schema_arrow)
+            self._size_bytes = self._opened.seek(0, 2)
         except Rejected:
             self._opened.close()
             raise
@@ -280,12 +295,34 @@ class _Reader:
                 Reason.BROKEN_CONTAINER,
                 f"its footer says {metadata.num_rows} rows, its row groups {rows[:20]}",
             )
+        if max(rows, default=0) > max(_ROWS_OF_GROUP, self._size_bytes):
+            raise Rejected(
+                Reason.BROKEN_CONTAINER,
+                f"a row group of {max(rows)} rows in a file of {self._size_bytes} bytes",
+            )
         return rows
 
     def batches(self, row_group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Rows of the columns, a few at a time.
+
+        Raises:
+            Rejected: damaged, or it unpacks to more than the limits of `pages`.
+        """
+        cell_bytes, lists = self._guarded(lambda: self._measured(row_group, columns))
+        parquet = self._parquet
+        if lists:  # a row may repeat one long value a million times
+            parquet = self._guarded(
+                lambda: pq.ParquetFile(
+                    self._opened,
+                    metadata=self._parquet.metadata,
+                    read_dictionary=lists,
+                    buffer_size=_BUFFER_BYTES,
+                )
+            )
+        rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(cell_bytes, 1)))
         batches = self._guarded(
-            lambda: self._parquet.iter_batches(
-                _BATCH_ROWS, row_groups=[row_group], columns=columns, use_threads=False
+            lambda: parquet.iter_batches(
+                rows, row_groups=[row_group], columns=columns, use_threads=False
             )
         )
         while True:
@@ -293,6 +330,27 @@ class _Reader:
             if batch is None:
                 return
             yield batch
+
+    def _measured(self, row_group: int, columns: Sequence[str]) -> tuple[int, list[str]]:
+        """Bytes that a row may take beside its pages, and the columns that are lists."""
+        record, cell_bytes, lists = self._parquet.metadata.row_group(row_group), 0, []
+        for number in range(record.num_columns):
+            chunk, column = record.column(number), self._parquet.schema.column(number)
+            if chunk.path_in_schema.partition(".")[0] not in {c.partition(".")[0] for c in columns}:
+                continue
+            is_list = column.max_repetition_level > 0
+            if is_list and column.physical_type == "BYTE_ARRAY":
+                lists.append(chunk.path_in_schema)
+            # On a server each short read is a request.
+            if (
+                isinstance(self._opened, io.BufferedReader)
+                or is_list
+                or (chunk.compression not in _PLAIN)
+            ):
+                found = measure_pages(self._opened, chunk, self._size_bytes)
+                unfolds = "DELTA_BYTE_ARRAY" in chunk.encodings
+                cell_bytes += found.largest_bytes if unfolds else found.dictionary_bytes
+        return cell_bytes, lists
 
     @staticmethod
     def _guarded(call: Callable[[], Any]) -> Any:

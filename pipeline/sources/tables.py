@@ -27,6 +27,7 @@ _NAME_FIELDS = (
 _KOHYA_FIELDS = (*captions.COLUMNS, "tags")
 _DELIMITERS = ",;\t|"
 _MOST_TABLE_BYTES = 2 * 10**9
+_MOST_NAME = 10_000  # characters
 
 
 class _Line(NamedTuple):
@@ -241,6 +242,7 @@ def _of_parquet(place: Place, fields: Sequence[str]) -> Iterator[_Line] | None:
 
 
 def _line(number: int, name: str, value: Any) -> _Line:
+    name, value = name[:_MOST_NAME], captions.cut(value)  # a longer one is no file's
     path = "/".join(part for part in name.replace("\\", "/").split("/") if part not in {"", "."})
     return _Line(f"line {number}: {name}", path, value)
 
