@@ -27,9 +27,11 @@ def need_source(source: str) -> None:
     """Refuse pictures that are not there; globs and brace lists are left to who reads them.
 
     Raises:
-        ConfigError: no such path.
+        ConfigError: no such path, or a folder that may not be read.
     """
     path = source.removeprefix("file://")
+    if os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK):
+        raise ConfigError(f"{path}: need a folder that may be read, got permission denied")
     if "://" in path or _NOT_LITERAL.search(path) or not path or os.path.lexists(path):
         return
     raise ConfigError(f"{path}: need a path that exists, got none")

@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -109,8 +110,14 @@ def resolve(config: GenerateConfig, *, download: bool = True) -> Job:
 
     Raises:
         ConfigError: nothing to read, a condition that nobody provides, weights or a device that
-            are not there, an unknown file system, or a runner's option that is missing.
+            are not there, an unknown file system, a runner's option that is missing, or a Python
+            whose names of files are not in UTF-8.
     """
+    if sys.getfilesystemencoding() != "utf-8":  # pyarrow and Beam take paths in UTF-8 alone
+        raise ConfigError(
+            f"names of files: need UTF-8, got {sys.getfilesystemencoding()} from this locale; "
+            "start Python with -X utf8"
+        )
     config = portable.prepared(dataflow.prepared(config))
     object_stores.use(config.beam_args)
     check_output(config.output)

@@ -1,0 +1,152 @@
+"""What the machine refuses (rights, room in a file): one line, and nothing half written stays."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from controlset.cli import main
+from schemas.dataset import open_dataset
+
+NOBODY = 65534
+CHILD = """
+import json, os, resource, sys
+import apache_beam.runners.portability.fn_api_runner.fn_runner  # while it may be read
+import pandas
+import controlset.commands.generate, controlset.commands.inspect, controlset.commands.verify
+import controlset.commands.train
+import pipeline.inspection, pipeline.launch, pipeline.verify
+from controlset.cli import main
+from controlset.interrupt import load_arrow
+
+load_arrow()
+for limits, words in json.loads(sys.argv[1]):
+    reading, writing = os.pipe()
+    if (child := os.fork()) == 0:  # one start of Python for all of them
+        os.dup2(writing, 1)
+        os.dup2(writing, 2)
+        sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
+        status = 99
+        try:
+            if "umask" in limits:
+                os.umask(limits["umask"])
+            if "file_bytes" in limits:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limits["file_bytes"],) * 2)
+            if "user" in limits:
+                os.setgroups([])
+                os.setgid(limits["user"])
+                os.setuid(limits["user"])
+            status = main(words)
+        finally:
+            sys.excepthook(*sys.exc_info()) if status == 99 else None
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    os.close(writing)
+    with open(reading, errors="replace") as file:
+        told = file.read()
+    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), told]), flush=True)
+"""
+
+
+@pytest.fixture
+def place():
+    """A folder with three pictures that everybody may enter; pytest's own lets nobody else in."""
+    with tempfile.TemporaryDirectory() as made:
+        os.chmod(made, 0o777)
+        photos = Path(made) / "photos"
+        photos.mkdir()
+        for number in range(3):
+            Image.effect_noise((96, 96), 50 + number).save(photos / f"{number}.png")
+        yield Path(made)
+
+
+def generating(source, output):
+    options = ["--conditions", "canny", "--resolution", "64", "--num-workers", "1"]
+    return ["generate", str(source), "--output", str(output), *options]
+
+
+def told_under(cases):
+    """[(status, what was printed)] of commands, each in a process with its limits."""
+    command = [sys.executable, "-c", CHILD, json.dumps(cases)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=300)
+    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
+
+
+def half_files(folder):
+    return [path for path in folder.rglob("*") if path.name.startswith((".tmp", "tmp"))]
+
+
+def test_a_limit_of_file_sizes_is_one_line_and_leaves_nothing_half_written(place):
+    assert main(generating(place / "photos", place / "set")) == 0
+    page = place / "page.html"
+    small = {"file_bytes": 6000}
+    made, shown = told_under(
+        [
+            [small, generating(place / "photos", place / "other")],
+            [small, ["inspect", str(place / "set"), "--html", str(page)]],
+        ]
+    )
+    for status, told in (made, shown):
+        assert status == 2
+        assert "need to write here, got file too large; raise the limit" in told.splitlines()[-1]
+        assert "Traceback" not in told
+    assert made[1].count("\n") == 1
+    assert not page.exists()
+    assert not half_files(place)
+    assert not list((place / "other").rglob("*.parquet"))
+    assert main(generating(place / "photos", place / "other")) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user takes root")
+def test_what_may_not_be_read_or_written_is_one_line_or_a_reject(place):
+    assert main(generating(place / "photos", place / "set")) == 0
+    photos = shutil.copytree(place / "photos", place / "some")
+    shutil.copytree(place / "photos", photos / "sub")
+    os.chmod(photos / "1.png", 0)
+    os.chmod(photos / "sub", 0)
+    shut = shutil.copytree(place / "photos", place / "shut")
+    os.chmod(shut, 0)
+    parts = {"": "whole", "data": "folder", "manifest.json": "document"}
+    for part, name in parts.items():
+        os.chmod(shutil.copytree(place / "set", place / name) / part, 0)
+    nobody = {"user": NOBODY}
+    sets = [str(place / name) for name in parts.values()]
+    training = f"train --condition canny --base nano --output {place / 'run'} --dry-run"
+    refused = [
+        [nobody | {"umask": 0o777}, generating(place / "photos", place / "umask")],
+        [nobody, generating(shut, place / "new")],
+        [nobody, generating(place / "photos", place / "whole")],
+        *([nobody, [command, one]] for one in sets for command in ("verify", "inspect")),
+        *([nobody, [*training.split(), "--data", one]] for one in sets),
+    ]
+    (status, told), *others = told_under([[nobody, generating(photos, place / "rest")], *refused])
+    assert status == 0, told
+    for (_, words), (status, told) in zip(refused, others, strict=True):
+        assert (status, told.count("\n")) == (2, 1), (words, told)
+    assert "need a folder that may be read, got permission denied" in others[1][1]
+    rejects = {row["source"]: row["reason"] for row in open_dataset(str(place / "rest")).rejects()}
+    assert rejects == {"1.png": "source_unreadable", "sub": "source_unreadable"}
+    assert not half_files(place)
+
+
+def test_a_name_may_be_as_long_as_a_file_system_or_a_tar_allows(place):
+    (place / "photos" / "0.png").rename(place / "photos" / ("n" * 251 + ".png"))
+    assert main(generating(place / "photos", place / "set")) == 0
+    raw = (place / "photos" / "1.png").read_bytes()
+    with tarfile.open(place / "long.tar", "w") as packed:
+        for name in ("m" * 252 + ".png", "d" * 300 + "/" + "m" * 2000 + ".png"):
+            info = tarfile.TarInfo(name)
+            info.size = len(raw)
+            packed.addfile(info, io.BytesIO(raw))
+    assert main(generating(place / "long.tar", place / "of-tar")) == 0
+    assert len(open_dataset(str(place / "set"))) == 3
+    assert len(open_dataset(str(place / "of-tar"))) == 2
