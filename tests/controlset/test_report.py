@@ -323,7 +323,14 @@ def test_a_data_set_that_is_still_there_adds_its_source_and_annotators(lean, tmp
     data = tmp_path / "set"
     data.mkdir()
     recipe = {"resolution": 64, "fit": "crop", "image_format": "png", "caption": "sidecar"}
-    record = {"revision": 3, "parameters": {"low": [60, 60]}, "licence": "Apache-2.0"}
+    record = {
+        "revision": 3,
+        "parameters": {"low": [60, 60]},
+        "hint_mode": "bilevel",
+        "stats": {},
+        "weights": None,
+        "licence": "Apache-2.0",
+    }
     manifest = Manifest(
         recipe=recipe, source="/photos", annotators={"canny": record}, software={}, shards=[]
     )

@@ -164,7 +164,9 @@ def test_initial_weights_of_another_architecture(tmp_path):
 
 def test_initial_weights_that_are_not_there(tmp_path):
     said = refusal(tmp_path / "run", init=str(tmp_path / "nowhere"))
-    assert said.startswith(f"{tmp_path}/nowhere: need a diffusers ControlNetModel folder, got ")
+    assert said.startswith(
+        f"--init {tmp_path}/nowhere: need the folder of a run or a ControlNet"
+    ), said
 
 
 def test_a_base_that_is_not_there(tmp_path):
