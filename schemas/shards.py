@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -109,7 +109,7 @@ class ShardReader:
 
     def __init__(
         self,
-        source: str | BinaryIO,
+        source: str | Any,  # whatever file object the output's file system gives
         *,
         where: str,
         filesystem: pafs.FileSystem | None = None,
