@@ -2,8 +2,6 @@
 
 from collections.abc import Collection, Sequence
 
-import numpy as np
-
 from annotators.border import inside_borders
 from annotators.protocol import Annotation
 from annotators.registry import is_imported, need_known_models, spec_from_record
@@ -56,7 +54,7 @@ def judge_of(
             if isinstance(result, Annotation):
                 found = Seen(pixels=result.pixels, stats=result.stats)
             counts = scorer(found, Seen(pixels=wanted, stats={}))
-            values.append(float(np.nan_to_num(measure.of_one(counts[measure.name]))))
+            values.append(measure.of_one(counts[measure.name]))
         return values
 
     return Judge(name=f"{condition} {measure.label}", score=score)

@@ -168,7 +168,8 @@ def load_checkpoint(
             groups.setdefault(kind, {})[rest] = file.get_tensor(name)
     with safe_open(folder / "controlnet" / WEIGHTS, framework="pt") as file:
         looked_at = {name: file.get_tensor(name) for name in file.keys()}
-    # Before 0.2 the weights themselves lay in controlnet/ and the averages beside them.
+    # Without averages, the weights themselves lie in controlnet/; older checkpoints with averages
+    # held them there, too, and the averages as `average.*`.
     own = groups["own"] or looked_at
     average = looked_at if groups["own"] else groups["average"]
     parameters = dict(control.named_parameters())

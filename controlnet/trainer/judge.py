@@ -12,7 +12,8 @@ from schemas.pixels import MapU8, MapU16, RgbU8
 Map = MapU8 | MapU16 | RgbU8
 
 # Pictures, the maps that each should obey, and keys of the rows that the maps came from (an
-# annotator may draw its thresholds by key) -> one score a picture, 0..1, higher is better.
+# annotator may draw its thresholds by key) -> one score a picture, 0..1, higher is better; NaN
+# where a map asks for nothing that could be scored (a depth map that is black all over).
 Score = Callable[[Sequence[RgbU8], Sequence[Map], Sequence[str]], list[float]]
 
 

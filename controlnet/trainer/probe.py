@@ -6,6 +6,7 @@ annotated again, have the edges that they were asked for (adherence).
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,7 +39,7 @@ class Reading:
     gain: float  # mean of shuffled minus true: > 0 where the condition helps
     zero_norms: tuple[float, ...]  # root mean square weight of each zero convolution
     ratios: tuple[float, ...]  # residual / skip, root mean squares, at the middle of the schedule
-    adherence: float | None  # of samples to their own map; None without a judge
+    adherence: float | None  # of samples to their own map; None: without a judge, or not measured
     shuffled: float | None  # of samples to the next row's map
 
     @property
@@ -108,11 +109,12 @@ class Probe:
         return None if self._judge is None else self._judge.name
 
     def bounds(self) -> Bounds | None:
-        """Adherence without control and of the real pictures; None without a judge."""
+        """Adherence without control and of the real pictures; None: as in `Reading`."""
         if self._judge is None:
             return None
-        free = self._sampled(control=False)
-        return Bounds(floor=self._scored(free, 0), ceiling=self._scored(self.real, 0))
+        floor = self._scored(self._sampled(control=False), 0)
+        ceiling = self._scored(self.real, 0)
+        return None if floor is None or ceiling is None else Bounds(floor=floor, ceiling=ceiling)
 
     def look(self, step: int) -> tuple[Reading, list[RgbU8]]:
         """Probe the present weights.
@@ -182,12 +184,22 @@ class Probe:
             )
         return to_pictures(unit_BCHW)
 
-    def _scored(self, pictures: Sequence[RgbU8], shift: int) -> float:
-        """Mean adherence to one's own map, or to that of the row `shift` places on."""
+    def _scored(self, pictures: Sequence[RgbU8], shift: int) -> float | None:
+        """Mean adherence to one's own map, or to that of the row `shift` places on.
+
+        Returns:
+            Of the maps that have a score; None where none has.
+
+        Raises:
+            ValueError: the judge gave an infinite score.
+        """
         assert self._judge is not None
         maps = [*self.maps[shift:], *self.maps[:shift]]
         keys = [*self._keys[shift:], *self._keys[:shift]]
-        return float(np.mean(self._judge.score(pictures, maps, keys)))
+        scores = [one for one in self._judge.score(pictures, maps, keys) if not math.isnan(one)]
+        if any(math.isinf(one) for one in scores):
+            raise ValueError(f"{self._judge.name}: need finite scores, got {scores}")
+        return float(np.mean(scores)) if scores else None
 
     def _casting(self) -> Any:
         enabled = self._autocast != torch.float32

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 
 def snap_step(
-    steps: Sequence[int], scores: Sequence[float], *, floor: float, ceiling: float
+    steps: Sequence[int], scores: Sequence[float | None], *, floor: float, ceiling: float
 ) -> int | None:
     """The step at which control snapped in.
 
     Args:
         steps: of the probes, rising.
-        scores: adherence at each.
+        scores: adherence at each; None, which was not measured, is not above.
         floor: adherence of the base without control.
         ceiling: adherence of the real pictures, through the VAE and back.
 
@@ -22,7 +22,7 @@ def snap_step(
         None if there is none (yet).
     """
     half = floor + 0.5 * (ceiling - floor)
-    above = [score >= half for score in scores]
+    above = [score is not None and score >= half for score in scores]
     for step, now, then in zip(steps[:-1], above[:-1], above[1:], strict=True):
         if now and then:
             return step

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from annotators.runtime import Runtime
 from controlnet.architecture.backbone import load_base
+from controlnet.evaluator.depth_scores import DepthScorer
 from controlnet.trainer import loop
 from controlnet.trainer.checkpoint import last_checkpoint
 from controlnet.trainer.journal import PROBES, read_lines
@@ -117,6 +118,45 @@ def test_a_judge_sees_own_maps_and_those_of_the_next_row(tmp_path):
     )
 
 
+def test_a_map_that_asks_for_nothing_has_no_score_instead_of_0(monkeypatch):
+    monkeypatch.setattr("controlset.judging.scorer_of", lambda *_: DepthScorer())
+    judge = judge_of(str(data()), "canny", Runtime(device="cpu"))
+    picture = np.zeros((64, 64, 3), np.uint8)
+    picture[16:48, 16:48] = 255
+    black, ramp = np.zeros((64, 64), np.uint8), np.tile(np.arange(64, dtype=np.uint8) * 4, (64, 1))
+    nothing, something = judge.score([picture, picture], [black, ramp], keys_of("validation")[:2])
+    assert np.isnan(nothing)
+    assert 0 < something < 1
+
+
+def test_rows_without_a_score_are_left_out_of_adherence(tmp_path):
+    def score(pictures, maps, keys):
+        return [float("nan"), 0.5, 0.7, float("nan")]
+
+    run = trained(tmp_path / "run", Judge(name="mine", score=score), **PROBED | {"steps": 2})
+    assert [one["adherence"] for one in probes_of(run)] == [0.6, 0.6]
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["bounds"] == {"floor": 0.6, "ceiling": 0.6}
+
+
+def test_where_no_row_has_a_score_adherence_was_not_measured(tmp_path):
+    def score(pictures, maps, keys):
+        return [float("nan")] * len(pictures)
+
+    run = trained(tmp_path / "run", Judge(name="mine", score=score), **PROBED | {"steps": 2})
+    assert [(one["adherence"], one["shuffled"]) for one in probes_of(run)] == [(None, None)] * 2
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["bounds"], summary["snap"], summary["adherence"]) == (None, None, None)
+
+
+def test_an_infinite_score_is_an_error(tmp_path):
+    def score(pictures, maps, keys):
+        return [float("inf")] * len(pictures)
+
+    with pytest.raises(ValueError, match="mine: need finite scores, got"):
+        trained(tmp_path / "run", Judge(name="mine", score=score), **PROBED | {"steps": 2})
+
+
 def test_without_a_judge_losses_are_read_all_the_same(tmp_path):
     run = trained(tmp_path / "run", **PROBED | {"steps": 2})
     assert [one["adherence"] for one in probes_of(run)] == [None, None]
@@ -183,6 +223,7 @@ def test_curves_and_strips_are_pictures(run):
         ([0.1, 0.5, 0.5, 0.1, 0.1], 100),  # exactly half way is there
         ([0.1, 0.1, 0.1, 0.1, 0.9], None),  # not yet known to last
         ([0.9, 0.9, 0.1, 0.1, 0.1], 0),
+        ([0.9, None, 0.9, 0.9, 0.9], 200),  # what was not measured is not above
         ([], None),
         ([0.9], None),
     ],
