@@ -205,6 +205,13 @@ def same_run(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) ->
         if before.get(name) != value
     }
     allowed = {name: pair for name, pair in others.items() if _may_change(name, *pair)}
+    # Runs of an older release name no excluded rows, and bases and initial weights otherwise.
+    if "excluded" not in before and others.keys() & {"base", "init"}:
+        raise ConfigError(
+            f"{folder}: need a run that names its base and initial weights as this release does, "
+            "got one of an older release; if --base and --init are its own, take another --output "
+            f"and begin with --init {folder}"
+        )
     changed = sorted(
         f"{name} {was!r} -> {value!r}"
         for name, (was, value) in others.items()

@@ -182,6 +182,36 @@ def test_rows_may_be_left_out_of_a_run_that_goes_on_and_that_is_kept(run, tmp_pa
         trained(run, steps=8, resume=True, **more)
 
 
+def as_of_an_older_release(run, **identity):
+    """Without hashes of what a document says, and without what identities did not hold."""
+    for path in [run / "config.json", run / "summary.json", *run.glob("checkpoints/*/state.json")]:
+        document = json.loads(path.read_text())
+        for name in ("sha256", "changes", *(["files"] if path.name == "summary.json" else [])):
+            document.pop(name, None)
+        if "identity" in document:
+            for name in ("excluded", "vae", "base_lora"):
+                del document["identity"][name]
+            document["identity"] |= identity
+        for name in ("vae", "base_lora", "exclude_keys", "trust_model"):
+            document.get("config", {}).pop(name, None)
+        path.write_text(json.dumps(document))
+
+
+def test_a_run_of_an_older_release_goes_on(run, capsys):
+    as_of_an_older_release(run)
+    trained(run, steps=5, resume=True)
+    assert "going on after step 4" in " ".join(capsys.readouterr().err.split())
+    assert last_checkpoint(run) == run / "checkpoints" / "step-00000005"
+
+
+@pytest.mark.parametrize("other", [{"base": "0" * 16}, {"init": "/networks/mine"}])
+def test_where_an_older_release_named_weights_otherwise_it_is_said_what_to_do(run, other, tmp_path):
+    as_of_an_older_release(run, **other)
+    with pytest.raises(ConfigError, match=r"one of an older release; .* take another --output and"):
+        trained(run, steps=5, resume=True)
+    trained(tmp_path / "next", steps=1, init=str(run))  # what it says to do
+
+
 def test_a_run_may_go_on_with_a_lower_learning_rate_but_with_no_higher_one(run):
     trained(run, steps=5, resume=True, learning_rate=1e-4)
     (change,) = read_record(run / "config.json")["changes"]
