@@ -4,16 +4,23 @@ Importing those takes 5 to 14 seconds of a core. Only what is certain is refused
 everything is checked again, and more closely, by whoever uses it.
 """
 
+import json
 import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, TypedDict
 
 from annotators.options import EyeOptions
+from pipeline.options import GenerateConfig
 from schemas.errors import ConfigError
 
 _NOT_LITERAL = re.compile(r"[*?\[{]")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class _MadeWith(TypedDict):
+    recipe: dict[str, Any]
 
 
 def is_local(place: str) -> bool:
@@ -62,6 +69,34 @@ def need_output(output: str) -> None:
         raise ConfigError(
             f"{output}: need an empty folder or a data set of controlset, "
             f"found {', '.join(others[:3])}; choose another --output"
+        )
+
+
+def need_recipe(config: GenerateConfig) -> None:
+    """Refuse a finished data set that was made with other options; the rest is left to the run.
+
+    Raises:
+        ConfigError: names the options.
+    """
+    from schemas.documents import read_json
+    from schemas.manifest import ADDING_DIR, MANIFEST_NAME, RECORDS_DIR
+
+    folder = Path(config.output.removeprefix("file://"))
+    identity = folder / RECORDS_DIR / "run.json"
+    whole = (folder / MANIFEST_NAME).is_file() and identity.is_file()
+    if config.overwrite or not whole or (folder / ADDING_DIR).exists():
+        return
+    theirs = read_json(identity, _MadeWith, advice="use --overwrite")["recipe"]
+    ours = json.loads(json.dumps(config.recipe()))
+    other = [
+        f"{name}={value} (now {ours[name]})"
+        for name, value in sorted(theirs.items())
+        if name in ours and ours[name] != value
+    ]
+    if other:
+        raise ConfigError(
+            f"{config.output}: holds a data set made with {'; '.join(other)}; "
+            "choose another --output, or delete it with --overwrite"
         )
 
 

@@ -43,6 +43,7 @@ def run(arguments: Sequence[str]) -> int:
         early.need_conditions(config)
         early.need_source(config.source)
         early.need_output(config.output)
+        early.need_recipe(config)
         from pipeline import launch
 
         load_arrow()

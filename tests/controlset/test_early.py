@@ -25,6 +25,7 @@ WRONG = {
     "generate: no source": "generate /no/where --output out --conditions canny",
     "generate: no such condition": "generate SET --output out --conditions cany",
     "generate: wrong option": "generate SET --output out --conditions canny --resolutoin 64",
+    "generate: another recipe": "generate photos --output SET --conditions canny --quality 80",
     "generate: foreign output": "generate SET --output RUN --conditions canny",
     "add: no set": "add /no/where --conditions grey",
     "add: no such condition": "add SET --conditions gray",
