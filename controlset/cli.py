@@ -157,7 +157,8 @@ _REFUSED = frozenset(
 
 def _lack_of_the_machine(error: BaseException) -> str | None:
     """What to say of a failure that is the system's refusal; None: it is a bug or an outage."""
-    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+    no_memory = ("can't start new thread", "failed to map segment")  # the latter: of a library
+    if isinstance(error, MemoryError) or any(words in str(error) for words in no_memory):
         return "need more memory, got no more; use fewer --num-workers, or another machine"
     if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
         return f"{error.object}: need a name in UTF-8 here, got bytes that are none; rename it"

@@ -40,6 +40,10 @@ for limits, words in json.loads(sys.argv[1]):
                 os.umask(limits["umask"])
             if "file_bytes" in limits:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limits["file_bytes"],) * 2)
+            if "memory_bytes" in limits:
+                with open("/proc/self/statm") as file:
+                    now = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+                resource.setrlimit(resource.RLIMIT_AS, (now + limits["memory_bytes"],) * 2)
             if "user" in limits:
                 os.setgroups([])
                 os.setgid(limits["user"])
@@ -136,6 +140,15 @@ def test_what_may_not_be_read_or_written_is_one_line_or_a_reject(place):
     rejects = {row["source"]: row["reason"] for row in open_dataset(str(place / "rest")).rejects()}
     assert rejects == {"1.png": "source_unreadable", "sub": "source_unreadable"}
     assert not half_files(place)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_that_does_not_suffice_for_a_library_is_one_line(place):
+    assert main(generating(place / "photos", place / "set")) == 0
+    little = {"memory_bytes": 20 << 20}
+    ((status, told),) = told_under([[little, ["inspect", str(place / "set")]]])
+    assert (status, told.count("\n")) == (2, 1), told
+    assert "need more memory, got no more" in told
 
 
 def test_a_name_may_be_as_long_as_a_file_system_or_a_tar_allows(place):
