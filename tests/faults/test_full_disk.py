@@ -89,3 +89,20 @@ def test_a_disk_may_get_full_at_any_moment(disk_of, photographs, undisturbed):
     disk_of(4 * whole)
     generate(config)
     assert contents(output) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size_bytes", "checkpoints"), [(200_000, 0), (1_500_000, 1)])
+def test_a_disk_that_gets_full_leaves_whole_checkpoints_of_a_run(disk_of, size_bytes, checkpoints):
+    from tests.controlnet.tiny_runs import trained
+
+    output = disk_of(size_bytes) / "run"
+    message = rf"^{re.escape(str(output))}/\S*: need to write here, got no space left on device; "
+    with pytest.raises(OutputError, match=message):
+        trained(output, steps=2)
+    there = [path.name for path in (output / "checkpoints").iterdir()]
+    assert there == ["step-00000002"][:checkpoints]
+    assert not list(output.glob(".writing-*"))
+    disk_of(20_000_000)
+    trained(output, steps=2, resume=True)
+    assert (output / "summary.json").is_file()
