@@ -31,7 +31,7 @@ def metadata_of(
         **({"controlset.vae": Path(config.vae).name} if config.vae else {}),
         **({"controlset.base_lora": Path(config.base_lora).name} if config.base_lora else {}),
         "controlset.base_fingerprint": base.fingerprint,
-        "controlset.global_pool": str(bool(control.config["global_pool_conditions"])).lower(),
+        "controlset.global_pool": str(bool(control.config.get("global_pool_conditions"))).lower(),
         "controlset.zero_terminal_snr": str(config.zero_terminal_snr).lower(),
         "controlset.prediction_type": str(base.scheduler.get("prediction_type", "epsilon")),
         "controlset.resolution": "{}x{}".format(*next(iter(index.sizes))),

@@ -30,6 +30,7 @@ from tests.controlset.made_evaluations import (
     write,
 )
 from tests.pipeline.test_preview import acting
+from tests.schemas.test_records import shard
 
 OPTIONAL = (
     "protocol data runs rows missing warnings comparisons sweeps curve pictures software hardware "
@@ -332,7 +333,7 @@ def test_a_data_set_that_is_still_there_adds_its_source_and_annotators(lean, tmp
         "licence": "Apache-2.0",
     }
     manifest = Manifest(
-        recipe=recipe, source="/photos", annotators={"canny": record}, software={}, shards=[]
+        recipe=recipe, source="/photos", annotators={"canny": record}, software={}, shards=[shard()]
     )
     (data / "manifest.json").write_text(manifest.to_json())
     change(lean, data=read(lean)["data"] | {"path": str(data)})
