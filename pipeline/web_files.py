@@ -9,6 +9,7 @@ server that gives only whole files is refused at launch.
 import contextlib
 import functools
 import re
+import urllib.error
 from collections.abc import Iterator
 from typing import Any, BinaryIO, ClassVar, NoReturn
 
@@ -96,6 +97,10 @@ def _files(scheme: str) -> Any:
         ) from error
 
 
+class _NotThere(urllib.error.URLError, FileNotFoundError):
+    """Gone, as readers of sources know it, and as Beam does, which fetches its programs here."""
+
+
 class _WebFiles(FileSystem):
     """What Beam asks of a file system, as far as reading goes."""
 
@@ -145,7 +150,10 @@ class _WebFiles(FileSystem):
         mime_type: str = "application/octet-stream",
         compression_type: str = CompressionTypes.AUTO,
     ) -> BinaryIO:
-        return _files(self._scheme).open(path, "rb")
+        try:
+            return _files(self._scheme).open(path, "rb")
+        except FileNotFoundError as error:  # also of a host that does not answer
+            raise _NotThere(str(error)) from error
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise OSError(f"{self._scheme}:// is only read")

@@ -20,7 +20,7 @@ from pipeline.packing import Packer
 from pipeline.progress import TALLY
 from pipeline.scale.cost import CAPTION
 from pipeline.scale.figures import Figures
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, NothingKept
 from schemas.manifest import MANIFEST_NAME, Manifest
 
 CHEAP = ("canny", "grey")
@@ -125,13 +125,14 @@ def _long_run(config: GenerateConfig, parts: tuple[str, ...], images: int) -> Tr
             limit=images,
             overwrite=os.path.exists(config.output),
         )
-        generate(run)
-        done, seconds = TALLY.kept + TALLY.rejected, TALLY.work_seconds
-        if not TALLY.kept:
+        try:
+            generate(run)
+        except NothingKept as error:
             raise ConfigError(
-                f"{config.source}: need pictures to measure with, but all {done} were rejected; "
-                "`controlset generate` would say why"
-            )
+                f"{config.source}: need pictures to measure with, but all {TALLY.rejected} were "
+                "rejected; `controlset generate` would say why"
+            ) from error
+        done, seconds = TALLY.kept + TALLY.rejected, TALLY.work_seconds
         if seconds >= _LONG_ENOUGH_S or done < images:
             return Trial(parts=parts, seconds=seconds / done, images=done)
         images *= _GROWTH

@@ -45,7 +45,7 @@ def test_one_command_makes_the_table_and_prints_it(capsys, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (["--condition", "depth"], "need the condition 'depth', got shards with canny"),
+        (["--condition", "depth"], "need the condition 'depth', found canny"),
         (["--data", "nowhere"], "nowhere: need a complete data set, found no"),
         (["--steps", "100"], "--steps: need a multiple of 16, got 100"),
         (["--images", "500"], "need 500 validation rows of one size, got"),

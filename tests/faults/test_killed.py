@@ -139,7 +139,7 @@ def test_left_over_temporary_files_are_swept_up(photographs, undisturbed, tmp_pa
 
     output = tmp_path / "dataset"
     generate(config_for(photographs, output))
-    (output / "data" / f"{TEMP_PREFIX}abc").write_bytes(b"half a shard")
-    (output / f"{TEMP_PREFIX}def").write_bytes(b"half a card")
+    (output / "data" / f"{TEMP_PREFIX}{'ab' * 16}").write_bytes(b"half a shard")
+    (output / f"{TEMP_PREFIX}{'de' * 16}").write_bytes(b"half a card")
     generate(config_for(photographs, output))
     assert contents(output) == contents(undisturbed)

@@ -155,7 +155,7 @@ def test_where_a_sidecar_cannot_be_read_the_model_speaks_and_there_is_one_reject
     photographs, run_fake
 ):
     for number in range(4):
-        (photographs / f"{number}.txt").write_bytes(b"\xff\xfe not UTF-8")
+        (photographs / f"{number}.txt").write_bytes(b"\xc3\x28 not UTF-8")
     guilty, data = run_fake("rejects", caption="sidecar-else-blip")
     assert {one.text for one in data if one.key != guilty} == {
         f"picture {one.key}" for one in data if one.key != guilty
