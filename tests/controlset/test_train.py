@@ -263,7 +263,8 @@ def test_a_run_that_was_stopped_ends_with_the_status_of_its_signal(capsys, monke
         snap=None,
     )
     monkeypatch.setattr(loop, "train", lambda config, judge=None: outcome)
-    status, out, _ = in_process(capsys, *NEEDED, "--probe-every", "0")
+    real = ["--data", str(data()), "--condition", "canny", "--base", str(base()), "--output", "run"]
+    status, out, _ = in_process(capsys, *real, "--probe-every", "0")
     assert status == 128 + number
     assert out == (
         "40 steps in 1.5 min (12.3 samples/s): run/controlnet\n"
@@ -280,7 +281,7 @@ def test_nano_is_a_folder_by_the_time_that_training_starts(capsys, monkeypatch):
         raise ConfigError("enough")
 
     monkeypatch.setattr(loop, "train", train)
-    nano = [*NEEDED[:-3], "nano", *NEEDED[-2:], "--probe-every", "0"]
+    nano = ["--data", str(data()), *NEEDED[2:-3], "nano", *NEEDED[-2:], "--probe-every", "0"]
     assert in_process(capsys, *nano)[0] == 2
     assert seen[0].base == str(base_folder())
     assert command.COMMAND == "controlset train"

@@ -337,7 +337,7 @@ def test_a_base_that_is_missing_or_no_vae_is_refused(dataset, canny_alone, tmp_p
     arguments = ["add", str(dataset), "--offline", "--device", "cpu", "--latents"]
     assert main([*arguments, "/nowhere"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("controlset add: --latents /nowhere: need a VAE in diffusers' format")
+    assert line.startswith("controlset add: --latents /nowhere: need a base in diffusers' format")
     assert main([*arguments, str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"--latents {tmp_path}: need an AutoencoderKL in diffusers' format, found no co" in line
