@@ -273,7 +273,7 @@ def test_datasets_loads_a_set_with_an_empty_shard_among_full_ones(tmp_path, offl
 
 def test_a_data_set_is_a_source_of_another_one(written, tmp_path):
     path, manifest = written
-    again = generated(path, tmp_path / "again", resolution=32, validation=0.0)
+    again = generated(path, tmp_path / "again", resolution=32, validation=0.0, source_split="all")
     assert (again.planned, again.rows) == (manifest.rows, manifest.rows)
     first, second = open_dataset(str(path)), open_dataset(str(tmp_path / "again"))
     texts = sorted(example.text for example in first)
@@ -284,7 +284,7 @@ def test_a_data_set_is_a_source_of_another_one(written, tmp_path):
 
 def test_images_that_already_fit_keep_their_bytes_through_another_generate(written, tmp_path):
     path, _ = written
-    generated(path, tmp_path / "same", validation=0.0)
+    generated(path, tmp_path / "same", validation=0.0, source_split="all")
     first, second = open_dataset(str(path)), open_dataset(str(tmp_path / "same"))
 
     def stored(dataset):
