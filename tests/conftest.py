@@ -1,0 +1,12 @@
+"""What holds for every test."""
+
+import signal
+import threading
+
+# A job in the background (`make test &`, nohup) ignores Ctrl-C, and so would every command that a
+# test starts: those that are interrupted on purpose would never end.
+if (
+    threading.current_thread() is threading.main_thread()
+    and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
