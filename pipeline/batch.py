@@ -23,8 +23,9 @@ from pipeline.options import GenerateConfig
 from pipeline.progress import Stopwatch
 from pipeline.sources import RawImage
 from schemas.border import border_of
+from schemas.columns import converted
 from schemas.errors import Reason, Rejected
-from schemas.ledger import CaptionCounts, Counts, Unused
+from schemas.ledger import CaptionCounts, ColumnCounts, Counts, Unused
 from schemas.picture_headers import without_trailer
 from schemas.pixels import RgbU8, decode_stored_rgb
 from schemas.records import ImageRef, RejectRow, reject_of
@@ -42,6 +43,7 @@ class BatchResult:
     images: int
     seconds: Counter[str]
     captions: CaptionCounts = dataclasses.field(default_factory=CaptionCounts)
+    columns: Mapping[str, ColumnCounts] = dataclasses.field(default_factory=dict)
 
     @property
     def stored_bytes(self) -> int:
@@ -99,6 +101,7 @@ def make_batch(
         else:
             rejects.append(outcome)
     rows = [_base_row(one) for one in stored]
+    columns = {name: _keep(name, kind, rows, stored) for name, kind in job.columns.items()}
     images = [one.rgb for one in stored]
     if captioner is None:
         for one in stored:
@@ -117,6 +120,7 @@ def make_batch(
         images=len(reads),
         seconds=watch.seconds,
         captions=captions.frozen(),
+        columns=columns,
     )
 
 
@@ -272,6 +276,19 @@ def _base_row(one: _Stored) -> Row:
         "pad_right": one.geometry.pad_right,
         "pad_bottom": one.geometry.pad_bottom,
     }
+
+
+def _keep(name: str, kind: str, rows: Sequence[Row], stored: Sequence[_Stored]) -> ColumnCounts:
+    """Add a column of the source; what does not fit its type is null."""
+    unusable = Counts()
+    for row, one in zip(rows, stored, strict=True):
+        try:
+            row[name] = converted(one.source.values.get(name), kind)
+        except ValueError as error:
+            row[name] = None
+            unusable.add(name, f"{one.ref.source}: {error}")
+    kept = sum(row[name] is not None for row in rows)
+    return ColumnCounts(kept=kept, unusable=unusable.frozen().get(name))
 
 
 def _import_map(

@@ -199,6 +199,7 @@ def _size_category(rows: int) -> str:
 def _columns(manifest: Manifest, schema: pa.Schema) -> Iterator[tuple[str, str, str, str]]:
     """(column, type, unit or range, meaning) in the order of the table."""
     meanings = dict(_MEANINGS)
+    meanings |= dict.fromkeys(manifest.columns, ("", "Kept from the source; null: none that fits"))
     for condition, annotator in manifest.annotators.items():
         hint = _HINTS.get(annotator.get("hint_mode"), "PNG")
         meanings[condition] = (hint, f"Map of {condition}, exactly the image's size; null: none")

@@ -217,7 +217,7 @@ def check_layout(whole: Sequence[ShardRecord], place: Place) -> Check:
         except _DAMAGE as error:
             check.find(f"{shard.data.path}: need a shard's footer, got {error!r}; generate again")
             continue
-        ours = {"latents": None} | place.manifest.told
+        ours = {"latents": None, "columns": None} | place.manifest.told
         if {name: footer.get(name) for name in ours} != ours:
             check.find(f"{shard.data.path}: need the manifest's recipe in the footer, got another")
         if not unnamed(schema).equals(

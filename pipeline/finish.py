@@ -10,7 +10,7 @@ from pipeline.job import Job
 from pipeline.preview import render_preview
 from pipeline.sources import Notes, SourceKind
 from schemas.errors import ConfigError, NothingKept
-from schemas.ledger import Ledger, joined_captions
+from schemas.ledger import Ledger, joined_captions, joined_columns
 from schemas.manifest import MANIFEST_NAME, RECORDS_DIR, SHARD_NAME, Manifest, ShardRecord
 from schemas.shards import ShardReader
 
@@ -56,6 +56,7 @@ def finish(
         software={package: version(package) for package in packages_of(job)},
         shards=shards,
         ledger=None if notes is None else _ledger(shards, planned, job, notes),
+        columns=job.columns,
     )
     if manifest.planned != planned:
         raise RuntimeError(
@@ -97,7 +98,8 @@ def _ledger(shards: Sequence[ShardRecord], planned: int, job: Job, notes: Notes)
             f"listed {notes.attached} captions of images, but shards saw {captions.offered}; "
             "this is a bug in controlset"
         )
-    return notes.ledger(planned=planned, captions=captions)
+    columns = joined_columns(shard.columns for shard in shards)
+    return notes.ledger(planned=planned, captions=captions, columns=columns)
 
 
 def packages_of(job: Job) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,14 +12,7 @@ from PIL import Image
 from annotators.protocol import HintMode
 from pipeline.decode import DecodeLimits, decode
 from pipeline.geometry import Geometry
-from pipeline.sources import (
-    Container,
-    RawImage,
-    SourceSpec,
-    index_container,
-    iter_reads,
-    list_source,
-)
+from pipeline.sources import RawImage, SourceSpec, first_refs, iter_reads
 from schemas.errors import ConfigError, Reason, Rejected
 from schemas.pixels import encode_bilevel_png, encode_map_png
 
@@ -116,12 +108,7 @@ def resolve_imports(spec: SourceSpec, *, max_pixels: int) -> tuple[ImportedCondi
 
 
 def _first_images(spec: SourceSpec) -> Iterator[RawImage]:
-    refs = itertools.chain.from_iterable(
-        index_container(listed, spec) if isinstance(listed, Container) else [listed]
-        for listed in list_source(spec)
-    )
-    usable = (ref for ref in refs if ref.problem is None)
-    for _, read in iter_reads(list(itertools.islice(usable, PEEKED)), spec):
+    for _, read in iter_reads(list(first_refs(spec, PEEKED)), spec):
         try:
             yield read()
         except Rejected:

@@ -37,6 +37,7 @@ class Job:
     captioner: CaptionSpec | None = None
     latents: LatentSpec | None = None
     imports: tuple[ImportedCondition, ...] = ()
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)  # kept -> type, by name
     weights: Mapping[str, tuple[WeightsRecord, ...]] = dataclasses.field(default_factory=dict)
 
     @property
@@ -92,6 +93,7 @@ class Job:
             "recipe": self.config.recipe(),
             "annotators": self.annotators,
             "captioner": self.captioner_record,
+            **({"columns": dict(self.columns)} if self.columns else {}),
         }
 
     @property
@@ -100,11 +102,15 @@ class Job:
         return hashlib.sha256(json.dumps(self.footer, sort_keys=True).encode()).hexdigest()
 
     @property
+    def conditions(self) -> list[Condition]:
+        """The columns of every condition, in order."""
+        conditions = [Condition(name=spec.name, stats=spec.stats) for spec in self.specs]
+        return conditions + [Condition(name=one.name, stats={}) for one in self.imports]
+
+    @property
     def schema(self) -> pa.Schema:
         """Arrow schema of the shards."""
-        conditions = [Condition(name=spec.name, stats=spec.stats) for spec in self.specs]
-        conditions += [Condition(name=one.name, stats={}) for one in self.imports]
-        return triple_schema(conditions, self.footer)
+        return triple_schema(self.conditions, self.footer)
 
 
 def _weights_here(folder: str | None) -> str | None:

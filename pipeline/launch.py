@@ -23,6 +23,7 @@ from pipeline.claim import check_identity, claimed
 from pipeline.display import shards_text, show_result, watched
 from pipeline.imported import resolve_imports
 from pipeline.job import Job
+from pipeline.keeping import check_names, resolve_columns
 from pipeline.options import GenerateConfig
 from pipeline.plan import lay_out, split_of
 from pipeline.progress import TALLY
@@ -133,7 +134,9 @@ def resolve(config: GenerateConfig, *, download: bool = True) -> Job:
         captioner=captioner,
         source=source,
         imports=resolve_imports(source, max_pixels=config.max_pixels),
+        columns=resolve_columns(source, config.keep_columns),
     )
+    check_names(job.conditions, job.columns)
     _check_apart(job)
     if not _names_runner(config):
         _ = job.runtime  # a device that is asked for and absent is refused here, not by a worker
@@ -188,6 +191,7 @@ def dry_run(config: GenerateConfig) -> str:
     ]
     lines += [f"{name}: {_plain(value)}" for name, value in config.recipe().items()]
     lines += [f"annotator {name}: {_plain(record)}" for name, record in job.annotators.items()]
+    lines += [f"column {name}: {kind}" for name, kind in job.columns.items()]
     if job.captioner_record is not None:
         lines.append(f"captioner: {_plain(job.captioner_record)}")
     if to_fetch:

@@ -28,6 +28,12 @@ SourceFormat = Literal["auto", "images", "tar", "parquet"]
 SourceSplit = Literal["auto", "all", "train", "validation", "test"]
 ImageFormat = Literal["jpeg", "png", "webp"]
 
+_KEPT = re.compile(
+    r"[A-Za-z][A-Za-z0-9_-]{0,63}"
+    r"(:(list:)?(bool|u?int(8|16|32|64)|float(32|64)|string))?",
+    re.ASCII,
+)
+
 # Where the run happens and how it is watched; none of it may change a stored byte.
 _NOT_IN_RECIPE = frozenset({"source", "output", "overwrite", "dry_run", "num_workers", "beam_args"})
 
@@ -74,6 +80,10 @@ class GenerateConfig(EyeOptions):
     """Conditions whose maps the source brings along: NAME=TEMPLATE of files beside the pictures,
     e.g. `scribble=source/{name}.png` ({name}, {stem} with folders, {folder}), or
     NAME=column:COLUMN of Parquet, or of prompt.json or metadata.jsonl."""
+
+    keep_columns: tuple[str, ...] = ()
+    """Other columns of the source that rows keep: of Parquet, of caption tables, and of JSON beside
+    pictures or in their tar. COLUMN, or COLUMN:TYPE (`id:string`) where the type is not clear."""
 
     source_format: SourceFormat = "auto"
     """auto: whichever is there; needed only where there are several kinds."""
@@ -144,6 +154,16 @@ class GenerateConfig(EyeOptions):
             "at least one, or --import-condition",
             self.conditions,
         )
+        for one in self.keep_columns:
+            need(
+                _KEPT.fullmatch(one) is not None,
+                "--keep-columns",
+                "names of letters, digits, _ and - (64 at most) as COLUMN or COLUMN:TYPE, TYPE "
+                "being bool, int64, float64, string, list:string and the like",
+                one,
+            )
+        kept = [one.partition(":")[0] for one in self.keep_columns]
+        need(len(set(kept)) == len(kept), "--keep-columns", "each column once", " ".join(kept))
         need(
             8 <= self.resolution <= 8192 and self.resolution % 8 == 0,
             "--resolution",
@@ -230,8 +250,9 @@ class GenerateConfig(EyeOptions):
             del recipe["caption_list"]
         if self.source_split == "auto":
             del recipe["source_split"]
-        if not self.import_condition:
-            del recipe["import_condition"]
+        for name in ("import_condition", "keep_columns"):
+            if not recipe[name]:
+                del recipe[name]
         return recipe
 
 

@@ -121,7 +121,7 @@ def hash_of_references(plan: ShardPlan) -> str:
     return digest.hexdigest()
 
 
-_LATER_FIELDS = ("more_captions", "caption_problem", "caption_was_list", "maps")
+_LATER_FIELDS = ("more_captions", "caption_problem", "caption_was_list", "maps", "fields", "record")
 
 
 def _unrooted(ref: ImageRef) -> ImageRef:
@@ -139,6 +139,7 @@ def _unrooted(ref: ImageRef) -> ImageRef:
             (name, None if place is None else dataclasses.replace(place, uri=""))
             for name, place in ref.maps
         ),
+        record=None if ref.record is None else dataclasses.replace(ref.record, uri=""),
     )
 
 

@@ -75,6 +75,11 @@ def ledger_facts(ledger: Ledger, *, rows: int) -> Iterator[tuple[str, str]]:
     yield from not_used_facts("files not used", ledger.ignored)
     if ledger.captions is not None:
         yield from _caption_facts(ledger.captions, rows)
+    for name, counts in ledger.columns.items():
+        yield f"column {name}", f"{counts.kept:,} values"
+        if (unusable := counts.unusable) is not None:
+            examples = "; ".join(unusable.examples[:2])
+            yield "  not of its type: null", f"{unusable.count:,}; e.g. {examples}"
 
 
 def _caption_facts(captions: CaptionCounts, rows: int) -> Iterator[tuple[str, str]]:

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
@@ -22,7 +22,7 @@ from pipeline.sources import RawImage, iter_reads
 from pipeline.workshop import Workshop
 from pipeline.write import ParquetFileWriter, write_table
 from schemas.errors import ConfigError
-from schemas.ledger import CaptionCounts, joined_captions
+from schemas.ledger import CaptionCounts, ColumnCounts, joined_captions, joined_columns
 from schemas.manifest import MANIFEST_NAME, RECORDS_DIR, FileRecord, ShardRecord, read_record
 from schemas.records import ImageRef, RejectRow, ShardPlan
 from schemas.triple import rejects_schema
@@ -39,6 +39,7 @@ class ShardHead:
     planned: int
     references: str
     captions: CaptionCounts | None = None
+    columns: Mapping[str, ColumnCounts] = dataclasses.field(default_factory=dict)
 
 
 def make_shard(plan: ShardPlan, job: Job, workshop: Workshop) -> ShardRecord:
@@ -72,6 +73,7 @@ def make_shard(plan: ShardPlan, job: Job, workshop: Workshop) -> ShardRecord:
     watch = Stopwatch()
     rejects: list[RejectRow] = []
     captions: list[CaptionCounts] = []
+    columns: list[Mapping[str, ColumnCounts]] = []
     path = f"data/{plan.name}.parquet"
     with ParquetFileWriter(job.output, path, job.schema) as writer:
         for result in _batches(plan, job, workshop):
@@ -80,10 +82,13 @@ def make_shard(plan: ShardPlan, job: Job, workshop: Workshop) -> ShardRecord:
                     writer.add(row)
             rejects.extend(result.rejects)
             captions.append(result.captions)
+            columns.append(result.columns)
             _count(result)
         with watch.stage("commit"):
             data = writer.commit()
-            head = dataclasses.replace(head, captions=joined_captions(captions))
+            head = dataclasses.replace(
+                head, captions=joined_captions(captions), columns=joined_columns(columns)
+            )
             record = commit_record(head, job.identity, data, rejects, job.output)
     TALLY.shard_done(reasons=Counter(record.reasons), seconds=watch.seconds)
     return record
@@ -198,6 +203,7 @@ def commit_record(
         rejected_images=sum(row.kind is None for row in rejects),
         reasons=dict(sorted(Counter(str(row.reason) for row in rejects).items())),
         captions=head.captions,
+        columns=head.columns,
     )
     store.commit_text(record_text(record), record_path(place, head.name))
     return record

@@ -124,6 +124,9 @@ def _payload_bytes(value: Any) -> int:
         return 4 * len(value)
     if isinstance(value, bytes):
         return len(value)
+    if isinstance(value, list):  # a column's of the source; keypoints are in the overhead
+        texts = sum(4 * len(item) for item in value if isinstance(item, str))
+        return texts + sum(8 for item in value if not isinstance(item, dict))
     return len(value["bytes"]) if isinstance(value, dict) else 0
 
 

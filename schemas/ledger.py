@@ -7,6 +7,7 @@ never lists, so that a source of 10^8 files has a small ledger.
 
 import dataclasses
 import enum
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -73,6 +74,14 @@ class CaptionCounts:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ColumnCounts:
+    """What became of a source's values of a column that is kept; rows without one have null."""
+
+    kept: int = 0
+    unusable: Noted | None = None  # not of the column's type, too long, or not to be read: null
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Ledger:
     """Everything that a source held. found = planned + ignored, always."""
 
@@ -80,6 +89,7 @@ class Ledger:
     planned: int  # images: rows + rejects
     ignored: Mapping[str, Noted]
     captions: CaptionCounts | None = None  # None: not known, a part was made by an older release
+    columns: Mapping[str, ColumnCounts] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         ignored = sum(noted.count for noted in self.ignored.values())
@@ -91,6 +101,8 @@ class Ledger:
     def to_json(self) -> dict[str, Any]:
         """As it stands in the manifest, with the sum of the captions for people."""
         document = dataclasses.asdict(self)
+        if not self.columns:
+            del document["columns"]
         if self.captions is not None:
             document["captions"] = {"offered": self.captions.offered, **document["captions"]}
         return document
@@ -140,6 +152,18 @@ class Counts:
             reason: Noted(count=count, examples=tuple(names))
             for reason, (count, names) in sorted(self._noted.items())
         }
+
+
+def joined_columns(parts: Iterable[Mapping[str, ColumnCounts]]) -> dict[str, ColumnCounts]:
+    """The sum of several counts, column by column."""
+    kept: Counter[str] = Counter()
+    unusable = Counts()
+    for part in parts:
+        for name, counts in part.items():
+            kept[name] += counts.kept
+            unusable.add_all({} if counts.unusable is None else {name: counts.unusable})
+    noted = unusable.frozen()
+    return {name: ColumnCounts(kept=kept[name], unusable=noted.get(name)) for name in kept}
 
 
 def joined_captions(parts: Iterable[CaptionCounts]) -> CaptionCounts:

@@ -14,10 +14,11 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 import msgspec
 import pyarrow as pa
 
+from schemas.columns import KINDS
 from schemas.documents import as_record, misfit, parse_json
 from schemas.errors import ConfigError
 from schemas.latents import LatentInfo
-from schemas.ledger import CaptionCounts, Ledger
+from schemas.ledger import CaptionCounts, ColumnCounts, Ledger
 from schemas.triple import SCHEMA_VERSION, Condition, column_types
 
 MANIFEST_NAME = "manifest.json"
@@ -75,6 +76,7 @@ class ShardRecord:
     rejected_images: Count  # reject rows for a whole image
     reasons: Mapping[str, Count]  # reason -> reject rows, those for one kind included
     captions: CaptionCounts | None = None  # of its images; older records do not speak of them
+    columns: Mapping[str, ColumnCounts] = dataclasses.field(default_factory=dict)  # that are kept
 
     def __post_init__(self) -> None:
         found = SHARD_NAME.fullmatch(self.name)
@@ -106,6 +108,8 @@ class ShardRecord:
         record = dataclasses.asdict(self)
         if self.captions is None:
             del record["captions"]
+        if not self.columns:
+            del record["columns"]
         return record
 
 
@@ -175,6 +179,7 @@ class _Document:
     shards: list[ShardRecord]
     latents: LatentInfo | None = None
     ledger: Ledger | None = None
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,6 +194,7 @@ class Manifest:
     captioner: Mapping[str, Any] | None = None  # the model that wrote captions, likewise
     latents: Mapping[str, Any] | None = None  # LatentInfo of cached VAE moments, if there are any
     ledger: Ledger | None = None  # all that the source held; older manifests do not speak of it
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)  # kept from it -> type
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -203,7 +209,12 @@ class Manifest:
                 _demand(_is(_COLUMN, column), "the name of a column", column)
         if self.captioner is not None:
             msgspec.convert(self.captioner, _Captioner)
-        column_types(self.conditions)
+        for name, kind in self.columns.items():
+            _demand(_is(_COLUMN, name), "the name of a column", name)
+            _demand(kind in KINDS, "the type of a column", kind)
+        column_types(self.conditions, self.columns)
+        counted = {} if self.ledger is None else self.ledger.columns
+        _demand(counted.keys() <= self.columns.keys(), "columns of the set", list(counted))
 
     @property
     def conditions(self) -> list[Condition]:
@@ -220,13 +231,14 @@ class Manifest:
             "annotators": dict(self.annotators),
             "captioner": self.captioner,
             **({} if self.latents is None else {"latents": dict(self.latents)}),
+            **({"columns": dict(self.columns)} if self.columns else {}),
         }
 
     @property
     def column_types(self) -> dict[str, pa.DataType]:
         """Name -> type of the columns that every shard has."""
         moments = () if self.latents is None else LatentInfo.from_json(self.latents).columns
-        return column_types(self.conditions) | dict.fromkeys(moments, pa.binary())
+        return column_types(self.conditions, self.columns) | dict.fromkeys(moments, pa.binary())
 
     @property
     def planned(self) -> int:
@@ -276,6 +288,7 @@ class Manifest:
             # Only where there are some: a manifest without them stays the text that it always was.
             **({} if self.latents is None else {"latents": dict(self.latents)}),
             **({} if self.ledger is None else {"ledger": self.ledger.to_json()}),
+            **({"columns": dict(self.columns)} if self.columns else {}),
             "software": dict(self.software),
             "shards": [shard.to_json() for shard in self.shards],
         }
@@ -310,6 +323,7 @@ class Manifest:
                 captioner=said.captioner,
                 latents=None if said.latents is None else said.latents.to_json(),
                 ledger=said.ledger,
+                columns=said.columns,
                 software=said.software,
                 shards=said.shards,
             )

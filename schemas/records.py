@@ -92,6 +92,8 @@ class ImageRef:
     caption_was_list: bool = False  # `caption` was chosen from a list, or joined
     # Condition -> where its condition image lies; None: nobody says. Most sources bring none.
     maps: tuple[tuple[str, Place | None], ...] = ()
+    fields: str | None = None  # JSON of what a caption table says for columns that are kept
+    record: Place | None = None  # JSON file or member that says more of it, and before `fields`
 
     @property
     def captions(self) -> int:

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 
 from schemas.border import BORDER_COLUMNS
-from schemas.latents import latent_columns
+from schemas.columns import KINDS, list_of
+from schemas.latents import LATENTS, LATENTS_FLIPPED, latent_columns
 
 SCHEMA_VERSION = 1
 """Bump when a column changes its meaning; goes into every footer, manifest and fingerprint."""
@@ -24,20 +25,15 @@ SHARD_KEY = b"controlset.shard"
 _IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
 
-def _list_of(kind: pa.DataType) -> pa.DataType:
-    """A list whose items have the name that they have in a Parquet file, so that it comes back."""
-    return pa.list_(pa.field("element", kind))
-
-
 _KEYPOINT = pa.struct(
     {"name": pa.string(), "x": pa.float32(), "y": pa.float32(), "score": pa.float32()}
 )
 
 _NESTED: Mapping[str, pa.DataType] = {
     # One struct a person; x and y in px of the stored image, joints that were not seen are absent.
-    "people": _list_of(
+    "people": list_of(
         pa.struct(
-            {part: _list_of(_KEYPOINT) for part in ("body", "left_hand", "right_hand", "face")}
+            {part: list_of(_KEYPOINT) for part in ("body", "left_hand", "right_hand", "face")}
         )
     ),
 }
@@ -57,6 +53,11 @@ _BEFORE_CONDITIONS: tuple[tuple[str, pa.DataType], ...] = (
     ("crop_x", pa.int32()),  # px of the resized image, as SDXL's micro-conditioning has it
     ("crop_y", pa.int32()),
 )
+
+_SOMETIMES = (*BORDER_COLUMNS, LATENTS, LATENTS_FLIPPED)
+
+OUR_COLUMNS = frozenset({*(name for name, _ in _BEFORE_CONDITIONS), *_SOMETIMES})
+"""Names that no condition and no column of the source can have, whether or not a set uses them."""
 
 REJECTS: Mapping[str, pa.DataType] = dict.fromkeys(
     (
@@ -91,7 +92,8 @@ def triple_schema(conditions: Sequence[Condition], footer: Mapping[str, object])
     Args:
         conditions: in the order of their columns.
         footer: JSON-able; stored under `FOOTER_KEY` of every shard. Where its recipe pads, there
-            are columns of the border; where it has `latents`, the moments come last.
+            are columns of the border; then come its `columns`, kept from the source, by name;
+            where it has `latents`, the moments come last.
 
     Returns:
         Schema whose image and map columns are `struct<bytes, path>`.
@@ -100,6 +102,10 @@ def triple_schema(conditions: Sequence[Condition], footer: Mapping[str, object])
     recipe = footer.get("recipe")
     if isinstance(recipe, Mapping) and "pad_color" in recipe:
         fields += [pa.field(name, pa.int32()) for name in BORDER_COLUMNS]
+    kept = footer.get("columns")
+    if isinstance(kept, Mapping):  # a stranger's footer may say anything
+        known = {str(name): KINDS.get(str(kind)) for name, kind in kept.items()}
+        fields += [pa.field(name, kind) for name, kind in sorted(known.items()) if kind]
     for condition in conditions:
         fields.append(pa.field(condition.name, _IMAGE))
         for column, kind in condition.stat_columns.items():
@@ -111,19 +117,25 @@ def triple_schema(conditions: Sequence[Condition], footer: Mapping[str, object])
     return pa.schema(fields, metadata=_metadata(fields, footer))
 
 
-def column_types(conditions: Sequence[Condition]) -> dict[str, pa.DataType]:
-    """Name -> type of columns that every shard has, but for those of moments.
+def column_types(
+    conditions: Sequence[Condition], kept: Mapping[str, str] | None = None
+) -> dict[str, pa.DataType]:
+    """Name -> type of columns that every shard has, but for those of border and moments.
+
+    Args:
+        conditions: in the order of their columns.
+        kept: columns of the source -> name of their type, out of `columns.KINDS`.
 
     Raises:
         ValueError: two columns of one name.
     """
-    fields = list(_BEFORE_CONDITIONS)
+    fields = [*_BEFORE_CONDITIONS, *((name, KINDS[kind]) for name, kind in (kept or {}).items())]
     for condition in conditions:
         fields.append((condition.name, _IMAGE))
         fields += [(name, stat_type(kind)) for name, kind in condition.stat_columns.items()]
     types = dict(fields)
-    if len(types) != len(fields):
-        names = [name for name, _ in fields]
+    names = [name for name, _ in fields]
+    if len({*names, *_SOMETIMES}) != len(names) + len(_SOMETIMES):
         raise ValueError(f"need columns of different names, got {names}")
     return types
 

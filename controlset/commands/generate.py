@@ -24,6 +24,7 @@ class _Options(GenerateConfig):
     output: Annotated[str, tyro.conf.arg(metavar="DIR")]
     conditions: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")] = ()
     import_condition: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=WHERE [...]")] = ()
+    keep_columns: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN[:TYPE] [...]")] = ()
     beam_args: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
 
     config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None

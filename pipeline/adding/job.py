@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
-import pyarrow as pa
 from pyarrow.fs import LocalFileSystem
 
 from annotators.latents import LatentSpec
@@ -23,6 +22,7 @@ from pipeline.adding.latents import resolve_latents
 from pipeline.adding.options import AddConfig
 from pipeline.finish import packages_of
 from pipeline.job import Job
+from pipeline.keeping import check_names
 from pipeline.options import GenerateConfig
 from pipeline.sources import SourceKind, SourceSpec
 from schemas.documents import parse_json
@@ -30,7 +30,7 @@ from schemas.errors import ConfigError
 from schemas.latents import LatentInfo
 from schemas.manifest import Manifest, ShardRecord
 from schemas.shards import ShardReader, path_inside
-from schemas.triple import FOOTER_KEY, Condition, triple_schema
+from schemas.triple import FOOTER_KEY, Condition
 
 _WITH_MODEL = {"none": "blip", "auto": "sidecar-else-blip"}
 """What `generate --caption` is told to do the same at once; the other modes have no such twin."""
@@ -95,12 +95,11 @@ class Addition(Job):
         }
 
     @property
-    def schema(self) -> pa.Schema:
-        """Arrow schema of the shards, from records: an old annotator need not be installed."""
-        conditions = [
+    def conditions(self) -> list[Condition]:
+        """Of all annotators, from records: an old one need not be installed."""
+        return [
             Condition(name=name, stats=record["stats"]) for name, record in self.annotators.items()
         ]
-        return triple_schema(conditions, self.footer)
 
     def manifest(self, shards: list[ShardRecord]) -> Manifest:
         """The manifest of the data set with the new columns."""
@@ -157,6 +156,7 @@ def resolve(config: AddConfig, old: Manifest, *, download: bool = True) -> Addit
         old=old,
         old_footer=_footer_of(config.folder, old.shards[0]),
     )
+    check_names(job.conditions, old.columns)
     _ = job.runtime  # a device that is asked for and absent is refused here
     return dataclasses.replace(job, weights=weights_ready(job.models, looking, download=download))
 

@@ -81,6 +81,7 @@ def stage_shard(shard: ShardRecord, job: Addition, workshop: Workshop) -> ShardR
                 planned=shard.planned,
                 references=shard.references,
                 captions=shard.captions,
+                columns=shard.columns,
             )
             kept = _kept_rejects(shard, job)
             record = commit_record(head, job.identity, data, [*kept, *rejects], place)

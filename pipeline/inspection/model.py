@@ -150,6 +150,17 @@ class ConditionFacts:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ColumnFacts:
+    """What one column is like that was kept from the source."""
+
+    name: str
+    kind: str  # name of its type
+    present: int
+    missing: int
+    numbers: Histogram | None  # None: it does not hold numbers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Duplicates:
     """The same picture more than once; groups across splits first, then the largest."""
 
@@ -198,6 +209,7 @@ class Inspection:
     rejects: Sequence[RejectFacts]
     flags: Sequence[Flag]  # what to fix first
     ledger: Ledger | None = None  # what the source held; None in sets of older releases
+    columns: Sequence[ColumnFacts] = ()
 
     def to_json(self) -> str:
         """Everything but the thumbnails; all members of all groups are in it."""

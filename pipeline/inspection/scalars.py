@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from pipeline.inspection.captions import CaptionTally
 from schemas.border import BORDER_COLUMNS
+from schemas.columns import is_number as is_kept_number
 from schemas.dataset import Dataset
 from schemas.triple import is_number
 
@@ -35,6 +36,7 @@ class Scalars:
     missing: Mapping[str, np.ndarray]  # condition -> bool
     people: Mapping[str, People]  # condition whose annotator looks for people -> them
     captions: CaptionTally
+    nulls: Mapping[str, int]  # column that was kept from the source -> rows without a value
 
     @property
     def rows(self) -> int:
@@ -64,13 +66,19 @@ def read_scalars(dataset: Dataset) -> Scalars:
     captioner = dataset.manifest.captioner
     sizes = [*_SIZES, *(name for name in BORDER_COLUMNS if name in dataset.schema.names)]
     stats = [f"{name}_{stat}" for name, record in records.items() for stat in number_stats(record)]
-    numbers: dict[str, list[np.ndarray]] = {name: [] for name in (*sizes, *stats)}
+    kept = dataset.manifest.columns
+    kept_numbers = [name for name, kind in kept.items() if is_kept_number(kind)]
+    numbers: dict[str, list[np.ndarray]] = {name: [] for name in (*sizes, *stats, *kept_numbers)}
+    nulls = dict.fromkeys(kept, 0)
     missing: dict[str, list[np.ndarray]] = {name: [] for name in records}
     people: dict[str, list[People]] = {name: [] for name in _people_columns(records)}
     digests: list[bytes] = []
     captions = CaptionTally(model=None if captioner is None else captioner["name"])
     row = 0
-    for batch in dataset.batches(_columns(records, numbers), batch_rows=_BATCH_ROWS):
+    columns = list(dict.fromkeys([*_columns(records, numbers), *kept]))
+    for batch in dataset.batches(columns, batch_rows=_BATCH_ROWS):
+        for name in nulls:
+            nulls[name] += batch.column(name).null_count
         for name, parts in numbers.items():
             parts.append(_numbers(batch.column(name)))
         for name, parts in missing.items():
@@ -91,6 +99,7 @@ def read_scalars(dataset: Dataset) -> Scalars:
         missing={name: _joined(parts, bool) for name, parts in missing.items()},
         people={name: _everybody(parts) for name, parts in people.items()},
         captions=captions,
+        nulls=nulls,
     )
 
 
@@ -131,7 +140,8 @@ def _everybody(parts: Sequence[People]) -> People:
 
 
 def _numbers(column: pa.Array) -> np.ndarray:
-    return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    # An id of 64 bits may lose its last digits here: for a histogram that is enough.
+    return column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
 
 
 def _joined(parts: Sequence[np.ndarray], kind: type) -> np.ndarray:

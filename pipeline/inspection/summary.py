@@ -10,6 +10,7 @@ from pipeline.inspection.map_flags import density_limits
 from pipeline.inspection.measure import FLAT_DEVIATION, GREY_SPREAD
 from pipeline.inspection.model import (
     Captions,
+    ColumnFacts,
     ConditionFacts,
     Duplicates,
     Flag,
@@ -82,6 +83,7 @@ def summary(
         rejects=_rejects(dataset),
         flags=flags,
         ledger=manifest.ledger,
+        columns=list(_columns(dataset, scalars)),
     )
 
 
@@ -97,6 +99,18 @@ def _conditions(dataset: Dataset, scalars: Scalars, pixels: Pixels) -> Iterator[
             bytes_median=_median(pixels.map_bytes[index]),
             stats=dict(_stats(name, record, scalars, pixels.leaks[index])),
             density_limits=density_limits(name, record),
+        )
+
+
+def _columns(dataset: Dataset, scalars: Scalars) -> Iterator[ColumnFacts]:
+    for name, kind in dataset.manifest.columns.items():
+        numbers = scalars.numbers.get(name)
+        yield ColumnFacts(
+            name=name,
+            kind=kind,
+            present=scalars.rows - scalars.nulls[name],
+            missing=scalars.nulls[name],
+            numbers=None if numbers is None else _stat(numbers, whole=False),
         )
 
 

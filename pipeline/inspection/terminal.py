@@ -68,6 +68,11 @@ def _facts(found: Inspection) -> Iterator[tuple[str, str]]:
     yield from _caption_facts(found.captions)
     for condition in found.conditions:
         yield from _condition_facts(condition)
+    for column in found.columns:
+        values = f"{plural(column.present, 'value')} of {column.kind}, {column.missing:,} missing"
+        yield f"column {column.name}", values
+        if column.numbers is not None:
+            yield "  range", _range(column.numbers, "")
     for name, groups in (("exact", found.duplicates.exact), ("near", found.duplicates.near)):
         extra = sum(len(group.members) - 1 for group in groups)
         yield f"{name} copies", f"{number(extra)} in {plural(len(groups), 'group')}"

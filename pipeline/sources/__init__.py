@@ -2,7 +2,7 @@
 
 from pipeline.sources.listing import list_source
 from pipeline.sources.notes import Notes, joined
-from pipeline.sources.read import index_container, iter_reads
+from pipeline.sources.read import first_refs, index_container, iter_reads
 from pipeline.sources.resolve import resolve_source
 from pipeline.sources.spec import Container, RawImage, Selection, SourceKind, SourceSpec
 
@@ -13,6 +13,7 @@ __all__ = [
     "Selection",
     "SourceKind",
     "SourceSpec",
+    "first_refs",
     "index_container",
     "iter_reads",
     "joined",

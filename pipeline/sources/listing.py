@@ -1,8 +1,10 @@
 """What is there: an ImageRef for each picture file, a Container for each tar or Parquet file."""
 
+import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
-from pipeline.sources import captions, names, tables
+from pipeline.sources import captions, fields, names, tables
 from pipeline.sources.captions import Caption
 from pipeline.sources.content import FirstBytes, head_of_file
 from pipeline.sources.files import walk
@@ -147,8 +149,9 @@ class _Images(_Listing):
         if not self._is_all:
             claimed = [name for name in pictures if self._is_claimed(folder, name)]
             pictures = [name for name in claimed if self._is_selected(number, folder, name)]
-        attached = captions.attach(claimed, sidecars) if self._takes_sidecars and sidecars else {}
-        self._leave_sidecars(folder, number, sidecars, attached)
+        wants = self._takes_sidecars or self._spec.keep
+        attached = captions.attach(claimed, sidecars) if wants and sidecars else {}
+        self._leave_sidecars(folder, number, sidecars, attached if self._takes_sidecars else {})
         of_split: bool | None = None  # the same for all pictures of a folder
         for name in sorted(pictures):
             ref = self._image(folder, name, attached.get(name, []))
@@ -188,7 +191,10 @@ class _Images(_Listing):
     def _image(self, folder: Folder, name: str, sidecars: list[str]) -> ImageRef:
         uri = f"{folder.uri}/{name}"
         relative = self._spec.relative(uri)
-        files = captions.file_fields([_caption_file(folder, sidecar) for sidecar in sidecars])
+        beside = [_caption_file(folder, sidecar) for sidecar in sidecars]
+        files = captions.file_fields(beside if self._takes_sidecars else [])
+        if self._spec.keep:
+            files["record"] = next((one.place for one in beside if one.is_json), None)
         found = folder.stat(name)
         if name in folder.folders:
             found = Problem(reason=Reason.NOT_A_FILE, detail="a folder with a picture's name")
@@ -221,7 +227,8 @@ class _Images(_Listing):
                 if self._is_selected(number, folder, name):
                     uri = f"{folder.uri}/{name}"
                     self._notes.leave(Unused.NOT_ASKED_FOR, self._spec.relative(uri))
-            return
+            if not self._spec.keep:
+                return
         while self._tables and not self._is_around(self._tables[-1], folder, number):
             table = self._tables.pop()
             if len(self._spec.selections) == 1:
@@ -241,12 +248,17 @@ class _Images(_Listing):
         return self._number == number and f"{folder.uri}/".startswith(f"{table.folder}/")
 
     def _with_line(self, ref: ImageRef, uri: str) -> ImageRef:
-        """The reference with the nearest table's caption of its picture."""
+        """The reference with the nearest table's caption of its picture, and all that is kept."""
         nearest: Caption | None = None
+        kept: dict[str, Any] = {}
         choose = captions.chooser(self._spec, ref.key)
         for table in reversed(self._tables):
-            line = table.take(uri, choose)
-            if line is None:
+            found = table.take(uri, choose)
+            if found is None:
+                continue
+            line, more = found
+            kept = {**more, **kept}
+            if line is None or not self._takes_tables:
                 continue
             if nearest is not None:
                 self._notes.leave(Unused.OTHER_PREFERRED, ref.source)
@@ -254,6 +266,8 @@ class _Images(_Listing):
                 self._notes.leave(Unused.EMPTY, ref.source)
             else:
                 nearest = line
+        if kept:
+            ref = dataclasses.replace(ref, fields=fields.packed(kept))
         return ref if nearest is None else captions.with_line(ref, nearest)
 
     def _leave_lines(self, loaded: list[CaptionTable]) -> None:

@@ -1,8 +1,17 @@
 """What listing and indexing count: everything that was found, planned or not."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from schemas.ledger import CaptionCounts, Counts, Ignored, Ledger, Noted, Unused, joined_captions
+from schemas.ledger import (
+    CaptionCounts,
+    ColumnCounts,
+    Counts,
+    Ignored,
+    Ledger,
+    Noted,
+    Unused,
+    joined_captions,
+)
 from schemas.records import printable
 
 
@@ -15,6 +24,7 @@ class Notes:
         self.attached = 0  # captions that they carry; what becomes of them is seen later
         self.ignored = Counts()
         self.unused = Counts()
+        self.fields: dict[str, bool] = {}  # of caption tables, where one is kept -> is it of CSV?
 
     def ignore(self, reason: Ignored, name: str, count: int = 1) -> None:
         """Count something that is not one of the images."""
@@ -24,12 +34,19 @@ class Notes:
         """Count a caption that no reference carries."""
         self.unused.add(reason, printable(name), count)
 
-    def ledger(self, *, planned: int, captions: CaptionCounts | None) -> Ledger:
+    def ledger(
+        self,
+        *,
+        planned: int,
+        captions: CaptionCounts | None,
+        columns: Mapping[str, ColumnCounts] | None = None,
+    ) -> Ledger:
         """The ledger of a run.
 
         Args:
             planned: references that were taken; fewer than were listed where there is a limit.
             captions: what became of theirs; None if that is not known.
+            columns: what became of the values of columns that are kept.
 
         Raises:
             ValueError: the sums do not agree: a bug.
@@ -45,7 +62,11 @@ class Notes:
             unused.add_all({Unused.BEYOND_LIMIT: Noted(count=left)} if left else {})
             captions = joined_captions([captions, CaptionCounts(unused=unused.frozen())])
         return Ledger(
-            found=self.found, planned=planned, ignored=ignored.frozen(), captions=captions
+            found=self.found,
+            planned=planned,
+            ignored=ignored.frozen(),
+            captions=captions,
+            columns=columns or {},
         )
 
 

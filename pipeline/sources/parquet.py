@@ -17,6 +17,7 @@ from pipeline.sources.listing import problem_ref
 from pipeline.sources.notes import Notes
 from pipeline.sources.pages import measure_pages
 from pipeline.sources.spec import Container, RawImage, SourceSpec
+from schemas.columns import bounded_items, kind_of
 from schemas.errors import Reason, Rejected
 from schemas.ledger import Unused
 from schemas.records import ImageRef, Place, Problem, key_of, printable
@@ -151,7 +152,7 @@ def _read_run(
         caption = caption_column(reader.schema, spec)
         columns = list(dict.fromkeys([image] if caption is None else [image, caption]))
         maps = [p.column for p in spec.pairings if p.column in reader.schema.names]
-        columns = list(dict.fromkeys([*columns, *filter(None, maps)]))
+        columns = list(dict.fromkeys([*columns, *filter(None, maps), *_kept(reader.schema, spec)]))
         first = 0
         for batch in reader.batches(run[0].row_group or 0, columns):
             while ref is not None and _row(ref) < first + batch.num_rows:
@@ -186,7 +187,32 @@ def _row_reader(
     read = captions.image_of(raw, _caption(batch, ref, row, caption, spec))
     if spec.pairings:
         read = dataclasses.replace(read, maps=dict(_maps(batch, row, spec)))
+    if spec.keep:
+        kept = _kept(batch.schema, spec)
+        values = {name: _value(batch.column(name)[row]) for name in kept}
+        read = dataclasses.replace(read, values=values)
     return functools.partial(_identity, read)
+
+
+def _kept(schema: pa.Schema, spec: SourceSpec) -> list[str]:
+    """Columns that are kept, as far as a file has them once."""
+    return [name for name in spec.keep if schema.names.count(name) == 1]
+
+
+def _value(cell: pa.Scalar) -> Any:
+    """What is in a cell, or a ValueError that says why that cannot be kept."""
+    if kind_of(cell.type) is None:  # the first file had another type
+        return (
+            ValueError(f"need a value that is not nested, got {cell.type}")
+            if cell.is_valid
+            else None
+        )
+    try:
+        if isinstance(cell, pa.ListScalar):
+            return None if cell.values is None else bounded_items(x.as_py() for x in cell.values)
+        return cell.as_py()
+    except UnicodeDecodeError:
+        return ValueError("need text in UTF-8, got other bytes")
 
 
 def _maps(

@@ -2,9 +2,11 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
-from pipeline.sources import captions, files
+from pipeline.sources import captions, fields, files
+from pipeline.sources.listing import list_source
 from pipeline.sources.notes import Notes
 from pipeline.sources.pairs import read_maps
 from pipeline.sources.spec import Container, RawImage, SourceKind, SourceSpec
@@ -33,6 +35,21 @@ def index_container(
         from pipeline.sources.parquet import index_parquet
 
         yield from index_parquet(container, spec, notes)
+
+
+def first_refs(spec: SourceSpec, count: int, notes: Notes | None = None) -> Iterator[ImageRef]:
+    """The first references of a source that have no problem; for a look before a run.
+
+    Args:
+        spec: from `resolve_source`.
+        count: how many.
+        notes: gets what else was found on the way.
+    """
+    refs = itertools.chain.from_iterable(
+        index_container(listed, spec, notes) if isinstance(listed, Container) else [listed]
+        for listed in list_source(spec, notes)
+    )
+    yield from itertools.islice((ref for ref in refs if ref.problem is None), count)
 
 
 def iter_reads(
@@ -64,4 +81,6 @@ def iter_reads(
 
 def _read_image(ref: ImageRef, spec: SourceSpec) -> RawImage:
     image = captions.image_of(files.read(ref.place), captions.read_caption(ref, spec))
-    return dataclasses.replace(image, maps=read_maps(ref, spec)) if ref.maps else image
+    if ref.maps:
+        image = dataclasses.replace(image, maps=read_maps(ref, spec))
+    return dataclasses.replace(image, values=fields.values_of(ref, spec)) if spec.keep else image

@@ -7,6 +7,8 @@ import re
 import string
 from collections import defaultdict
 
+import pyarrow as pa
+
 from pipeline.options import GenerateConfig
 from pipeline.sources import files, names
 from pipeline.sources.content import FirstBytes, head_of_file
@@ -62,6 +64,7 @@ def resolve_source(config: GenerateConfig) -> SourceSpec:
         seed=config.seed,
         image_column=config.image_column,
         pairings=parse_pairings(config.import_condition, config.conditions),
+        keep=tuple(one.partition(":")[0] for one in config.keep_columns),
     )
     _check_options(spec)
     check_pairings(spec)
@@ -337,12 +340,16 @@ def _check_options(spec: SourceSpec) -> None:
         _check_columns(spec)
 
 
-def _check_columns(spec: SourceSpec) -> None:
-    """Columns of the first file that has pictures; a damaged one is left for the rejects."""
-    from pipeline.sources import parquet
-    from pipeline.sources.columns import image_column, images_in, text_columns, why_none
+def first_schema(spec: SourceSpec) -> tuple[pa.Schema, str] | None:
+    """Schema and name of the first Parquet file that has pictures; None if none can be read.
 
-    schema, where, problem = None, "", None
+    Raises:
+        ConfigError: the first files have no pictures; says why.
+    """
+    from pipeline.sources import parquet
+    from pipeline.sources.columns import image_column, text_columns, why_none
+
+    problem = None
     containers = (found for found in list_source(spec) if isinstance(found, Container))
     for container in itertools.islice(containers, _FILES_TO_LOOK_AT):
         place = Place(uri=container.uri)
@@ -357,12 +364,20 @@ def _check_columns(spec: SourceSpec) -> None:
             heads = parquet.first_values(place, text_columns(schema))
             problem = problem or why_none(schema, spec.image_column, heads, where)
             continue
-        problem = None
-        break
-    if schema is None:
-        return
+        return schema, where
     if problem is not None:
         raise ConfigError(problem)
+    return None
+
+
+def _check_columns(spec: SourceSpec) -> None:
+    """Columns of the first file that has pictures; a damaged one is left for the rejects."""
+    from pipeline.sources.columns import caption_column, images_in
+
+    found = first_schema(spec)
+    if found is None:
+        return
+    schema, where = found
     columns = ", ".join(schema.names)
     for pairing in spec.pairings:
         if pairing.column is not None and pairing.column not in images_in(schema):
@@ -375,7 +390,7 @@ def _check_columns(spec: SourceSpec) -> None:
             raise ConfigError(
                 f"--caption-column: need a column of {where} ({columns}), got {spec.caption_column}"
             )
-    elif spec.caption == "column" and parquet.caption_column(schema, spec) is None:
+    elif spec.caption == "column" and caption_column(schema, spec) is None:
         raise ConfigError(
             f"--caption column: need a text column text, caption or prompt in {where}, "
             f"got {columns}; say --caption-column"

@@ -5,6 +5,7 @@ import enum
 import functools
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from pipeline.options import CaptionList, SourceCaption, SourceSplit
 from pipeline.sources import names
@@ -74,6 +75,7 @@ class SourceSpec:
     seed: int = 0
     image_column: str | None = None
     pairings: tuple[Pairing, ...] = ()  # condition images that the source brings along
+    keep: tuple[str, ...] = ()  # columns and fields that are kept
 
     @property
     def map_columns(self) -> frozenset[str]:
@@ -112,6 +114,8 @@ class RawImage:
     was_list: bool = False  # `caption` was chosen from a list, or joined
     # Condition -> the bytes of its condition image, or why there are none.
     maps: Mapping[str, bytes | Rejected] = dataclasses.field(default_factory=dict)
+    # Column that is kept -> its value as it stands there, or a ValueError; absent: there is none.
+    values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def mixture(source: str, found: Mapping[str, str]) -> ConfigError:

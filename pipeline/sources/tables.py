@@ -8,14 +8,16 @@ counted.
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pipeline.sources import captions, files, names
 from pipeline.sources.captions import Caption
+from pipeline.sources.fields import kept_in
 from pipeline.sources.folder import Folder
 from pipeline.sources.notes import Notes
 from pipeline.sources.spec import Selection, SourceSpec
+from schemas.columns import kind_of
 from schemas.errors import ConfigError, Rejected
 from schemas.ledger import Ignored, Unused
 from schemas.records import Place, Problem, printable
@@ -34,6 +36,32 @@ class _Line(NamedTuple):
     where: str  # for a person: its number and the name in it
     name: str  # of the file, as normalised
     value: Any  # the caption, as it stood there; None if there is none
+    kept: Mapping[str, Any]  # what it says for columns that are kept
+
+
+class _Wanted(NamedTuple):
+    """What to take out of a line besides the file's name."""
+
+    captions: Sequence[str]  # fields that may hold the caption, first one first
+    keep: Sequence[str]  # fields that are kept as columns
+    seen: dict[str, bool]  # gets the names of all fields -> whether it is CSV, which has only text
+
+    def line(
+        self, number: int, name: str, fields: Mapping[str, Any], *, is_text: bool = False
+    ) -> _Line:
+        """A line that has several fields."""
+        kept: Mapping[str, Any] = {}
+        if self.keep:
+            self.seen.update(dict.fromkeys(fields, is_text))
+            kept = kept_in(fields, self.keep, is_text=is_text)
+        return _line(number, name, _value_in(fields, self.captions), kept)
+
+    def any_in(self, names: Collection[str]) -> bool:
+        """Whether there is anything to take."""
+        folded = {name.lower() for name in names}
+        return any(one.lower() in folded for one in self.captions) or any(
+            one in names for one in self.keep
+        )
 
 
 class CaptionTable:
@@ -42,20 +70,31 @@ class CaptionTable:
     def __init__(self, folder: str) -> None:
         """Table without captions for a folder, by its path or address."""
         self.folder = folder
-        self._captions: dict[str, tuple[str, Any]] = {}
+        self._lines: dict[str, tuple[str, Any, Mapping[str, Any]]] = {}
 
-    def put(self, uri: str, where: str, value: Any) -> None:
-        """Say what a picture's caption is."""
-        self._captions[uri] = (where, value)
+    def put(self, uri: str, where: str, value: Any, kept: Mapping[str, Any]) -> None:
+        """Say what a picture's caption is, and what else is kept of it."""
+        self._lines[uri] = (where, value, kept)
 
-    def take(self, uri: str, choose: captions.Choose) -> Caption | None:
-        """Caption of a picture; the table forgets it."""
-        found = self._captions.pop(uri, None)
-        return None if found is None else captions.clean(found[1], where=found[0], choose=choose)
+    def take(
+        self, uri: str, choose: captions.Choose
+    ) -> tuple[Caption | None, Mapping[str, Any]] | None:
+        """Caption and other values of a picture; the table forgets them.
+
+        Returns:
+            None where no line names it. The caption is None where its line is about other things.
+        """
+        found = self._lines.pop(uri, None)
+        if found is None:
+            return None
+        where, value, kept = found
+        if value is None and kept:
+            return None, kept
+        return captions.clean(value, where=where, choose=choose), kept
 
     def left(self) -> Iterator[str]:
         """Lines that nobody took."""
-        return (where for where, _ in self._captions.values())
+        return (where for where, *_ in self._lines.values())
 
 
 def load_tables(
@@ -75,7 +114,7 @@ def load_tables(
     tables: list[CaptionTable] = []
     for name in tables_in(folder.names):
         uri = f"{folder.uri}/{name}"
-        lines = _lines(folder, name, spec)
+        lines = _lines(folder, name, spec, notes.fields)
         if not lines:
             if selection.matches(names.join(folder.relative, name)):
                 notes.found += 1
@@ -99,7 +138,7 @@ def tables_in(in_folder: Sequence[str]) -> list[str]:
 # Lines ------------------------------------------------------------------------------------------
 
 
-def _lines(folder: Folder, name: str, spec: SourceSpec) -> list[_Line]:
+def _lines(folder: Folder, name: str, spec: SourceSpec, seen: dict[str, bool]) -> list[_Line]:
     """Lines of a table; none if it is some other table that happens to have this name."""
     found = folder.stat(name)
     uri = printable(f"{folder.uri}/{name}")
@@ -111,8 +150,9 @@ def _lines(folder: Folder, name: str, spec: SourceSpec) -> list[_Line]:
             "split the table by folders"
         )
     fields = captions.COLUMNS if spec.caption_column is None else (spec.caption_column,)
+    wanted = _Wanted(fields, spec.keep, seen)
     try:
-        return list(_parsed(found.place, fields, spec) or [])
+        return list(_parsed(found.place, wanted, spec) or [])
     except Rejected as rejected:
         raise ConfigError(f"{uri}: {rejected.detail}; run again") from None
     except (UnicodeDecodeError, csv.Error) as error:
@@ -124,21 +164,23 @@ def _lines(folder: Folder, name: str, spec: SourceSpec) -> list[_Line]:
         ) from None
 
 
-def _parsed(place: Place, fields: Sequence[str], spec: SourceSpec) -> Iterable[_Line] | None:
+def _parsed(place: Place, wanted: _Wanted, spec: SourceSpec) -> Iterable[_Line] | None:
     suffix = names.split_suffix(place.uri)[1]
     if suffix == ".parquet":
-        return _of_parquet(place, fields)
+        return _of_parquet(place, wanted)
     text = captions.decoded(files.read(place))
     if "\0" in text:
         raise csv.Error("zero bytes (UTF-16 without its mark?)")
     if suffix == ".jsonl":
-        return _of_jsonl(text, printable(place.uri), fields)
+        return _of_jsonl(text, printable(place.uri), wanted)
     if suffix == ".json":
-        return _of_json(text, fields if spec.caption_column else _KOHYA_FIELDS)
-    return _of_csv(text, fields)
+        return _of_json(
+            text, wanted if spec.caption_column else wanted._replace(captions=_KOHYA_FIELDS)
+        )
+    return _of_csv(text, wanted)
 
 
-def _of_jsonl(text: str, uri: str, fields: Sequence[str]) -> Iterator[_Line]:
+def _of_jsonl(text: str, uri: str, wanted: _Wanted) -> Iterator[_Line]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -153,7 +195,7 @@ def _of_jsonl(text: str, uri: str, fields: Sequence[str]) -> Iterator[_Line]:
                 f"got {line[:60]!r} ({type(error).__name__}: {error}); correct the line, "
                 "or do without it: --caption sidecar or --caption none"
             ) from None
-        yield _line(number, name, _value_in(value, fields))
+        yield wanted.line(number, name, value)
 
 
 def _name_in(value: Any) -> Any:
@@ -172,19 +214,19 @@ def _value_in(value: Mapping[str, Any], fields: Sequence[str]) -> Any:
     return next((one for one in there if one != ""), there[0] if there else None)
 
 
-def _of_csv(text: str, fields: Sequence[str]) -> Iterator[_Line] | None:
+def _of_csv(text: str, wanted: _Wanted) -> Iterator[_Line] | None:
     first = text.lstrip("\r\n").split("\n", 1)[0]
     for delimiter in sorted(_DELIMITERS, key=first.count, reverse=True):
         header = next(csv.reader([first], delimiter=delimiter), [])
         plain = [field.strip().lower() for field in header]
         name = next((field for field in _NAME_FIELDS if field in plain), None)
-        if name is not None and any(field.lower() in plain for field in fields):
-            return _csv_rows(text, delimiter, header, plain.index(name), fields)
+        if name is not None and wanted.any_in({field.strip() for field in header}):
+            return _csv_rows(text, delimiter, header, plain.index(name), wanted)
     return None
 
 
 def _csv_rows(
-    text: str, delimiter: str, header: list[str], name_column: int, fields: Sequence[str]
+    text: str, delimiter: str, header: list[str], name_column: int, wanted: _Wanted
 ) -> Iterator[_Line]:
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     keys = [field.strip() for field in header]
@@ -198,11 +240,10 @@ def _csv_rows(
         name = row[name_column].strip() if name_column < len(row) else ""
         if not name:
             raise csv.Error(f"no file name in line {rows.line_num}")
-        value = _value_in(dict(zip(keys, row, strict=False)), fields)
-        yield _line(rows.line_num, name, value)
+        yield wanted.line(rows.line_num, name, dict(zip(keys, row, strict=False)), is_text=True)
 
 
-def _of_json(text: str, fields: Sequence[str]) -> Iterator[_Line] | None:
+def _of_json(text: str, wanted: _Wanted) -> Iterator[_Line] | None:
     """Kohya's {path: {caption, tags}}, {path: caption}, or a list of objects with file names."""
     try:
         value = json.loads(text)
@@ -210,41 +251,49 @@ def _of_json(text: str, fields: Sequence[str]) -> Iterator[_Line] | None:
         raise csv.Error(f"no JSON ({error})") from None
     if isinstance(value, dict) and value:
         if all(isinstance(of, str | list) for of in value.values()):
-            return (_line(n, name, of) for n, (name, of) in enumerate(value.items(), start=1))
+            return (_line(n, name, of, {}) for n, (name, of) in enumerate(value.items(), start=1))
         if all(isinstance(of, dict) for of in value.values()):
-            return (
-                _line(n, name, _value_in(of, fields))
-                for n, (name, of) in enumerate(value.items(), start=1)
-            )
+            return (wanted.line(n, name, of) for n, (name, of) in enumerate(value.items(), start=1))
     if isinstance(value, list) and value and all(isinstance(of, dict) for of in value):
         try:
             named = [(_name_in(of), of) for of in value]
         except KeyError:
             return None
         if all(isinstance(name, str) for name, _ in named):
-            return (
-                _line(n, name, _value_in(of, fields)) for n, (name, of) in enumerate(named, start=1)
-            )
+            return (wanted.line(n, name, of) for n, (name, of) in enumerate(named, start=1))
     return None
 
 
-def _of_parquet(place: Place, fields: Sequence[str]) -> Iterator[_Line] | None:
+def _of_parquet(place: Place, wanted: _Wanted) -> Iterator[_Line] | None:
     from pipeline.sources.parquet import read_columns, read_schema
 
     schema = read_schema(place)
     by_name = {name.lower(): name for name in schema.names}
     name = next((by_name[field] for field in _NAME_FIELDS if field in by_name), None)
-    caption = next((by_name[field.lower()] for field in fields if field.lower() in by_name), None)
-    if name is None or caption is None or name == caption:
+    fields = (field.lower() for field in wanted.captions)
+    caption = next((by_name[field] for field in fields if field in by_name), None)
+    fit = {field.name for field in schema if kind_of(field.type) is not None}
+    kept = [one for one in wanted.keep if one in fit and schema.names.count(one) == 1]
+    if name is None or name == caption or not (caption or kept):
         return None
-    rows = read_columns(place, [name, caption])
-    return (_line(number, str(row[name]), row[caption]) for number, row in enumerate(rows, start=1))
+    if wanted.keep:
+        wanted.seen.update(dict.fromkeys(fit, False))
+    rows = read_columns(place, list(dict.fromkeys([name, *([caption] if caption else []), *kept])))
+    return (
+        _line(
+            number,
+            str(row[name]),
+            row[caption] if caption else None,
+            kept_in(row, kept, is_text=False),
+        )
+        for number, row in enumerate(rows, start=1)
+    )
 
 
-def _line(number: int, name: str, value: Any) -> _Line:
+def _line(number: int, name: str, value: Any, kept: Mapping[str, Any]) -> _Line:
     name, value = name[:_MOST_NAME], captions.cut(value)  # a longer one is no file's
     path = "/".join(part for part in name.replace("\\", "/").split("/") if part not in {"", "."})
-    return _Line(f"line {number}: {name}", path, value)
+    return _Line(f"line {number}: {name}", path, value, kept)
 
 
 # Which picture ----------------------------------------------------------------------------------
@@ -277,7 +326,8 @@ def _matched(
         if not isinstance(match, _Match):
             notes.leave(match, where)
         elif chosen[match.picture] == number:
-            table.put(f"{folder.uri}/{match.picture}", where, lines[number].value)
+            line = lines[number]
+            table.put(f"{folder.uri}/{match.picture}", where, line.value, line.kept)
     return table
 
 

@@ -211,6 +211,7 @@ class _Index:
         self._group = printable(container.relative)
         self._place = place
         self._takes_captions = spec.caption in {"auto", "sidecar"}
+        self._keeps = bool(spec.keep)
         self._notes = notes
         self._first_bytes = FirstBytes()
 
@@ -247,6 +248,8 @@ class _Index:
             seen[name] += 1
             mine = attached[name] if self._takes_captions else []
             files = captions.file_fields([self._caption_file(sidecars, one) for one in mine])
+            if self._keeps:
+                files["record"] = self._record(sidecars, attached[name])
             refs.append(self._picture(member, name, seen[name], len(refs), files))
         return refs
 
@@ -319,6 +322,10 @@ class _Index:
     def _caption_file(self, sidecars: Mapping[str, _Member], name: str) -> CaptionFile:
         is_json = names.split_suffix(name)[1] == ".json"
         return CaptionFile(place=_range(self._place, sidecars[name]), is_json=is_json)
+
+    def _record(self, sidecars: Mapping[str, _Member], attached: Sequence[str]) -> Place | None:
+        files = (self._caption_file(sidecars, name) for name in attached)
+        return next((file.place for file in files if file.is_json), None)
 
     def _ignore(self, reason: Ignored, name: str) -> None:
         self._notes.found += 1

@@ -67,6 +67,7 @@ def test_every_option_has_a_flag():
         "fit": "pad",
         "pad_color": "black",
         "import_condition": ("lines=maps/{name}.png",),
+        "keep_columns": ("id", "score:float32"),
         "image_format": "webp",
         "quality": 80,
         "keep_metadata": True,
@@ -346,6 +347,7 @@ def test_ctrl_c_during_imports_ends_at_once_even_where_the_exception_would_be_lo
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
+        assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=10)

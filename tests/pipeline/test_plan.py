@@ -200,6 +200,8 @@ REF_CHANGES = {
     "more_captions": (CaptionFile(place=Place(uri="/a/01.json"), is_json=True),),
     "caption_problem": Problem(reason=Reason.BAD_CAPTION, detail="a number"),
     "caption_was_list": True,
+    "fields": '{"id": 1}',
+    "record": Place(uri="/a/01.json"),
 }
 
 
@@ -229,6 +231,7 @@ def test_the_fingerprint_follows_the_recipe_and_the_number_of_references():
 
 
 def test_a_moved_source_is_the_same_source():
+    assert BASE.caption_place is not None
     moved = dataclasses.replace(
         BASE,
         place=dataclasses.replace(BASE.place, uri="/elsewhere/cats/01.jpg"),
@@ -257,6 +260,7 @@ CONFIG_CHANGES = {
     "fit": "pad",
     "pad_color": "black",
     "import_condition": ("lines=maps/{name}.png",),
+    "keep_columns": ("id",),
     "image_format": "png",
     "quality": 90,
     "keep_metadata": True,
