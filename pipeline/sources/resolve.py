@@ -6,6 +6,7 @@ import posixpath
 import re
 import string
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
@@ -27,6 +28,7 @@ _LETTERS = re.compile(r"\{[A-Za-z]\.\.[A-Za-z]")
 _MOST_PATHS = 1_000_000  # of one brace list; the largest public sets have 250,000 tars
 _MOST_DIGITS = 18
 _FILES_TO_LOOK_AT = 8  # of Parquet, until one has pictures
+_MOST_STEMS = 20_000  # of tars and of Parquet files, in memory while the kind is looked for
 _ALLOWED_CAPTIONS = {
     SourceKind.IMAGES: {"auto", "none", "sidecar", "metadata", "fixed", "filename", "folder"},
     SourceKind.TAR: {"auto", "none", "sidecar", "fixed", "filename", "folder"},
@@ -51,9 +53,10 @@ def resolve_source(config: GenerateConfig) -> SourceSpec:
     """
     selections = _selections(config.source)
     selections = tuple(_data_of_controlset(selection) for selection in selections)
+    found = [_Names(selection) for selection in selections]
     spec = SourceSpec(
         root=_common_root([selection.base for selection in selections]),
-        kind=_kind(config, selections),
+        kind=_kind(config, found),
         selections=selections,
         chosen=config.source_format != "auto",
         split=config.source_split,
@@ -68,7 +71,7 @@ def resolve_source(config: GenerateConfig) -> SourceSpec:
     )
     _check_options(spec)
     check_pairings(spec)
-    _check_splits(spec)
+    _check_splits(spec, found)
     return spec
 
 
@@ -186,33 +189,59 @@ def _data_of_controlset(selection: Selection) -> Selection:
 # What -------------------------------------------------------------------------------------------
 
 
-def _kind(config: GenerateConfig, selections: tuple[Selection, ...]) -> SourceKind:
+class _Names:
+    """Names of a selection, listed once: the first ones stay for whoever looks at them again."""
+
+    def __init__(self, selection: Selection) -> None:
+        self.selection = selection
+        self.most = files.first_look(selection)
+        self._first: list[str] = []
+        self._rest = files.file_names(selection)
+
+    def __iter__(self) -> Iterator[str]:
+        """All names; of those behind the first look, what nobody took yet."""
+        yield from self._first
+        for name in self._rest:
+            if len(self._first) < self.most:
+                self._first.append(name)
+            yield name
+
+    @property
+    def first(self) -> list[str]:
+        """The names of the first look; fewer than `most` where there are no others."""
+        return list(itertools.islice(self, self.most))
+
+
+def _kind(config: GenerateConfig, found: Sequence[_Names]) -> SourceKind:
     """Kind of the source, from its names; of a very large one, from the first ones.
+
+    A kind that was asked for is looked for among all names, however many others come first.
 
     Raises:
         ConfigError: nothing that is read, or more than one kind and nobody said which.
     """
     wanted = None if config.source_format == "auto" else SourceKind(config.source_format)
     seen = _Seen()
-    for selection in selections:
-        empty = True
-        enough = files.first_look(selection)
-        for number, name in enumerate(files.file_names(selection), start=1):
+    for of_selection in found:
+        selection, empty = of_selection.selection, True
+        for number, name in enumerate(of_selection, start=1):
             kind = seen.look_at(name, f"{selection.base}/{name}")
             empty = empty and kind is None
-            if not empty and (number >= enough or (wanted is not None and kind == wanted)):
+            if wanted is None and not empty and number >= of_selection.most:
                 break
-        if empty and len(selections) > 1:
+            if wanted is not None and kind == wanted and wanted in seen.kinds:
+                break
+        if empty and len(found) > 1:
             raise _nothing(f"{selection.base}/{selection.pattern or ''}", wanted, {})
-    found = seen.kinds
-    if wanted is None and len({str(kind or SourceKind.TAR) for kind in found}) > 1:
+    kinds = seen.kinds
+    if wanted is None and len({str(kind or SourceKind.TAR) for kind in kinds}) > 1:
         raise mixture(
-            config.source, {str(kind or SourceKind.TAR): of for kind, of in found.items()}
+            config.source, {str(kind or SourceKind.TAR): of for kind, of in kinds.items()}
         )
-    for kind in found if wanted is None else {wanted}.intersection(found):
+    for kind in kinds if wanted is None else {wanted}.intersection(kinds):
         if kind is not None:
             return kind
-    raise _nothing(config.source, wanted, found)
+    raise _nothing(config.source, wanted, kinds)
 
 
 class _Seen:
@@ -220,8 +249,10 @@ class _Seen:
 
     def __init__(self) -> None:
         self._found: dict[SourceKind | None, str] = {}  # None: compressed tars
+        # Without their suffixes; as many as fit. With more, a Parquet file may be taken for one
+        # without a tar, and the listing says what it is.
         self._tars: set[str] = set()
-        self._parquets: dict[str, str] = {}  # without suffix -> name
+        self._alone: dict[str, str] = {}  # Parquet files without a tar -> name
         self._table = ""
         self._by_content = ""
         self._first_bytes = FirstBytes()
@@ -233,15 +264,25 @@ class _Seen:
             if names.is_table(name):
                 self._table = self._table or name
             else:
-                self._parquets[names.split_suffix(name)[0]] = name
+                self._add_parquet(names.split_suffix(name)[0], name)
         elif kind == "tar":
-            self._tars.add(names.tar_stem(name))
+            self._add_tar(names.tar_stem(name))
             self._found.setdefault(None if names.is_compressed_tar(name) else SourceKind.TAR, name)
         elif kind == "images":
             self._found.setdefault(SourceKind.IMAGES, name)
-        elif not self._found and not self._parquets and self._is_picture(name, uri):
+        elif not self._found and not self._alone and self._is_picture(name, uri):
             return "images"
         return kind
+
+    def _add_parquet(self, stem: str, name: str) -> None:
+        # img2dataset writes metadata in Parquet beside its tars.
+        if stem not in self._tars and len(self._alone) < _MOST_STEMS:
+            self._alone[stem] = name
+
+    def _add_tar(self, stem: str) -> None:
+        self._alone.pop(stem, None)
+        if len(self._tars) < _MOST_STEMS:
+            self._tars.add(stem)
 
     def _is_picture(self, name: str, uri: str) -> bool:
         if self._first_bytes.reason_against(name, lambda: head_of_file(uri)) is not None:
@@ -253,10 +294,8 @@ class _Seen:
     def kinds(self) -> dict[SourceKind | None, str]:
         """Kind -> one of its files."""
         kinds = dict(self._found)
-        # img2dataset writes metadata in Parquet beside its tars.
-        alone = self._parquets.keys() - self._tars
-        if alone:
-            kinds[SourceKind.PARQUET] = self._parquets[min(alone)]
+        if self._alone:
+            kinds[SourceKind.PARQUET] = self._alone[min(self._alone)]
         if not kinds and self._by_content:
             kinds[SourceKind.IMAGES] = self._by_content
         if not kinds and self._table:
@@ -292,29 +331,28 @@ def _nothing(
     )
 
 
-def _check_splits(spec: SourceSpec) -> None:
+def _check_splits(spec: SourceSpec, found: Sequence[_Names]) -> None:
     """Refuse at the start what the listing would refuse, as far as the first names tell it."""
     if spec.split == "all":
         return
-    found: set[str | None] = set()
+    splits: set[str | None] = set()
     several, whole = False, True
-    for selection in spec.selections:
-        most = files.first_look(selection)
-        first = list(itertools.islice(files.file_names(selection), most))
-        whole = whole and len(first) < most
+    for of_selection in found:
+        first = of_selection.first
+        whole = whole and len(first) < of_selection.most
         seen = {
-            split_of(spec.relative(f"{selection.base}/{name}"), spec.kind)
+            split_of(spec.relative(f"{of_selection.selection.base}/{name}"), spec.kind)
             for name in first
             if names.kind_of(name) == spec.kind
         }
         several = several or len(seen - {None}) > 1
-        found |= seen
+        splits |= seen
     if spec.split == "auto":
         if several:
             for _ in list_source(spec):  # some of the names may be no part of the source
                 pass
-    elif whole and spec.split not in found:
-        there = ", ".join(sorted(split for split in found if split)) or "no split by its names"
+    elif whole and spec.split not in splits:
+        there = ", ".join(sorted(split for split in splits if split)) or "no split by its names"
         raise ConfigError(
             f"{printable(spec.root)}: need files of split {spec.split}, got {there}; "
             "correct --source-split, or leave it out"

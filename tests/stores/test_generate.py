@@ -117,8 +117,7 @@ def test_a_picture_costs_two_requests_and_a_shard_a_dozen(bucket, pictures, tmp_
     others = [
         one for one in bucket.proxy.requests if not {".png", ".txt", ".jpg"} & {one.path[-4:]}
     ]
-    # The thirteenth: the first names are looked at for their kind, and again for their splits.
-    assert len([one for one in others if ".png" not in one.path and ".txt" not in one.path]) <= 13
+    assert len([one for one in others if ".png" not in one.path and ".txt" not in one.path]) <= 12
     bucket.proxy.requests.clear()
     generate(config_for(pictures, f"{bucket.root}/out"))
     shards = len(data_of(f"{bucket.root}/out"))

@@ -2,6 +2,7 @@ import os
 import pickle
 import shutil
 import sys
+from typing import Any
 
 import pytest
 
@@ -226,14 +227,16 @@ def test_the_kind_is_known_from_the_first_names_of_a_large_folder(tmp_path, monk
     monkeypatch.setattr(
         local, "_is_folder", lambda entry: looked_at.append(entry.name) or is_folder(entry)
     )
-    # Once for the kind, and once more for splits where nobody said that all are meant.
-    for form, split, most in (("auto", "all", 7), ("images", "all", 1), ("images", "auto", 1 + 7)):
+    # Once, for the kind and for the splits where nobody said that all are meant.
+    for form, split, most in (
+        ("auto", "auto", 7),
+        ("auto", "all", 7),
+        ("images", "all", 1),
+        ("images", "auto", 7),
+    ):
+        options: dict[str, Any] = {"source_format": form, "source_split": split}
         config = GenerateConfig(
-            source=str(tmp_path),
-            output="out",
-            conditions=("canny",),
-            source_format=form,
-            source_split=split,
+            source=str(tmp_path), output="out", conditions=("canny",), **options
         )
         assert resolve_source(config).kind is SourceKind.IMAGES
         assert len(looked_at) == most

@@ -1,7 +1,7 @@
 import pytest
 
 from pipeline.options import GenerateConfig
-from pipeline.sources import local, resolve_source
+from pipeline.sources import SourceKind, files, local, resolve, resolve_source
 from schemas.errors import ConfigError
 
 
@@ -130,3 +130,45 @@ def test_a_zip_and_an_arrow_folder_are_told_what_to_do(tmp_path):
         with pytest.raises(ConfigError, match=advice) as error:
             resolve_source(config)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "others"),
+    [("parquet", "{}.jpg"), ("tar", "{}.jpg"), ("images", "{}.parquet"), ("tar", "{}.tgz")],
+)
+def test_a_kind_that_is_asked_for_is_found_behind_any_number_of_others(
+    tmp_path, monkeypatch, wanted, others
+):
+    last = {"parquet": "z.parquet", "tar": "z.tar", "images": "z.jpg"}[wanted]
+    write(tmp_path, last)
+    most = files.first_look(resolve.Selection(base=str(tmp_path)))
+    asked = []
+
+    def listing(selection):
+        asked.append(selection)
+        yield from (others.format(number) for number in range(3 * most))
+        yield from ("metadata.parquet", last)  # the former may be a table of captions
+
+    monkeypatch.setattr(files, "file_names", listing)
+    config = GenerateConfig(
+        source=str(tmp_path), output="out", conditions=("canny",), source_format=wanted
+    )
+    assert resolve_source(config).kind is SourceKind(wanted)
+    assert len(asked) == 1  # for kind and splits
+
+
+def test_metadata_beside_tars_is_no_parquet_source_however_many_come_first(tmp_path, monkeypatch):
+    """Memory holds the names of so many tars; of the others, the listing says what they are."""
+    monkeypatch.setattr(resolve, "_MOST_STEMS", 10)
+    seen = resolve._Seen()
+    for number in range(10):
+        seen.look_at(f"{number}.tar", "")
+        seen.look_at(f"{number}.parquet", "")
+    assert list(seen.kinds) == [SourceKind.TAR]
+    for number in range(10, 1000):
+        seen.look_at(f"{number}.parquet", "")
+        seen.look_at(f"{number}.tar", "")
+    assert list(seen.kinds) == [SourceKind.TAR]
+    assert len(seen._tars) + len(seen._alone) == 10
+    seen.look_at("own.parquet", "")
+    assert seen.kinds[SourceKind.PARQUET] == "own.parquet"
