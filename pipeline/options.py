@@ -78,8 +78,9 @@ class GenerateConfig(EyeOptions):
 
     import_condition: tuple[str, ...] = ()
     """Conditions whose maps the source brings along: NAME=TEMPLATE of files beside the pictures,
-    e.g. `scribble=source/{name}.png` ({name}, {stem} with folders, {folder}), or
-    NAME=column:COLUMN of Parquet, or of prompt.json or metadata.jsonl."""
+    e.g. `scribble=source/{name}.png` ({name}, {stem} with folders, {folder}), in tars of members,
+    e.g. `scribble={key}.scribble.png`; or NAME=column:COLUMN of Parquet, or of prompt.json or
+    metadata.jsonl."""
 
     keep_columns: tuple[str, ...] = ()
     """Other columns of the source that rows keep: of Parquet, of caption tables, and of JSON beside

@@ -48,6 +48,7 @@ _NOT_USED: Mapping[str, str] = {
     Ignored.DATA_SET: "data sets of controlset inside the source",
     Ignored.FOLDER_SEEN: "links to folders that are read already",
     Ignored.PICTURE_SHADOWED: "taken for fields of a tar's sample, as maps are; rename if not",
+    Ignored.CONDITION_IMAGE: "condition images, which belong to their pictures",
     Ignored.OTHER_KIND: "of another kind than --source-format",
     Ignored.OTHER_SPLIT: "of another split than --source-split",
     Ignored.TABLE_NOT_UNDERSTOOD: "named like a caption table, but without a column of file names",

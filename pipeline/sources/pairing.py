@@ -1,6 +1,7 @@
 """What `--import-condition` says: which condition images belong to which pictures.
 
 `NAME=source/{name}.png`          files, by the picture's name; relative to the source's root
+`NAME={key}.scribble.png`         in tars: members of the same tar, here of the same sample
 `NAME=column:conditioning_image`  a Parquet column, or a field of prompt.json or metadata.jsonl
 """
 
@@ -15,7 +16,8 @@ from schemas.errors import ConfigError
 
 _COLUMN = "column:"
 _FIELD = re.compile(r"\{(\w*)\}")
-_FIELDS = {"name": "[^/]+", "stem": ".+", "folder": ".*"}
+_FIELDS = {"name": "[^/]+", "stem": ".+", "key": "(?:[^/]+/)*[^/.]*", "folder": ".*"}
+_NAMING = {"name", "stem", "key"}  # one of them tells pictures apart
 _OURS = {"image", "text", "key", "source", "sha256", "caption_source", "width", "height"}
 
 
@@ -32,10 +34,11 @@ class Pairing:
         return self.where.removeprefix(_COLUMN) if self.where.startswith(_COLUMN) else None
 
     def path_of(self, relative: str) -> str:
-        """The condition image's path for a picture; both relative to the root."""
+        """The condition image's path for a picture; both relative to the root, or to their tar."""
         stem = names.split_suffix(relative)[0]
         folder, name = posixpath.split(stem)
-        values = {"name": name, "stem": stem, "folder": folder or "."}
+        key = names.join(folder, name.partition(".")[0])
+        values = {"name": name, "stem": stem, "key": key, "folder": folder or "."}
         filled = _FIELD.sub(lambda match: values[match[1]], self.where)
         return posixpath.normpath(filled)
 
@@ -79,10 +82,11 @@ def parse_pairings(asked: Sequence[str], conditions: Sequence[str]) -> tuple[Pai
             raise ConfigError(f"{option}: need a name of its own, got {name}, which is taken")
         fields = _FIELD.findall(where)
         strange = [field for field in fields if field not in _FIELDS]
-        if not where.startswith(_COLUMN) and (strange or not {"name", "stem"} & {*fields}):
+        if not where.startswith(_COLUMN) and (strange or not _NAMING & {*fields}):
             raise ConfigError(
-                f"{option}: need a template with {{name}} (file name without suffix) or {{stem}} "
-                f"(its whole path without suffix), and perhaps {{folder}}, got {where!r}"
+                f"{option}: need a template with {{name}} (file name without suffix), {{stem}} "
+                "(its whole path without suffix) or {key} (the path to the first dot of the name), "
+                f"and perhaps {{folder}}, got {where!r}"
             )
         taken.add(name)
         found.append(Pairing(condition=name, where=where))

@@ -28,8 +28,8 @@ def check_pairings(spec: "SourceSpec") -> None:
     """Refuse what this source cannot have.
 
     Raises:
-        ConfigError: templates for a container, a column without a table, or a table that pairs
-            pictures with condition images that nobody asked for.
+        ConfigError: templates for Parquet, columns for tars, a column without a table, or a table
+            that pairs pictures with condition images that nobody asked for.
     """
     if spec.kind == "images":
         tables = _Tables(spec)
@@ -47,8 +47,10 @@ def check_pairings(spec: "SourceSpec") -> None:
             )
         return
     for pairing in spec.pairings:
-        if pairing.column is None or spec.kind == "tar":
-            need = "a folder of images" if spec.kind == "tar" else f"{pairing.condition}=column:…"
+        is_of_tar = spec.kind == "tar"
+        if (pairing.column is None) != is_of_tar:
+            form = "{key}.png, a member of the same tar" if is_of_tar else "column:COLUMN"
+            need = f"{pairing.condition}={form}"
             raise ConfigError(
                 f"--import-condition {pairing.condition}={pairing.where}: need {need}, "
                 f"got a source of {spec.kind}"
@@ -134,7 +136,7 @@ def read_maps(ref: ImageRef, spec: "SourceSpec") -> dict[str, bytes | Rejected]:
     for condition, place in ref.maps:
         try:
             if place is None:
-                raise Rejected(Reason.MAP_MISSING, "no line of the table names one")
+                raise Rejected(Reason.MAP_MISSING, _why_none(ref, condition, spec))
             found[condition] = files.read(place)
         except Rejected as rejected:
             reason, detail = rejected.reason, rejected.detail
@@ -143,6 +145,14 @@ def read_maps(ref: ImageRef, spec: "SourceSpec") -> dict[str, bytes | Rejected]:
                 detail = f"need the file {printable(spec.relative_or_whole(place.uri))}"
             found[condition] = Rejected(reason, detail)
     return found
+
+
+def _why_none(ref: ImageRef, condition: str, spec: "SourceSpec") -> str:
+    if spec.kind != "tar":
+        return "no line of the table names one"
+    pairing = next(one for one in spec.pairings if one.condition == condition)
+    member = pairing.path_of(ref.source.removeprefix(f"{ref.group}/"))
+    return f"need a whole member {member} in its tar"
 
 
 def place_of(uri: str) -> Place:

@@ -212,6 +212,7 @@ class _Index:
         self._place = place
         self._takes_captions = spec.caption in {"auto", "sidecar"}
         self._keeps = bool(spec.keep)
+        self._pairings = spec.pairings
         self._notes = notes
         self._first_bytes = FirstBytes()
 
@@ -219,12 +220,16 @@ class _Index:
         """References to the pictures, in the order of the tar; all other members are counted."""
         pictures: list[tuple[_Member, str]] = []
         sidecars: dict[str, _Member] = {}
+        maps: dict[str, _Member] = {}
         for member in members:
             name = _clean(member.name)
             suffix = names.split_suffix(name)[1]
             if names.is_hidden(name):
                 if not member.is_folder:
                     self._ignore(Ignored.HIDDEN, name)
+            elif not member.is_folder and any(one.is_map(name) for one in self._pairings):
+                self._ignore(Ignored.CONDITION_IMAGE, name)
+                maps.setdefault(name, member)
             elif suffix in names.IMAGE_SUFFIXES:
                 pictures.append((member, name))
             elif member.is_folder:
@@ -248,6 +253,8 @@ class _Index:
             seen[name] += 1
             mine = attached[name] if self._takes_captions else []
             files = captions.file_fields([self._caption_file(sidecars, one) for one in mine])
+            if self._pairings:
+                files["maps"] = tuple(self._maps(maps, name))
             if self._keeps:
                 files["record"] = self._record(sidecars, attached[name])
             refs.append(self._picture(member, name, seen[name], len(refs), files))
@@ -322,6 +329,15 @@ class _Index:
     def _caption_file(self, sidecars: Mapping[str, _Member], name: str) -> CaptionFile:
         is_json = names.split_suffix(name)[1] == ".json"
         return CaptionFile(place=_range(self._place, sidecars[name]), is_json=is_json)
+
+    def _maps(self, maps: Mapping[str, _Member], name: str) -> Iterator[tuple[str, Place | None]]:
+        """Where a picture's condition images lie; None: its tar has none that is whole."""
+        for pairing in self._pairings:
+            member = maps.get(pairing.path_of(name))
+            place = None
+            if member is not None and member.problem is None:
+                place = _range(self._place, member)
+            yield pairing.condition, place
 
     def _record(self, sidecars: Mapping[str, _Member], attached: Sequence[str]) -> Place | None:
         files = (self._caption_file(sidecars, name) for name in attached)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 
 import numpy as np
 import pyarrow as pa
@@ -171,6 +172,174 @@ def test_a_picture_whose_map_cannot_be_used_stays_and_the_reject_says_why(tmp_pa
     assert sorted(null) == sorted(rejects)
 
 
+def write_tar(path, *members):
+    """Members: (name, pixels, bytes, or the name of another one that it is a link to)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            if isinstance(content, str):
+                info.type, info.linkname = tarfile.LNKTYPE, content
+                archive.addfile(info)
+                continue
+            raw = content if isinstance(content, bytes) else encoded(content)
+            info.size = len(raw)
+            archive.addfile(info, io.BytesIO(raw))
+
+
+def test_a_sample_of_a_tar_brings_its_own_map(tmp_path):
+    source, output = tmp_path / "in" / "00000.tar", tmp_path / "out"
+    pictures = [(f"x/{number}.png", photograph(number)) for number in range(6)]
+    lines = {
+        "x/0.scribble.png": drawing(0),
+        "x/1.scribble.png": drawing(1),
+        "x/2.scribble.png": drawing(2, 64, 40),
+        "x/3.scribble.png": b"<html>404</html>",
+        "x/4.scribble.png": "x/0.scribble.png",
+    }
+    captions = [("x/0.txt", b"zero")]
+    write_tar(source, *pictures, *lines.items(), *captions, ("x/9.scribble.png", drawing(9)))
+    manifest = generate(config_for(source.parent, output, "lines={key}.scribble.png"))
+    ledger = manifest.ledger
+    assert ledger is not None
+    assert (manifest.rows, ledger.found) == (6, 12)
+    assert {name: one.count for name, one in ledger.ignored.items()} == {"condition_image": 6}
+    rows = rows_of(output)
+    for number in range(2):
+        found = decode_stored_map(rows[f"00000.tar/x/{number}.png"]["lines"]["bytes"])
+        assert np.array_equal(found, drawing(number))
+    assert rows["00000.tar/x/0.png"]["text"] == "zero"
+    rejects = rejects_of(output)
+    assert {name: (kind, reason) for name, (kind, reason, _) in rejects.items()} == {
+        "00000.tar/x/2.png": ("lines", Reason.MAP_MISFIT),
+        "00000.tar/x/3.png": ("lines", Reason.NOT_AN_IMAGE),
+        "00000.tar/x/4.png": ("lines", Reason.MAP_MISSING),
+        "00000.tar/x/5.png": ("lines", Reason.MAP_MISSING),
+    }
+    assert rejects["00000.tar/x/5.png"][2] == "need a whole member x/5.scribble.png in its tar"
+    assert [name for name, row in rows.items() if row["lines"] is None] == sorted(rejects)
+    assert verify_dataset(str(output), audit=1.0).ok
+
+
+@pytest.mark.parametrize(
+    ("template", "picture", "own"),
+    [
+        ("{stem}.scribble.png", "a/0.png", "a/0.scribble.png"),
+        ("{key}.scribble.png", "a/0.image.png", "a/0.scribble.png"),
+        ("maps/{name}.png", "./0.png", "./maps/0.png"),
+        ("{folder}/maps/{name}.png", "a/0.png", "a/maps/0.png"),
+    ],
+)
+def test_a_template_names_a_member_of_the_same_tar(tmp_path, template, picture, own):
+    for number in range(2):  # the same names in each tar
+        members = (picture, photograph(number)), (own, drawing(number))
+        write_tar(tmp_path / "in" / f"{number}.tar", *members)
+    generate(config_for(tmp_path / "in", tmp_path / "out", f"lines={template}"))
+    found = [
+        decode_stored_map(row["lines"]["bytes"])
+        for _, row in sorted(rows_of(tmp_path / "out").items())
+    ]
+    assert np.array_equal(found, [drawing(0), drawing(1)])
+
+
+def test_forms_that_a_source_cannot_have_are_refused(tmp_path):
+    write_tar(tmp_path / "tars" / "0.tar", ("0.png", photograph(0)))
+    image = {"bytes": encoded(photograph(0)), "path": None}
+    (tmp_path / "parquet").mkdir()
+    pq.write_table(pa.table({"image": [image]}), tmp_path / "parquet" / "a.parquet")
+    for source, form, message in (
+        (
+            "tars",
+            "column:source",
+            r"need lines=\{key\}.png, a member of the same tar, got a source",
+        ),
+        ("parquet", "{key}.png", r"need lines=column:COLUMN, got a source of parquet"),
+        (
+            "tars",
+            "{key}.scribble.png",
+            r"none that can be read \(map_missing: need a whole member 0",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            generate(config_for(tmp_path / source, tmp_path / "out", f"lines={form}"))
+        assert not (tmp_path / "out").exists()
+
+
+def write_splits(folder):
+    for number, split in enumerate(("train", "train", "val", "val")):
+        save(photograph(number), folder / "images" / split / f"{number}.png")
+        save(drawing(number), folder / "maps" / split / f"{number}.png")
+
+
+@pytest.mark.parametrize(
+    ("source", "split", "numbers"),
+    [
+        ("images", "train", {0, 1}),
+        ("images", "validation", {2, 3}),
+        ("images", "all", {0, 1, 2, 3}),
+        ("images/train", "auto", {0, 1}),
+    ],
+)
+def test_maps_go_with_the_split_of_their_pictures(tmp_path, source, split, numbers):
+    write_splits(tmp_path)
+    inside = "train/" if source.endswith("train") else ""
+    template = f"lines={'../' * source.count('/')}../maps/{inside}{{stem}}.png"
+    generate(config_for(tmp_path / source, tmp_path / "out", template, source_split=split))
+    rows = rows_of(tmp_path / "out")
+    assert {int(name.rpartition("/")[2].removesuffix(".png")) for name in rows} == numbers
+    for name, row in rows.items():
+        number = int(name.rpartition("/")[2].removesuffix(".png"))
+        assert np.array_equal(decode_stored_map(row["lines"]["bytes"]), drawing(number))
+
+
+def test_maps_inside_the_source_are_no_pictures_of_any_split(tmp_path):
+    for number, split in enumerate(("train", "val")):
+        save(photograph(number), tmp_path / "in" / split / f"{number}.png")
+        save(drawing(number), tmp_path / "in" / split / "maps" / f"{number}.png")
+    template = "lines={folder}/maps/{name}.png"
+    with pytest.raises(ConfigError, match=r"need one split, got train .* and validation"):
+        generate(config_for(tmp_path / "in", tmp_path / "out", template))
+    config = config_for(tmp_path / "in", tmp_path / "out", template, source_split="train")
+    manifest = generate(config)
+    assert manifest.ledger is not None
+    ignored = {name: one.count for name, one in manifest.ledger.ignored.items()}
+    assert ignored == {"condition_image": 2, "other_split": 1}
+    (row,) = rows_of(tmp_path / "out").values()
+    assert np.array_equal(decode_stored_map(row["lines"]["bytes"]), drawing(0))
+
+
+@pytest.mark.parametrize(
+    ("glob", "template"),
+    [
+        ("target/*.png", "../source/{name}.png"),
+        ("*/*.png", "source/{name}.png"),
+        ("**/*.png", "source/{stem}.png"),
+        ("target/{0..3}.png", "../source/{name}.png"),
+    ],
+)
+def test_maps_are_found_for_pictures_of_a_glob(tmp_path, glob, template):
+    for number in range(4):
+        folder = "" if template == "source/{stem}.png" else "target"
+        save(photograph(number), tmp_path / "in" / folder / f"{number}.png")
+        save(drawing(number), tmp_path / "in" / "source" / f"{number}.png")
+    generate(config_for(tmp_path / "in" / glob, tmp_path / "out", f"lines={template}"))
+    rows = rows_of(tmp_path / "out")
+    assert len(rows) == 4
+    for name, row in rows.items():
+        number = int(name.rpartition("/")[2].removesuffix(".png"))
+        assert np.array_equal(decode_stored_map(row["lines"]["bytes"]), drawing(number))
+
+
+def test_tars_of_one_split_bring_their_maps(tmp_path):
+    for number, split in enumerate(("train", "test")):
+        members = ("0.png", photograph(number)), ("0.lines.png", drawing(number))
+        write_tar(tmp_path / "in" / f"{split}-0.tar", *members)
+    template = "lines={key}.lines.png"
+    generate(config_for(tmp_path / "in", tmp_path / "out", template, source_split="test"))
+    (row,) = rows_of(tmp_path / "out").values()
+    assert np.array_equal(decode_stored_map(row["lines"]["bytes"]), drawing(1))
+
+
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch", "bucket"])
 @pytest.mark.parametrize("scale", [1, 2])
 def test_a_map_is_cut_and_resized_exactly_where_its_picture_is(fit, scale):
@@ -287,6 +456,8 @@ def test_the_command_line_needs_no_drawn_condition(tutorial, tmp_path, capsys):
     [
         ("source/{name}.png", "target/0.jpg", "source/0.png"),
         ("{folder}/{name}_c.png", "a.jpg", "a_c.png"),
+        ("{key}.c.png", "x/a.image.jpg", "x/a.c.png"),
+        ("{key}_c.png", "a.jpg", "a_c.png"),
         ("{folder}/{name}_c.png", "x/y/a.b.jpg", "x/y/a.b_c.png"),
         ("../maps/{stem}.png", "x/a.jpg", "../maps/x/a.png"),
     ],
