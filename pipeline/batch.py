@@ -112,8 +112,10 @@ def make_batch(
         rejects.extend(add_maps(rows, images, spec, annotators[spec.name], watch))
     for condition in job.imports:
         for row, one in zip(rows, stored, strict=True):
+            found = one.source.maps.get(condition.name)
+            place = one.geometry, one.decoded_size
             with watch.stage("import"):
-                rejects.extend(_import_map(row, one, condition, job.config.max_pixels))
+                rejects += import_map(row, found, condition, *place, job.config.max_pixels)
     return BatchResult(
         rows=rows,
         rejects=rejects,
@@ -291,19 +293,35 @@ def _keep(name: str, kind: str, rows: Sequence[Row], stored: Sequence[_Stored]) 
     return ColumnCounts(kept=kept, unusable=unusable.frozen().get(name))
 
 
-def _import_map(
-    row: Row, one: _Stored, condition: ImportedCondition, max_pixels: int
+def import_map(
+    row: Row,
+    found: bytes | Rejected | None,
+    condition: ImportedCondition,
+    geometry: Geometry,
+    decoded: tuple[int, int],
+    max_pixels: int,
 ) -> list[RejectRow]:
-    """Add an imported condition's column; the reject if its map cannot be used."""
+    """Add an imported condition's column to a row.
+
+    Args:
+        row: with at least `key` and `source`.
+        found: bytes of its condition image, or why there are none.
+        condition: which one.
+        geometry: of the row's image.
+        decoded: (width, height) that it was planned for, px.
+        max_pixels: larger condition images are rejected unread.
+
+    Returns:
+        The reject if its map cannot be used; then the column is null.
+    """
     row[condition.name] = None
-    found = one.source.maps.get(condition.name)
     try:
         if not isinstance(found, bytes):
             raise found or Rejected(Reason.MAP_MISSING, "the source has none")
         pixels = decode_map(found, max_pixels=max_pixels)
-        pixels = fitted(pixels, one.geometry, one.decoded_size, condition)
+        pixels = fitted(pixels, geometry, decoded, condition)
     except Rejected as rejected:
-        return [_reject(one.ref, "import", rejected, kind=condition.name)]
+        return [reject_of(row, "import", rejected, kind=condition.name)]
     png = encode_imported(pixels, condition)
     row[condition.name] = {"bytes": png, "path": f"{row['key']}.png"}
     return []

@@ -116,7 +116,7 @@ def _from_jpeg(header: Header, smallest_useful: SmallestUseful) -> DecodedImage:
         smallest_useful(*_turned((header.width, header.height), header.orientation)),
         header.orientation,
     )
-    scale = _scale((header.width, header.height), wanted)
+    scale = scale_of((header.width, header.height), wanted)
     pixels = decode_jpeg(header, scale)
     has_profile = header.profile is not None and is_needed(header.profile)
     if has_profile:
@@ -169,7 +169,7 @@ def _upright(header: Header, rgb: RgbU8, orientation: int, *, is_plain: bool) ->
     )
 
 
-def _scale(size: tuple[int, int], wanted: tuple[int, int]) -> int:
+def scale_of(size: tuple[int, int], wanted: tuple[int, int]) -> int:
     """1, 2, 4 or 8: what a JPEG can be divided by without getting smaller than wanted."""
     possible = min(size[0] // wanted[0], size[1] // wanted[1])
     return next(scale for scale in (8, 4, 2, 1) if possible >= scale or scale == 1)
@@ -177,7 +177,7 @@ def _scale(size: tuple[int, int], wanted: tuple[int, int]) -> int:
 
 def _reduce(picture: ImageFile.ImageFile, header: Header, smallest_useful: SmallestUseful) -> None:
     """Decode fewer levels of a JPEG 2000 if that is enough: it takes 0.2 us a pixel."""
-    scale = _scale(picture.size, smallest_useful(*picture.size))
+    scale = scale_of(picture.size, smallest_useful(*picture.size))
     levels = min(scale.bit_length() - 1, header.levels)
     if picture.width * picture.height >> 2 * levels > _MOST_WAVELET_PIXELS:
         raise Rejected(

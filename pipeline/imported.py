@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from annotators.protocol import HintMode
 from pipeline.decode import DecodeLimits, decode
 from pipeline.geometry import Geometry
 from pipeline.sources import RawImage, SourceSpec, first_refs, iter_reads
+from pipeline.sources.pairing import Pairing
 from schemas.errors import ConfigError, Reason, Rejected
 from schemas.pixels import encode_bilevel_png, encode_map_png
 
@@ -77,22 +78,38 @@ def _grey16(raw: bytes) -> np.ndarray:
 
 
 def resolve_imports(spec: SourceSpec, *, max_pixels: int) -> tuple[ImportedCondition, ...]:
+    """As `imports_of`, with the first pictures of a source."""
+    first = (image.maps for image in _first_images(spec)) if spec.pairings else ()
+    return imports_of(spec.pairings, first, max_pixels=max_pixels)
+
+
+def imports_of(
+    pairings: Sequence[Pairing],
+    first: Iterable[Mapping[str, bytes | Rejected]],
+    *,
+    max_pixels: int,
+) -> tuple[ImportedCondition, ...]:
     """Look at the first condition images, to know how all of them are stored.
+
+    Args:
+        pairings: of all imported conditions.
+        first: of each of the first pictures, condition -> its condition image.
+        max_pixels: larger ones are left unread.
 
     Raises:
         ConfigError: none of the first pictures has one that can be read.
     """
-    found: dict[str, list[HintMode]] = {pairing.condition: [] for pairing in spec.pairings}
+    found: dict[str, list[HintMode]] = {pairing.condition: [] for pairing in pairings}
     problems: dict[str, str] = {}
-    for image in _first_images(spec) if spec.pairings else ():
-        for name, raw in image.maps.items():
+    for maps in first:
+        for name, raw in maps.items():
             try:
                 if isinstance(raw, Rejected):
                     raise raw
                 found[name].append(mode_of(decode_map(raw, max_pixels=max_pixels)))
             except Rejected as rejected:
                 problems.setdefault(name, str(rejected))
-    for pairing in spec.pairings:
+    for pairing in pairings:
         if not found[pairing.condition]:
             raise ConfigError(
                 f"--import-condition {pairing.condition}={pairing.where}: need condition images of "
@@ -103,7 +120,7 @@ def resolve_imports(spec: SourceSpec, *, max_pixels: int) -> tuple[ImportedCondi
         ImportedCondition(
             name=pairing.condition, where=pairing.where, hint_mode=widest(found[pairing.condition])
         )
-        for pairing in spec.pairings
+        for pairing in pairings
     )
 
 

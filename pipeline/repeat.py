@@ -96,9 +96,21 @@ def commands_of(manifest: Manifest) -> list[str]:
         said = {"caption": run.caption, "seed": None if run.seed == seed else run.seed}
         words = ["controlset", "add", "DIR", *_flags_of(run), *_flags(said)]
         commands.append(" ".join(words))
+    given = recipe.get("import_condition") or ()
+    added = [one for one in _imported(manifest) if one not in given]
+    if added:
+        words = ["controlset", "add", "DIR", "--import-condition", *map(shlex.quote, added)]
+        commands.append(" ".join(words))
     if manifest.latents is not None:
         commands.append(_command_of_latents(LatentInfo.from_json(manifest.latents)))
     return commands
+
+
+def _imported(manifest: Manifest) -> Iterator[str]:
+    """`NAME=WHERE` of every imported condition."""
+    for name, record in manifest.annotators.items():
+        if is_imported(record):
+            yield f"{name}={record['parameters']['imported']}"
 
 
 def _command_of_latents(info: LatentInfo) -> str:
@@ -140,7 +152,7 @@ def _runs(manifest: Manifest, seed: int) -> list[_Run]:
     runs = [_Run(seed=seed)]
     for name, record in manifest.annotators.items():
         if is_imported(record):
-            continue  # the recipe says --import-condition
+            continue  # the recipe says --import-condition, or an `add` of its own
         if not runs[-1].takes(name, record["parameters"]):
             runs.append(_Run())
             runs[-1].takes(name, record["parameters"])

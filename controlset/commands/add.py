@@ -23,6 +23,8 @@ class _Options(AddConfig):
 
     conditions: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")] = ()
 
+    import_condition: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=WHERE [...]")] = ()
+
     latents: Annotated[str | None, tyro.conf.arg(metavar="BASE")] = None
 
 
@@ -33,7 +35,8 @@ def run(arguments: Sequence[str]) -> int:
             _Options,
             COMMAND,
             arguments,
-            description="Add condition maps, captions where there are none, or cached latents to a "
+            description="Add condition maps (drawn, or files of yours), captions where there are "
+            "none, or cached latents to a "
             "complete data set; nothing else is made again. Run again, it goes on where it "
             "stopped; until all is there, the data set stays as it was.",
             example=f"{COMMAND} canny-set --conditions grey",

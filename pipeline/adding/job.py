@@ -18,13 +18,13 @@ from annotators.registry import (
     weights_ready,
 )
 from annotators.runtime import Runtime
+from pipeline.adding.imports import resolve_imported
 from pipeline.adding.latents import resolve_latents
 from pipeline.adding.options import AddConfig
 from pipeline.finish import packages_of
 from pipeline.job import Job
 from pipeline.keeping import check_names
 from pipeline.options import GenerateConfig
-from pipeline.sources import SourceKind, SourceSpec
 from schemas.documents import parse_json
 from schemas.errors import ConfigError
 from schemas.latents import LatentInfo
@@ -38,11 +38,12 @@ _WITH_MODEL = {"none": "blip", "auto": "sidecar-else-blip"}
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Addition(Job):
-    """What workers need to know. `specs`, `captioner` and `latents` are new only.
+    """What workers need to know. `specs`, `imports`, `captioner` and `latents` are new only.
 
     Of `config` only the device and the threads matter: the recipe is that of the data set, and
-    nothing is listed. So footer, identity and schema are those of the run that would have made the
-    old and the new columns at once.
+    nothing is listed; `source` says where new maps lie. So footer, identity and schema are those of
+    the run that would have made the old and the new columns at once; only imported conditions stand
+    among the annotators alone, since a `generate` with them might have taken other pictures.
     """
 
     old: Manifest
@@ -52,7 +53,7 @@ class Addition(Job):
     @property
     def is_empty(self) -> bool:
         """Everything that was asked for is there."""
-        return not self.models and self.latents is None
+        return not self.models and self.latents is None and not self.imports
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -66,7 +67,7 @@ class Addition(Job):
     def annotators(self) -> dict[str, Any]:
         """Condition -> everything that is known about its annotator; old ones first."""
         new = {spec.name: record_of(spec, self.weights.get(spec.name, ())) for spec in self.specs}
-        return {**self.old.annotators, **new}
+        return {**self.old.annotators, **new, **{one.name: one.record for one in self.imports}}
 
     @property
     def captioner_record(self) -> dict[str, Any] | None:
@@ -126,7 +127,8 @@ def resolve(config: AddConfig, old: Manifest, *, download: bool = True) -> Addit
 
     Raises:
         ConfigError: a condition that nobody provides, something that is there with other
-            parameters, weights or a device that are not there, or a shard that cannot be read.
+            parameters, maps, weights or a device that are not there, or a shard that cannot be
+            read.
     """
     eyes = config.eyes(seed=old.recipe.get("seed", 0))
     looking = Runtime(weights=config.weights, offline=config.offline)
@@ -145,11 +147,15 @@ def resolve(config: AddConfig, old: Manifest, *, download: bool = True) -> Addit
         ours = record_of_captioner(captioner, found or ())
         _check_same(config.folder, f"captions of {captioner.name}", old.captioner, ours)
         captioner = None
+    source, imports = resolve_imported(
+        config.import_condition, config.conditions, old, config.folder
+    )
     latents, found = _latents_of(config, old, looking, download=download)
     job = Addition(
         config=_running_config(config, old),
-        source=SourceSpec(root=old.source, kind=SourceKind.IMAGES, selections=()),
+        source=source,
         specs=tuple(new),
+        imports=imports,
         captioner=captioner,
         latents=latents,
         new_latents=found,

@@ -86,7 +86,8 @@ def dry_run(config: AddConfig) -> str:
         f"data set: {printable(output)}, {job.old.rows:,} rows "
         f"in {shards_text(len(job.old.shards))}"
     ]
-    lines += [f"condition {spec.name}: {_plain(job.annotators[spec.name])}" for spec in job.specs]
+    new = [one.name for one in (*job.specs, *job.imports)]
+    lines += [f"condition {name}: {_plain(job.annotators[name])}" for name in new]
     if job.captioner is not None:
         lines.append(f"captions: {_plain(job.captioner_record)}")
     if job.latents is not None:

@@ -19,6 +19,10 @@ class AddConfig(EyeOptions):
     conditions: tuple[str, ...] = ()
     """Condition maps to add, e.g. `lineart normal`; `controlset doctor` lists them."""
 
+    import_condition: tuple[str, ...] = ()
+    """Conditions whose maps are files of yours: NAME=TEMPLATE, as for `generate`, relative to the
+    source that the set was made of, or with its whole path, e.g. `scribble=/maps/{stem}.png`."""
+
     latents: str | None = None
     """Base (folder in diffusers' format, or hub name) whose VAE encodes every image once, so that
     training on it need not do it in every step. In fp32 unless --precision says otherwise."""
@@ -46,9 +50,10 @@ class AddConfig(EyeOptions):
             bool(self.conditions)
             or self.caption != "none"
             or self.latents is not None
+            or bool(self.import_condition)
             or os.path.lexists(f"{self.folder}/{ADDING_DIR}/{MANIFEST_NAME}"),  # to be finished
             "--conditions",
-            "at least one, or --caption blip or --latents BASE",
+            "at least one, or --caption blip, --latents BASE or --import-condition NAME=WHERE",
             self.conditions,
         )
         need(self.latents != "", "--latents", "a folder, or a name on the hub", self.latents)

@@ -11,6 +11,7 @@ from pyarrow.fs import LocalFileSystem
 from annotators.latents import Moments
 from annotators.protocol import Annotation
 from pipeline import store
+from pipeline.adding.imports import add_imported
 from pipeline.adding.job import Addition
 from pipeline.adding.latents import add_latents
 from pipeline.adding.swap import staging_of
@@ -107,6 +108,8 @@ def add_columns(
         rejects.extend(add_captions(rows, images, captioner, watch))
     for spec in job.specs:
         rejects.extend(add_maps(rows, images, spec, annotators[spec.name], watch))
+    with watch.stage("import"):
+        rejects.extend(add_imported(rows, job.imports, job.source, job.old.recipe))
     if latents is not None and job.new_latents is not None:
         rejects.extend(add_latents(rows, images, job.new_latents, latents, watch))
     return BatchResult(rows=rows, rejects=rejects, images=len(rows), seconds=watch.seconds)

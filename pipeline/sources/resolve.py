@@ -75,6 +75,15 @@ def resolve_source(config: GenerateConfig) -> SourceSpec:
     return spec
 
 
+def root_of(source: str) -> str:
+    """What names of images are relative to, for a source as the user wrote it.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    return _common_root([selection.base for selection in _selections(source)])
+
+
 # Where ------------------------------------------------------------------------------------------
 
 
