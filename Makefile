@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/pycache
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo bench flink spark prism lock image
+.PHONY: help setup check test docs demo bench flink spark prism lock image
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z ]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ check: setup ## format, lint, types, import rules
 test: setup ## all tests, the fast ones first (two processes)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "not slow" -n 2 --dist loadfile
 	$(BIN)/pytest -q -m slow -n 2 --dist loadfile
+
+docs: setup ## the documentation as a site in build/site, with its links checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 demo: setup ## pictures -> data set -> ControlNet -> numbers -> report (11 minutes on two cores)
 	$(BIN)/controlset demo --output demo-output

@@ -34,7 +34,7 @@ def imported(entry: EntryPoint) -> Any:
     if absent:
         raise ConfigError(
             f"{where}: need {', '.join(_ATTRIBUTES)} of an annotator, got none of "
-            f"{', '.join(absent)}; see `Your own annotator` in the README"
+            f"{', '.join(absent)}; see docs/own-annotator.md"
         )
     if kind.name != entry.name:
         raise ConfigError(

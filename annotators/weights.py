@@ -83,7 +83,7 @@ OPENPOSE_BODY = _file("body_pose_model.pth", _CMU, 209)
 OPENPOSE_HAND = _file("hand_pose_model.pth", _CMU, 147)
 OPENPOSE_FACE = _file("facenet.pth", _CMU, 154)
 
-# Licence and size in MB of transformers models that we name as defaults or in the README.
+# Licence and size in MB of transformers models that we name as defaults or in the docs.
 _MODELS = {
     "Intel/dpt-hybrid-midas": ("Apache-2.0", 490),
     "Intel/dpt-large": ("Apache-2.0", 1370),

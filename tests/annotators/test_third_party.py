@@ -1,4 +1,4 @@
-"""The README's own annotator, installed as a package and used; and packages that are broken."""
+"""The docs' own annotator, installed as a package and used; and packages that are broken."""
 
 import json
 import os
@@ -18,12 +18,11 @@ from annotators.registry import available, specs_of
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "own-annotator.md"
 
 
-def files_of_the_readme():
-    section = README.read_text().split("## Your own annotator")[1].split("\n## ")[0]
-    blocks = re.findall(r"```(?:toml|python)\n# (\S+)\n(.*?)```", section, flags=re.DOTALL)
+def files_of_the_page():
+    blocks = re.findall(r"```(?:toml|python)\n# (\S+)\n(.*?)```", PAGE.read_text(), re.DOTALL)
     return dict(blocks)
 
 
@@ -31,7 +30,7 @@ def files_of_the_readme():
 def installed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("my-annotators")
     target = folder / "installed"
-    for name, text in files_of_the_readme().items():
+    for name, text in files_of_the_page().items():
         (folder / name).write_text(text)
     subprocess.run(
         [
@@ -55,13 +54,13 @@ def controlset(installed, *arguments):
 
 
 def test_the_example_is_short():
-    assert files_of_the_readme().keys() == {"pyproject.toml", "my_sobel.py"}
-    lines = [line for text in files_of_the_readme().values() for line in text.splitlines()]
+    assert files_of_the_page().keys() == {"pyproject.toml", "my_sobel.py"}
+    lines = [line for text in files_of_the_page().values() for line in text.splitlines()]
     assert len(lines) + 2 <= 25  # with the two lines that name the files
 
 
 @pytest.mark.slow
-def test_the_readmes_annotator_makes_a_set_that_is_verified(installed, tmp_path):
+def test_the_docs_annotator_makes_a_set_that_is_verified(installed, tmp_path):
     (tmp_path / "photos").mkdir()
     for name in ("coffee", "chelsea"):
         Image.fromarray(getattr(skimage.data, name)()).save(tmp_path / "photos" / f"{name}.png")
@@ -72,9 +71,11 @@ def test_the_readmes_annotator_makes_a_set_that_is_verified(installed, tmp_path)
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     example = open_dataset(str(output))[0]
-    assert example.maps["sobel"].shape == (256, 256)
-    assert example.maps["sobel"].std() > 5
-    assert example.fields["sobel_mean"] == pytest.approx(example.maps["sobel"].mean() / 255)
+    edges = example.maps["sobel"]
+    assert edges is not None
+    assert edges.shape == (256, 256)
+    assert edges.std() > 5
+    assert example.fields["sobel_mean"] == pytest.approx(edges.mean() / 255)
     audited = controlset(installed, "verify", output, "--audit", 1)
     assert audited.returncode == 0, audited.stdout
     assert re.search(r"maps extracted again are the same *│ *4 │ *nothing", audited.stdout)
@@ -98,7 +99,7 @@ GOOD = dict(name="mine", revision=1, hint_mode="grey", stats={}, licence="MIT", 
             "need the name of its entry point, got name = 'other'; make them equal",
         ),
         ({"hint_mode": "gray"}, "need hint_mode bilevel, grey, grey16, rgb, got 'gray'"),
-        ({"load": ...}, "got none of load; see `Your own annotator` in the README"),
+        ({"load": ...}, "got none of load; see docs/own-annotator.md"),
         ({"raises": ImportError("no\nmodule")}, "can be imported, got ImportError: no module"),
         ({"raises": SyntaxError("x")}, "can be imported, got SyntaxError: x; repair its package"),
     ],
