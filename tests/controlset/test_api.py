@@ -1,5 +1,8 @@
+import importlib.resources
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -34,3 +37,12 @@ def test_the_version_is_that_of_the_package():
 def test_importing_is_light():
     code = "import sys, controlset; sys.exit('pyarrow' in sys.modules or 'cv2' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "package", ["annotators", "controlnet", "controlset", "pipeline", "schemas"]
+)
+def test_type_checkers_of_other_projects_read_the_packages(package):
+    assert importlib.resources.files(package).joinpath("py.typed").is_file()
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    assert "py.typed" in project["tool"]["setuptools"]["package-data"]["*"]
