@@ -64,7 +64,7 @@ def write_hed(h5: Path, target: Path) -> None:
     with h5py.File(h5) as file:
 
         def layer(name: str) -> tuple[torch.Tensor, torch.Tensor]:
-            kernel, bias = (torch.from_numpy(file[f"{name}/vars/{one}"][()]) for one in (0, 1))
+            kernel, bias = (torch.from_numpy(file[f"{name}/vars/{part}"][()]) for part in (0, 1))
             return kernel.permute(3, 2, 0, 1), bias
 
         fuse, fuse_bias = layer("fuse")

@@ -151,3 +151,12 @@ def test_every_link_leads_to_a_file_or_is_an_address(path):
 def test_every_page_is_in_the_sites_navigation():
     named = set(re.findall(r"[\w-]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
     assert named == {path.name for path in (ROOT / "docs").glob("*.md")}
+
+
+def test_every_file_that_the_architecture_names_is_there():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    folders = ("annotators", "controlnet", "controlset", "pipeline", "schemas")
+    there = [path.as_posix() for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    names = set(re.findall(r"`([\w/]+\.py)`", text))
+    assert len(names) > 20
+    assert [name for name in names if not any(path.endswith(f"/{name}") for path in there)] == []
