@@ -18,7 +18,9 @@ from collections.abc import Sequence
 
 from controlset import __version__
 from controlset.interrupt import INTERRUPTED, can_be_interrupted, interrupted, leaving_at_once
+from controlset.starved import NO_MEMORY, leaving_where_a_thread_is_lost
 from schemas.errors import ConfigError, NothingKept
+from schemas.machine import give_kept_back, lacks_memory
 from schemas.printable import NotWritten, flush, printable_lines, say
 
 COMMANDS = {
@@ -132,13 +134,15 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     try:
         with leaving_at_once(name):
             command = importlib.import_module(f"controlset.commands.{name}")
-        return command.run(arguments)
+        with leaving_where_a_thread_is_lost(name):
+            return command.run(arguments)
     except ConfigError as error:
         return _say(f"controlset {name}: {error}", 1 if isinstance(error, NothingKept) else 2)
     except BaseException as error:
         # Beam and native code may turn the interrupt into another exception on its way out.
         if interrupts or isinstance(error, KeyboardInterrupt):
             return _say(interrupted(name), INTERRUPTED)
+        give_kept_back()
         said = _lack_of_the_machine(error)
         if said is None:
             raise
@@ -157,9 +161,8 @@ _REFUSED = frozenset(
 
 def _lack_of_the_machine(error: BaseException) -> str | None:
     """What to say of a failure that is the system's refusal; None: it is a bug or an outage."""
-    no_memory = ("can't start new thread", "failed to map segment")  # the latter: of a library
-    if isinstance(error, MemoryError) or any(words in str(error) for words in no_memory):
-        return "need more memory, got no more; use fewer --num-workers, or another machine"
+    if lacks_memory(error):
+        return NO_MEMORY
     if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
         return f"{error.object}: need a name in UTF-8 here, got bytes that are none; rename it"
     if not isinstance(error, OSError) or error.errno not in _REFUSED:

@@ -15,10 +15,12 @@ from annotators.protocol import Annotation, Annotator, Captioner, CaptionSpec, S
 from annotators.runtime import Runtime
 from schemas.border import Border
 from schemas.errors import ConfigError, Reason, Rejected
+from schemas.machine import has_room, lacks_memory
 from schemas.pixels import RgbU8, encode_bilevel_png, encode_map_png
 
 Result = TypeVar("Result", Annotation, str, Moments)
 
+_LITTLE_BYTES = 64 << 20
 _ON_A_GPU_AT_ONCE = 2  # one batch computes while the next one is copied; more only cost memory
 
 
@@ -63,8 +65,10 @@ class Eye(Generic[Result]):
         except Exception as error:  # third-party code: any failure is one picture's
             if _is_outage(error):
                 raise
-            out_of_memory = _is_out_of_memory(error)
+            out_of_memory = lacks_memory(error)
             if len(images) == 1:
+                if out_of_memory and not has_room(_LITTLE_BYTES):
+                    raise  # no picture would fit: it is the machine that has too little
                 return [_failed(error, out_of_memory=out_of_memory)]
             if out_of_memory:
                 # The exception's frames hold the tensors that did not fit: first let them go.
@@ -195,16 +199,7 @@ def _is_outage(error: Exception) -> bool:
     """Not the picture's fault: configuration, network, or a GPU whose context is lost."""
     if isinstance(error, (ConfigError, ConnectionError, TimeoutError)):
         return True
-    return "CUDA error" in str(error) and not _is_out_of_memory(error)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in text or "can't allocate memory" in text
-    )
+    return "CUDA error" in str(error) and not lacks_memory(error)
 
 
 def _free_memory() -> None:

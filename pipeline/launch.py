@@ -41,9 +41,11 @@ from pipeline.store import check_place, is_local, read_text
 from pipeline.web_files import check_output, check_source
 from pipeline.workshop import workshops
 from schemas.errors import ConfigError
+from schemas.machine import lacks_memory, memory_kept_back, need_memory
 from schemas.manifest import MANIFEST_NAME, Manifest
 from schemas.printable import printable
 from schemas.records import ImageRef
+from schemas.writing import memory_limits
 
 AnyJob = TypeVar("AnyJob", bound=Job)
 
@@ -64,12 +66,13 @@ def generate(config: GenerateConfig, *, show: bool = False) -> Manifest:
     Raises:
         ConfigError: wrong source, option or output; nothing was overwritten.
     """
+    need_memory(config.output)
     job = resolve(config)
     TALLY.reset()
     remote = dataflow.is_dataflow(config.beam_args)  # the service shows its own progress
     seen = watched(TALLY) if show and not remote else contextlib.nullcontext()
     portable.check_endpoint(config.beam_args)
-    with claimed(job), seen, workshops(job), _told(job.config):
+    with claimed(job), seen, running(job), _told(job.config):
         run_graph(job, build)
     where = f"{job.output}/{MANIFEST_NAME}"
     text = read_text(where)
@@ -225,23 +228,40 @@ def _plain(value: object) -> str:
 
 
 def run_graph(job: AnyJob, wire: Callable[[beam.Pipeline, AnyJob], object]) -> None:
-    """Run a graph to its end.
+    """Run a graph to its end; the caller is `running`.
 
     Args:
         job: says where and on how many threads.
         wire: adds the graph to the pipeline.
     """
     runner, options = beam_options(job)
-    with _beam_is_quiet() if runner == LOCAL_RUNNER else contextlib.nullcontext():
-        pipeline = beam.Pipeline(runner=runner, options=options)
-        wire(pipeline, job)
-        try:
-            pipeline.run().wait_until_finish()
-        except BaseException:
-            # Beam raises a copy with its own text added; the user gets the original.
-            if isinstance(TALLY.failure, (ConfigError, KeyboardInterrupt)):
-                raise TALLY.failure from None
-            raise
+    pipeline = beam.Pipeline(runner=runner, options=options)
+    wire(pipeline, job)
+    try:
+        pipeline.run().wait_until_finish()
+    except BaseException:
+        # Beam raises a copy with its own text added; the user gets the original.
+        first = TALLY.failure
+        if first is not None and (
+            isinstance(first, (ConfigError, KeyboardInterrupt)) or lacks_memory(first)
+        ):
+            raise first from None
+        raise
+
+
+@contextlib.contextmanager
+def running(job: Job) -> Iterator[None]:
+    """Around a graph's run: what it needs of this process, and what it leaves there.
+
+    Raises:
+        ConfigError: memory ran out, here.
+    """
+    if _names_runner(job.config):
+        with workshops(job):
+            yield
+    else:
+        with _beam_is_quiet(), memory_limits(job.output), memory_kept_back(), workshops(job):
+            yield
 
 
 @contextlib.contextmanager

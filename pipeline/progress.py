@@ -11,6 +11,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 
+from schemas.machine import give_kept_back, lacks_memory
+
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class Tally:
@@ -80,6 +82,8 @@ class Tally:
         try:
             yield
         except BaseException as error:
+            if lacks_memory(error):
+                give_kept_back()
             with self._lock:
                 if self.failure is None:
                     self.failure = error

@@ -16,6 +16,7 @@ from pathlib import Path
 from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
 from schemas.errors import ConfigError, Reason, Rejected
+from schemas.machine import has_room, lacks_memory
 from schemas.picture_headers import MOST_PIXELS, MOST_PROFILE_BYTES, Header, stored_header
 
 # The limits of this module replace Pillow's own, which would warn before ours could explain.
@@ -27,6 +28,8 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 _OUR_FILTER = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 _FILTER_LOCK = threading.Lock()
 _BYTES_PER_PIXEL = 12  # 4 in Pillow, 3 in ours, and what a conversion needs meanwhile
+_MOST_BYTES = 600 << 20  # that a decoder may take beside the pixels
+_LITTLE_BYTES = 16 << 20  # where less is left, decoders that have no word for it fail, too
 
 
 @contextlib.contextmanager
@@ -46,9 +49,6 @@ def guarded(pixels: int = 0) -> Iterator[None]:
         yield
     except Rejected:
         raise
-    except MemoryError as error:
-        bytearray(_BYTES_PER_PIXEL * pixels)  # raises: it is the machine that has too little
-        raise Rejected(Reason.CORRUPT, "needs more memory than its pixels") from error
     except UnidentifiedImageError as error:
         raise Rejected(
             Reason.CORRUPT, "starts as a picture, but its header cannot be read"
@@ -56,6 +56,11 @@ def guarded(pixels: int = 0) -> Iterator[None]:
     except Exception as error:  # decoders raise what they like, AssertionError too
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of the operating system; a decoder has words only
+        said = lacks_memory(error)
+        if not has_room(_BYTES_PER_PIXEL * pixels + (_MOST_BYTES if said else _LITTLE_BYTES)):
+            raise MemoryError(f"{type(error).__name__}: {error}") from error  # the machine's
+        if said:
+            raise Rejected(Reason.CORRUPT, "needs more memory than its pixels") from error
         says_so = isinstance(error, EOFError) or "truncated" in str(error).lower()
         reason = Reason.TRUNCATED if says_so else Reason.CORRUPT
         raise Rejected(reason, f"{type(error).__name__}: {error}"[:300]) from error

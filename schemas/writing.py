@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import ConfigError
+from schemas.machine import lacks_memory
 
 _TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp(\.[^.]+)?")
 _AGAIN = "then run the same command again to go on"
@@ -29,7 +30,10 @@ WHAT_TO_DO = {
 """What a user does when the system refuses to write."""
 
 _ONLY_WRITING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
-_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|cannot allocate memory", re.I)
+_SMALLER_BATCH = "take a smaller --batch-size, or end other programs"
+_FEWER_WORKERS = (
+    f"use fewer --num-workers, end other programs, or raise the limit (`ulimit -v`), {_AGAIN}"
+)
 
 
 class OutputError(ConfigError):
@@ -68,23 +72,41 @@ def machine_limits(folder: str | os.PathLike[str]) -> Iterator[None]:
         OutputError: the disk is full or read-only, or a file below the folder may not be used.
         ConfigError: the memory is full.
     """
+    with memory_limits(folder, advice=_SMALLER_BATCH):
+        try:
+            yield
+        except OSError as error:
+            below = str(error.filename or "").startswith(f"{os.fspath(folder)}")
+            if error.errno not in WHAT_TO_DO or not (below or error.errno in _ONLY_WRITING):
+                raise
+            got, advice = os.strerror(error.errno or 0).lower(), WHAT_TO_DO[error.errno or 0]
+            where = error.filename if below else folder
+            raise OutputError(
+                f"{where}: need to read and write here, got {got}; {advice}"
+            ) from error
+
+
+@contextlib.contextmanager
+def memory_limits(
+    folder: str | os.PathLike[str], *, advice: str = _FEWER_WORKERS
+) -> Iterator[None]:
+    """One clear error for whatever a whole command meets of a full memory.
+
+    Args:
+        folder: that the command writes to.
+        advice: what to do.
+
+    Raises:
+        ConfigError: the memory is full.
+    """
     try:
         yield
-    except OSError as error:
-        below = str(error.filename or "").startswith(f"{os.fspath(folder)}")
-        if error.errno not in WHAT_TO_DO or not (below or error.errno in _ONLY_WRITING):
+    except ConfigError:
+        raise
+    except Exception as error:  # libraries say so in exceptions of their own
+        if not lacks_memory(error):
             raise
-        got, advice = os.strerror(error.errno or 0).lower(), WHAT_TO_DO[error.errno or 0]
-        where = error.filename if below else folder
-        raise OutputError(f"{where}: need to read and write here, got {got}; {advice}") from error
-    except (MemoryError, RuntimeError) as error:
-        # torch has a class for a full GPU alone; of the machine's memory it only speaks
-        if not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):
-            raise
-        raise ConfigError(
-            f"{folder}: need more memory than is free here; take a smaller --batch-size, or end "
-            "other programs"
-        ) from error
+        raise ConfigError(f"{folder}: need more memory than is free here; {advice}") from error
 
 
 @contextlib.contextmanager

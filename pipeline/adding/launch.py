@@ -23,12 +23,13 @@ from pipeline.adding.stage import stage_shard
 from pipeline.adding.swap import clear_staging, finish_adding, pending_manifest, staging_of
 from pipeline.claim import check_folders, locked, remove_temporary
 from pipeline.display import shards_text, show_result, watched
-from pipeline.launch import run_graph
+from pipeline.launch import run_graph, running
 from pipeline.progress import TALLY
 from pipeline.shard import committed_record
-from pipeline.workshop import at_work, workshop_of, workshops
+from pipeline.workshop import at_work, workshop_of
 from schemas.dataset import filesystem_of, read_manifest
 from schemas.errors import ConfigError
+from schemas.machine import need_memory
 from schemas.manifest import MANIFEST_NAME, FileRecord, Manifest, ShardRecord
 from schemas.printable import printable
 from schemas.shards import check_inside, path_inside
@@ -55,6 +56,7 @@ def add(config: AddConfig, *, show: bool = False) -> Manifest:
             there with other parameters, or a VAE that fails; the data set is as it was.
     """
     output = config.folder
+    need_memory(output)
     _check_place(output)
     TALLY.reset()
     with locked(output):
@@ -128,7 +130,7 @@ def _add(job: Addition) -> Manifest:
     TALLY.planned = job.old.rows
     _check_files(job)
     _prepare(job)
-    with workshops(job):
+    with running(job):
         run_graph(job, _build)
     staged = [committed_record(staging_of(job.output), old.name) for old in job.old.shards]
     shards = [record for record in staged if record is not None]

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from pipeline.decode import DecodeLimits, decode
+from schemas import pictures
 from schemas.errors import ConfigError, Reason, Rejected
 from schemas.picture_headers import orientation_of
 from schemas.pictures import guarded, of_row
@@ -76,6 +77,22 @@ def test_memory_is_the_machines_fault_only_if_the_pixels_themselves_do_not_fit()
         raise MemoryError
     with pytest.raises(MemoryError), guarded(10**14):
         raise MemoryError
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        Exception("(-4:Insufficient memory) Failed to allocate 9 bytes"),  # OpenCV's
+        OSError("broken data stream"),  # what a decoder says that has no word for it
+    ],
+)
+def test_no_picture_is_called_corrupt_where_the_machine_has_no_room(monkeypatch, error):
+    with pytest.raises(Rejected), guarded(100):
+        raise error
+    monkeypatch.setattr(pictures, "has_room", lambda size_bytes: False)
+    with pytest.raises(MemoryError), guarded(100):
+        raise error
 
 
 def test_a_cell_that_does_not_decode_is_one_line_that_names_the_row():

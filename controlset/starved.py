@@ -1,0 +1,54 @@
+"""Where memory runs out in a thread, the process ends with one line instead of waiting for it."""
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterator
+
+from schemas.machine import give_kept_back, lacks_memory
+
+NO_MEMORY = "need more memory, got no more; use fewer --num-workers, or another machine"
+_STDERR, _FAILED = 2, 2
+
+
+@contextlib.contextmanager
+def leaving_where_a_thread_is_lost(command: str) -> Iterator[None]:
+    """End the process where a thread ends for want of memory and whoever waits for it is not told.
+
+    One that cannot even begin lets its starter wait for good, and so does a pool's that cannot
+    store its result (both measured). What is half written goes with the next run, as after a kill.
+
+    Args:
+        command: e.g. "generate".
+    """
+
+    def leave_if_lacking(error: BaseException | None) -> None:
+        if error is not None and lacks_memory(error):
+            give_kept_back()
+            os.write(_STDERR, f"controlset {command}: {NO_MEMORY}\n".encode())
+            os._exit(_FAILED)
+
+    def in_pool(record: logging.LogRecord) -> bool:
+        leave_if_lacking(record.exc_info[1] if record.exc_info else None)
+        return True
+
+    def in_thread(args: threading.ExceptHookArgs) -> None:
+        leave_if_lacking(args.exc_value)
+        of_threads(args)
+
+    def before_thread(args: "sys.UnraisableHookArgs") -> None:  # a name for type checkers alone
+        if "thread" in (args.err_msg or ""):
+            leave_if_lacking(args.exc_value)
+        of_others(args)
+
+    pools = logging.getLogger("concurrent.futures")
+    of_threads, of_others = threading.excepthook, sys.unraisablehook
+    pools.addFilter(in_pool)
+    threading.excepthook, sys.unraisablehook = in_thread, before_thread
+    try:
+        yield
+    finally:
+        pools.removeFilter(in_pool)
+        threading.excepthook, sys.unraisablehook = of_threads, of_others
