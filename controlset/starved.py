@@ -25,8 +25,8 @@ def leaving_where_a_thread_is_lost(command: str) -> Iterator[None]:
     """
 
     def leave_if_lacking(error: BaseException | None) -> None:
+        give_kept_back()  # first: without it, not even the next line may be possible
         if error is not None and lacks_memory(error):
-            give_kept_back()
             os.write(_STDERR, f"controlset {command}: {NO_MEMORY}\n".encode())
             os._exit(_FAILED)
 

@@ -31,5 +31,5 @@ class Folder:
     stat: Callable[[str], FileStat | Problem]
     problem: Problem | None = None  # the folder itself cannot be listed
     hidden: tuple[str, ...] = ()  # names of hidden files and folders
-    ours: bool = False  # a data set of controlset, of which nothing is read
+    ours: bool = False  # a data set of controlset: nothing in it is read, its names are not here
     seen: bool = False  # a link to a folder that is walked on another way: names are not here

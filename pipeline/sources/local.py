@@ -1,5 +1,6 @@
 """Folders on the local disk."""
 
+import contextlib
 import dataclasses
 import errno
 import os
@@ -24,38 +25,26 @@ def first_look() -> int:
 
 def walk(selection: Selection) -> Iterator[Folder]:
     """See `files.walk`; holds the names of one folder at a time."""
-    links = _Links()
+    links, sets = _Links(), _DataSets(selection)
     pending: list[_Entry] = [_Entry(relative="")]
     while pending:
         entry = pending.pop()
         uri = names.join(selection.base, entry.relative) if entry.relative else selection.base
+        unread = Folder(
+            relative=entry.relative, uri=uri, names=[], folders=[], stat=_LocalStat(uri)
+        )
         try:
             status = os.stat(uri or "/")
             identity = (status.st_dev, status.st_ino)
+            if entry.relative and sets.is_one(uri, identity):
+                yield dataclasses.replace(unread, ours=True)
+                continue
             if links.been_there(entry, identity):
-                yield Folder(
-                    relative=entry.relative,
-                    uri=uri,
-                    names=[],
-                    folders=[],
-                    stat=_LocalStat(uri),
-                    seen=True,
-                )
+                yield dataclasses.replace(unread, seen=True)
                 continue
             files, folders, linked, hidden = _scan(uri or "/")
         except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
-            yield _unlistable(entry.relative, uri, error)
-            continue
-        if entry.relative and RECORDS_DIR in hidden and selection.is_any_depth:
-            # Else a run whose output lies in its source would read it the next time.
-            yield Folder(
-                relative=entry.relative,
-                uri=uri,
-                names=[],
-                folders=[],
-                stat=_LocalStat(uri),
-                ours=True,
-            )
+            yield dataclasses.replace(unread, problem=_unlistable(error))
             continue
         if selection.names is not None:
             files = sorted({*files, *selection.names}.difference(folders))
@@ -115,6 +104,27 @@ class _Links:
         return False
 
 
+class _DataSets:
+    """Folders that controlset wrote: a run whose output lies in its source must not read it.
+
+    Whoever says which folders are meant gets other data sets, but never the run's own output, also
+    where a link leads to it or to its shards.
+    """
+
+    def __init__(self, selection: Selection) -> None:
+        self._any = selection.is_any_depth
+        self._own: set[tuple[int, int]] = set()
+        for folder in ("", "/data"):
+            with contextlib.suppress(OSError):  # not made yet
+                status = os.stat(f"{selection.output}{folder}")
+                self._own.add((status.st_dev, status.st_ino))
+
+    def is_one(self, path: str, identity: tuple[int, int]) -> bool:
+        if identity in self._own:
+            return True
+        return self._any and os.path.lexists(f"{path}/{RECORDS_DIR}")
+
+
 def _scan(path: str) -> tuple[list[str], list[str], set[str], list[str]]:
     """Files, folders, those of the folders that are links, and what is hidden."""
     hidden: list[str] = []
@@ -142,14 +152,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _unlistable(relative: str, uri: str, error: OSError) -> Folder:
+def _unlistable(error: OSError) -> Problem:
     missing = isinstance(error, FileNotFoundError)
-    problem = Problem(
+    return Problem(
         reason=Reason.SOURCE_MISSING if missing else Reason.SOURCE_UNREADABLE,
         detail=f"folder cannot be listed, what is in it is not known: {error.strerror}",
-    )
-    return Folder(
-        relative=relative, uri=uri, names=[], folders=[], stat=_LocalStat(uri), problem=problem
     )
 
 
@@ -182,7 +189,7 @@ def _kind_of(mode: int) -> str:
 
 def file_names(selection: Selection) -> Iterator[str]:
     """See `files.file_names`; unsorted, one entry at a time."""
-    links = _Links()
+    links, sets = _Links(), _DataSets(selection)
     pending = [_Entry(relative="")]
     while pending:
         entry = pending.pop()
@@ -190,7 +197,9 @@ def file_names(selection: Selection) -> Iterator[str]:
         try:
             status = os.stat(path or "/")
             identity = (status.st_dev, status.st_ino)
-            if links.been_there(entry, identity):
+            if (entry.relative and sets.is_one(path, identity)) or links.been_there(
+                entry, identity
+            ):
                 continue
             deeper = selection.depth is None or entry.level < selection.depth
             with os.scandir(path or "/") as entries:

@@ -9,13 +9,14 @@ import functools
 import importlib
 import itertools
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import BinaryIO
 
 from pipeline.sources import names
 from pipeline.sources.folder import FileStat, Folder
 from pipeline.sources.spec import Selection
 from schemas.errors import ConfigError, Reason, Rejected
+from schemas.manifest import RECORDS_DIR
 from schemas.records import Place, Problem
 
 _FIRST_LOOK = 1000  # names to look at before all are listed
@@ -33,6 +34,17 @@ def walk(selection: Selection) -> Iterator[Folder]:
     if selection.names is not None:
         paths = sorted({*by_path, *selection.names})
     else:
+        sets = _data_sets(by_path, selection)
+        for relative in sorted(sets):
+            yield Folder(
+                relative=relative,
+                uri=names.join(selection.base, relative),
+                names=[],
+                folders=[],
+                stat=_RemoteStat({}),
+                ours=True,
+            )
+        by_path = {path: file for path, file in by_path.items() if not _is_in(path, sets)}
         paths = [path for path in by_path if path and not names.is_hidden(path)]
         hidden = sorted(path for path in by_path if names.is_hidden(path))
         if hidden:
@@ -57,6 +69,33 @@ def walk(selection: Selection) -> Iterator[Folder]:
         )
 
 
+def _data_sets(paths: Iterable[str], selection: Selection) -> frozenset[str]:
+    """Folders that controlset wrote, the outermost of each; see `local._DataSets`."""
+    found: set[str] = set()
+    own, below = selection.output, f"{selection.base}/"
+    if own.startswith(below) and any(_is_in(path, [own[len(below) :]]) for path in paths):
+        found.add(own[len(below) :])
+    if selection.is_any_depth:
+        records = f"/{RECORDS_DIR}/"
+        found.update(path[: path.index(records)] for path in paths if records in path)
+    found = {folder for folder in found if not names.is_hidden(folder)}
+    return frozenset(folder for folder in found if not _is_in(folder, found))
+
+
+def _is_in(path: str, folders: Collection[str]) -> bool:
+    """Whether a path lies below one of the folders."""
+    if not folders:
+        return False
+    return any(folder in folders for folder in _above(path))
+
+
+def _above(path: str) -> Iterator[str]:
+    end = path.rfind("/")
+    while end > 0:
+        yield path[:end]
+        end = path.rfind("/", 0, end)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class _RemoteStat:
     files: dict[str, FileStat | None]
@@ -76,7 +115,9 @@ def file_names(selection: Selection) -> Iterator[str]:
     seen = 0
     for limit in (_FIRST_LOOK, None):
         found = _match([f"{selection.base}/**"], limit=limit)
-        yield from (file.uri[len(selection.base) + 1 :] for file in found[seen:])
+        paths = [file.uri[len(selection.base) + 1 :] for file in found]
+        sets = _data_sets(paths, selection)  # whose records are listed before their shards
+        yield from (path for path in paths[seen:] if not _is_in(path, sets))
         seen = len(found)
         if limit is not None and seen < limit:
             return

@@ -1,5 +1,6 @@
 """From what the user typed to a SourceSpec; runs on the launcher, before any work."""
 
+import dataclasses
 import itertools
 import os
 import posixpath
@@ -52,7 +53,11 @@ def resolve_source(config: GenerateConfig) -> SourceSpec:
             and nobody said which, or a caption mode or column that the source cannot have.
     """
     selections = _selections(config.source)
-    selections = tuple(_data_of_controlset(selection) for selection in selections)
+    output = _absolute(config.output.removeprefix("file://"))
+    selections = tuple(
+        dataclasses.replace(_data_of_controlset(selection), output=output)
+        for selection in selections
+    )
     found = [_Names(selection) for selection in selections]
     spec = SourceSpec(
         root=_common_root([selection.base for selection in selections]),

@@ -30,6 +30,7 @@ class Selection:
     base: str  # absolute local path or URI, without a trailing slash
     pattern: str | None = None  # glob relative to base; `**` stands for any folders
     names: frozenset[str] | None = None  # directly in base
+    output: str = ""  # of the run itself: nothing in it is read
 
     @property
     def is_whole(self) -> bool:

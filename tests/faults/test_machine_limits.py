@@ -188,7 +188,7 @@ def test_a_run_with_little_memory_left_is_refused_at_its_start(place):
     "at",
     [
         ("pipeline.shard", "make_batch", 1, 1 << 20),
-        ("pipeline.batch", "decode", 1, 0),
+        ("pipeline.batch", "decode", 1, 1 << 19),
         ("pipeline.run", "list_source", 1, 1 << 20),
     ],
 )

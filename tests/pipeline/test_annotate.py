@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from annotators.protocol import Annotation
-from pipeline import annotate as module
 from pipeline.annotate import Eye
 from schemas.errors import ConfigError, Reason, Rejected
 
@@ -65,7 +64,6 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_size_remembered():
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
         RuntimeError("CUDA error: out of memory"),
         type("OutOfMemoryError", (RuntimeError,), {})("HIP ran out"),
-        Exception("(-4:Insufficient memory) Failed to allocate 9 bytes"),  # OpenCV's
     ],
 )
 def test_every_kind_of_full_memory_is_known(error):
@@ -77,15 +75,6 @@ def test_every_kind_of_full_memory_is_known(error):
     results = Eye("fake", look)(IMAGES, KEYS)
     assert levels(results) == [0, 1, 2, 3, 4, None, 6, 7]
     assert results[5].reason is Reason.OUT_OF_MEMORY
-
-
-def test_a_machine_without_memory_is_no_pictures_fault(monkeypatch):
-    def look(images, keys):
-        raise MemoryError
-
-    monkeypatch.setattr(module, "has_room", lambda size_bytes: False)
-    with pytest.raises(MemoryError):
-        Eye("fake", look)(IMAGES, KEYS)
 
 
 def test_the_failed_tensors_are_let_go_before_the_smaller_batch():
