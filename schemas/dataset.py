@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import itertools
 import os
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from schemas.errors import ConfigError
 from schemas.manifest import ADDING_DIR, MANIFEST_NAME, FileRecord, Manifest, ShardRecord
 from schemas.pictures import of_row
 from schemas.pixels import MapU8, MapU16, RgbU8, decode_stored_map, decode_stored_rgb
+from schemas.records import printable
 from schemas.shards import ShardReader, path_inside
 from schemas.triple import REJECTS, image_columns
 
@@ -203,6 +205,7 @@ def filesystem_of(path: str) -> tuple[pafs.FileSystem, str]:
     """
     scheme, marked, inside = path.partition("://")
     if not marked:
+        _check_name(path)
         return pafs.LocalFileSystem(), path
     endpoint = next(filter(None, map(os.environ.get, _ENDPOINTS.get(scheme, ()))), None)
     try:
@@ -221,6 +224,27 @@ def filesystem_of(path: str) -> tuple[pafs.FileSystem, str]:
     except (OSError, pa.ArrowInvalid) as error:
         first = str(error).splitlines()[0]
         raise ConfigError(f"{path}: need a place that pyarrow can open, got {first}") from error
+
+
+def _check_name(path: str) -> None:
+    """Refuse a local path that pyarrow cannot take, since it is not in UTF-8.
+
+    Raises:
+        ConfigError: the bytes are none, or Python was started in a locale that has no such letters.
+    """
+    if path.isascii():
+        return
+    if (encoding := sys.getfilesystemencoding()) != "utf-8":
+        raise ConfigError(
+            f"{printable(path)}: need names of files in UTF-8, got {encoding} from this locale; "
+            "start Python with -X utf8"
+        )
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"{printable(path)}: need a name in UTF-8, got bytes that are none; rename it"
+        ) from None
 
 
 _RETRY_S = 30  # of Google's client, which would else try for a quarter of an hour

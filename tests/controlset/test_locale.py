@@ -12,6 +12,7 @@ from PIL import Image
 
 from controlset.cli import main
 from schemas.dataset import open_dataset
+from schemas.errors import ConfigError
 from schemas.records import key_of, printable
 
 NAMES = ["é☃.png", "plain.png", "ordner ä/日本.png"]
@@ -86,3 +87,35 @@ def test_python_under_an_ascii_locale_is_told_how_to_start(tmp_path, folder):
         "names of files: need UTF-8, got ascii from this locale; start Python with -X utf8\n"
     ), done.stderr
     assert not (tmp_path / "dört").exists()
+
+
+def test_a_set_is_opened_and_added_to_under_an_ascii_locale_or_refused(tmp_path, folder):
+    words = ["generate", str(folder), "--conditions", "canny", "--resolution", "64", "--output"]
+    for name in ("set", "utf8"):
+        assert main([*words, str(tmp_path / name)]) == 0
+    assert main(["add", str(tmp_path / "utf8"), "--conditions", "grey"]) == 0
+    (tmp_path / "utf8").rename(tmp_path / "d\u00f6rt")
+    code = (
+        "import controlset, sys\n"
+        "for place in sys.argv[1:]:\n"
+        "    config = controlset.AddConfig(output=place, conditions=('grey',))\n"
+        "    for use in (lambda: controlset.add(config), lambda: controlset.open(place)):\n"
+        "        try: print(ascii([row.text for row in controlset.open(place)]), bool(use()))\n"
+        "        except controlset.ConfigError as error: print(ascii(str(error)))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "set"), str(tmp_path / "d\u00f6rt")]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | ASCII)
+    assert done.returncode == 0, done.stderr
+    texts = [row.text for row in open_dataset(str(tmp_path / "set"))]
+    refusal = (
+        f"{tmp_path}/d\u00f6rt: need names of files in UTF-8, got ascii from this locale; start "
+        "Python with -X utf8"
+    )
+    assert done.stdout.splitlines() == [f"{texts!a} True"] * 2 + [ascii(refusal)] * 2
+    there, here = (open_dataset(str(tmp_path / name)) for name in ("set", "d\u00f6rt"))
+    assert there.manifest.splits == here.manifest.splits
+
+
+def test_a_set_whose_name_is_not_in_utf8_is_refused_in_one_line():
+    with pytest.raises(ConfigError, match="need a name in UTF-8, got bytes that are none; rename"):
+        open_dataset("/tmp/\udce9")
