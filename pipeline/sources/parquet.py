@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import io
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -26,7 +25,7 @@ _BATCH_ROWS = 8  # in memory at a time, beside one page of each column
 _BATCH_BYTES = 512 * 2**20  # if each cell were the longest that its dictionary allows
 _ROWS_OF_GROUP = 1 << 20  # or as many as the file has bytes: rows of nothing cost none
 _BUFFER_BYTES = 1 << 20
-_PLAIN = {"UNCOMPRESSED", "SNAPPY"}  # cannot unpack to much more than they are
+_UNFOLDS = {"UNCOMPRESSED": 1, "SNAPPY": 32}  # what they take at most, as a multiple
 
 Read = Callable[[], RawImage]
 
@@ -293,6 +292,7 @@ class _Reader:
 
     def __init__(self, place: Place) -> None:
         self._opened = files.open_checked(place)
+        self._is_remote = files.is_remote(place.uri)
         try:
             # Without pre-buffering: else a whole row group is held in memory.
             self._parquet = self._guarded(
@@ -367,12 +367,10 @@ class _Reader:
             is_list = column.max_repetition_level > 0
             if is_list and column.physical_type == "BYTE_ARRAY":
                 lists.append(chunk.path_in_schema)
-            # On a server each short read is a request.
-            if (
-                isinstance(self._opened, io.BufferedReader)
-                or is_list
-                or (chunk.compression not in _PLAIN)
-            ):
+            if self._is_remote and not is_list and chunk.compression in _UNFOLDS:
+                # On a server each short read is a request: no cell is larger than the column.
+                cell_bytes += _UNFOLDS[chunk.compression] * chunk.total_compressed_size
+            else:
                 found = measure_pages(self._opened, chunk, self._size_bytes)
                 unfolds = "DELTA_BYTE_ARRAY" in chunk.encodings
                 cell_bytes += found.largest_bytes if unfolds else found.dictionary_bytes

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata, FileSystem
 
-from pipeline.sources import SourceKind, iter_reads, remote
+from pipeline.sources import SourceKind, iter_reads, parquet, remote
 from schemas.errors import ConfigError, Reason, Rejected
-from schemas.records import key_of
+from schemas.records import Place, key_of
 
 STORED: dict[str, bytes] = {}
 
@@ -132,6 +132,27 @@ def test_parquet_in_a_bucket_is_read(read_all):
         "data/a.parquet#0": (b"x", "1"),
         "data/a.parquet#1": (b"y", "2"),
     }
+
+
+@pytest.mark.parametrize("codec", ["none", "snappy"])
+def test_long_values_that_a_dictionary_repeats_come_few_at_a_time(monkeypatch, codec):
+    monkeypatch.setattr(parquet, "_BATCH_BYTES", 3 << 20)
+    monkeypatch.setattr(parquet, "measure_pages", lambda *_: pytest.fail("a request a page"))
+    opened = MemoryFileSystem.open
+
+    def buffered(*given, **named):  # as S3's files are
+        return io.BufferedReader(opened(*given, **named))
+
+    monkeypatch.setattr(MemoryFileSystem, "open", buffered)
+    values = pa.DictionaryArray.from_arrays(pa.array([0] * 9, pa.int32()), [b"x" * (1 << 20)])
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"image": values}), buffer, compression=codec)
+    assert len(buffer.getvalue()) < 2 << 20
+    store(**{"a.parquet": buffer.getvalue()})
+    with parquet._Reader(Place(uri="mem://bucket/a.parquet")) as reader:
+        rows = [batch.num_rows for batch in reader.batches(0, ["image"])]
+    assert sum(rows) == 9
+    assert max(rows) <= 3
 
 
 def test_a_file_that_is_gone_or_shorter_is_rejected_and_an_outage_flies(listed, monkeypatch):
