@@ -1,22 +1,38 @@
 """Depth maps, near = bright, from MiDaS as ControlNet 1.1 has it or from a transformers model."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from annotators.depth_networks import DepthNetwork, load_midas, load_transformers
-from annotators.networks import in_equal_sizes, not_finite
+from annotators.network import (
+    NetworkAnnotator,
+    as_batch,
+    load_into,
+    not_finite,
+    placed,
+    reference,
+)
 from annotators.options import DEPTH_MODEL, EyeOptions, need
+from annotators.pretrained import config_of, model_of, prepared, processor_of
 from annotators.protocol import Annotation, Annotator, HintMode
-from annotators.runtime import Precision, Runtime
-from annotators.weights import MIDAS, Weights, model
-from schemas.errors import Rejected
+from annotators.runtime import Precision, Runtime, torch_dtype
+from annotators.weights import MIDAS, Weights, load_state, locate, model
+from schemas.errors import ConfigError, Rejected
 from schemas.pixels import RgbU8
 
 if TYPE_CHECKING:
     import torch
+
+_PATCH = 32  # MiDaS halves its smallest feature map once more than it has patches of 16
+
+_FAMILIES = ("depth_anything", "dpt", "glpn", "zoedepth")  # transformers' names
+_IN_METRES = ("glpn", "zoedepth")
+
+_NEAREST_M = 0.1  # one nearer speck would otherwise leave no grey levels for the scene
 
 # A range below this part of the largest value is the format's rounding noise, not a scene.
 _NOISE: Mapping[Precision, float] = {"fp32": 1e-5, "fp16": 2e-3, "bf16": 8e-3}
@@ -67,29 +83,13 @@ class DepthSpec:
 
     def load(self, runtime: Runtime) -> Annotator:
         load = load_midas if self.model == "midas" else load_transformers
-        return _Depth(
-            spec=self, runtime=runtime, network=load(self.weights[0], runtime, self.precision)
+        return NetworkAnnotator(
+            runtime=runtime,
+            network=load(self.weights[0], runtime, self.precision),
+            draw=lambda nearness, _height, _width: finished(
+                nearness, bits=self.bits, noise=_NOISE[self.precision]
+            ),
         )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class _Depth:
-    spec: DepthSpec
-    runtime: Runtime
-    network: DepthNetwork
-
-    def __call__(self, images: Sequence[RgbU8], keys: Sequence[str]) -> list[Annotation | Rejected]:
-        return in_equal_sizes(images, keys, self._look, at_once=self.runtime.images_at_once)
-
-    def _look(
-        self, images: Sequence[RgbU8], keys: Sequence[str]
-    ) -> Sequence[Annotation | Rejected]:
-        import torch
-
-        with torch.inference_mode():
-            return finished(
-                self.network(images), bits=self.spec.bits, noise=_NOISE[self.spec.precision]
-            )
 
 
 def finished(
@@ -121,9 +121,142 @@ def finished(
             results.append(not_finite())
             continue
         flat = high - low <= noise * max(abs(low), abs(high))
-        one = np.zeros_like(pixels[number]) if flat else pixels[number]
+        shown = np.zeros_like(pixels[number]) if flat else pixels[number]
         stats = {"min": low, "max": high, "flat": flat}
         results.append(
-            Annotation(pixels=one.astype(np.uint16 if bits == 16 else np.uint8), stats=stats)
+            Annotation(pixels=shown.astype(np.uint16 if bits == 16 else np.uint8), stats=stats)
         )
     return results
+
+
+# Images of equal size in, their inverse distance out: (B, H, W) float32 of the images' size.
+# Several threads may call it at once.
+DepthNetwork = Callable[[Sequence[RgbU8]], "torch.Tensor"]
+
+
+def load_midas(weights: Weights, runtime: Runtime, precision: Precision) -> DepthNetwork:
+    """The DPT-Hybrid of MiDaS, as controlnet-aux builds it."""
+    import torch
+
+    vit = reference("midas.midas.vit")
+    if not isinstance(vit.activations, _OfThisThread):
+        vit.activations = _OfThisThread()
+    with warnings.catch_warnings(), torch.device("meta"):
+        # timm renamed the backbone and says so
+        warnings.filterwarnings("ignore", message="Mapping deprecated model name")
+        kind = reference("midas.midas.dpt_depth").DPTDepthModel
+        network = kind(path=None, backbone="vitb_rn50_384", non_negative=True)
+    path = locate(weights, runtime)
+    load_into(network, load_state(path), path, assign=True)
+    network = _ends_in_fp32(placed(network, runtime, precision))
+    return _Midas(network=network, runtime=runtime, precision=precision)
+
+
+def load_transformers(weights: Weights, runtime: Runtime, precision: Precision) -> DepthNetwork:
+    """A depth estimation model of transformers, with its own image processor.
+
+    Raises:
+        ConfigError: another kind of model, or its files are not complete.
+    """
+    from transformers import AutoModelForDepthEstimation
+
+    folder = locate(weights, runtime)
+    config = config_of(folder)
+    family = config.model_type
+    if family not in _FAMILIES:
+        raise ConfigError(
+            f"--depth-model {weights.hub_id}: need a model of type {', '.join(_FAMILIES)}, "
+            f"got {family}; choose another one"
+        )
+    # The deepest fusion layer has nothing to add, and released DPT files lack that unit of it.
+    unused = ("fusion_stage.layers.0.residual_layer1",)
+    network = model_of(AutoModelForDepthEstimation, folder, unused=unused)
+    network = placed(network, runtime, precision)
+    return _Transformers(
+        network=network if family in _IN_METRES else _ends_in_fp32(network),
+        processor=processor_of(folder),
+        runtime=runtime,
+        precision=precision,
+        metric=family in _IN_METRES or getattr(config, "depth_estimation_type", "") == "metric",
+        pads=family == "zoedepth",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Midas:
+    """Source: `MidasDetector` of controlnet-aux 0.0.10, which rounds sizes to multiples of 64."""
+
+    network: Any
+    runtime: Runtime
+    precision: Precision
+
+    def __call__(self, images: Sequence[RgbU8]) -> "torch.Tensor":
+        from torch.nn.functional import interpolate
+
+        size = images[0].shape[:2]
+        inner = tuple(max(_PATCH, round(side / _PATCH) * _PATCH) for side in size)
+        batch = as_batch(images, self.runtime, "fp32") / 127.5 - 1.0
+        if inner != size:
+            batch = interpolate(batch, inner, mode="bicubic", antialias=True).clamp_(-1, 1)
+        depth = self.network(batch.to(torch_dtype(self.precision))).float()
+        if inner != size:
+            depth = interpolate(depth[:, None], size, mode="bicubic")[:, 0]
+        return depth
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Transformers:
+    network: Any
+    processor: Any
+    runtime: Runtime
+    precision: Precision
+    metric: bool  # predicts metres (near = small)
+    pads: bool  # its processor adds a margin, which comes off again afterwards
+
+    def __call__(self, images: Sequence[RgbU8]) -> "torch.Tensor":
+        import torch
+
+        size = images[0].shape[:2]
+        pixels = prepared(images, self.processor, self.runtime, self.precision)
+        outputs = self.network(pixel_values=pixels)
+        depth = outputs.predicted_depth.float()
+        if self.metric:
+            # Before it is enlarged: beyond the rim of a near thing bicubic metres swing below 0.
+            depth = 1 / depth.clamp(min=_NEAREST_M)
+        outputs.predicted_depth = depth
+        sizes = [size] * len(images)
+        extra = {"source_sizes": sizes} if self.pads else {}
+        depths = self.processor.post_process_depth_estimation(outputs, target_sizes=sizes, **extra)
+        # transformers squeezes sides of one pixel away
+        return torch.stack([depth["predicted_depth"].reshape(size) for depth in depths])
+
+
+def _ends_in_fp32(network: Any) -> Any:
+    """The same network, whose last layer computes in float32.
+
+    In bf16 a depth would come out with 8 significant bits, which shows as steps in the map; the sum
+    over 32 channels costs nothing.
+    """
+    import torch
+
+    convolutions = [part for part in network.modules() if isinstance(part, torch.nn.Conv2d)]
+    last = [part for part in convolutions if part.out_channels == 1][-1].float()
+    last.register_forward_pre_hook(lambda _, inputs: tuple(tensor.float() for tensor in inputs))
+    return network
+
+
+class _OfThisThread:
+    """Stands in for the dictionary that takes feature maps from the hooks of MiDaS to its decoder.
+
+    One dictionary for all threads would mix their pictures; here each has its own, and a feature
+    map is let go as soon as it was read.
+    """
+
+    def __init__(self) -> None:
+        self._own = threading.local()
+
+    def __getitem__(self, name: str) -> Any:
+        return self._own.__dict__.pop(name)
+
+    def __setitem__(self, name: str, features: Any) -> None:
+        self._own.__dict__[name] = features

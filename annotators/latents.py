@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from annotators.networks import as_batch, in_equal_sizes, placed
+from annotators.network import NetworkAnnotator, as_batch, placed
 from annotators.runtime import Precision, PrecisionAsked, Runtime, torch_dtype
 from annotators.vae_files import VARIANTS, Vae, fetched, located, missing, no_vae
 from annotators.weights import sha256_of
@@ -69,7 +69,22 @@ class LatentSpec:
         if vae is None:
             raise missing(self.base, runtime)
         network = placed(_encoder_of(vae, self.base), runtime, self.precision)
-        return _Encoder(spec=self, runtime=runtime, network=network, factor=vae.config.factor)
+
+        def encode(signed_BCHW: "torch.Tensor") -> list[tuple[np.ndarray, np.ndarray | None]]:
+            straight = _moments(signed_BCHW, network, self.precision)
+            if not self.flips:
+                return [(moments, None) for moments in straight]
+            flipped = _moments(signed_BCHW.flip(3), network, self.precision)
+            return list(zip(straight, flipped, strict=True))
+
+        return NetworkAnnotator(
+            runtime=runtime,
+            feed=lambda images: _fed(images, self, vae.config.factor, runtime),
+            network=encode,
+            draw=lambda pairs, _height, _width: [
+                _result(*pair, precision=self.precision) for pair in pairs
+            ],
+        )
 
 
 def vae_ready(spec: LatentSpec, runtime: Runtime, *, download: bool) -> LatentInfo | None:
@@ -143,54 +158,47 @@ def _encoder_of(vae: Vae, base: str) -> "torch.nn.Module":
     return torch.nn.Sequential(whole.encoder, torch.nn.Identity() if last is None else last)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class _Encoder:
-    spec: LatentSpec
-    runtime: Runtime
-    network: "torch.nn.Module"
-    factor: int
+def _fed(
+    images: Sequence[RgbU8], spec: LatentSpec, factor: int, runtime: Runtime
+) -> "torch.Tensor":
+    """(B, 3, H, W) float32 in -1..1.
 
-    def __call__(self, images: Sequence[RgbU8], keys: Sequence[str]) -> list[Moments | Rejected]:
-        return in_equal_sizes(images, keys, self._look, at_once=self.runtime.images_at_once)
+    Raises:
+        ConfigError: images that the VAE cannot halve as often as it wants to.
+    """
+    height, width = images[0].shape[:2]
+    if height % factor or width % factor:
+        raise ConfigError(
+            f"--latents {spec.base}: need images whose sides are multiples of {factor} px, got "
+            f"{width}x{height} px; generate the set again with such a --resolution"
+        )
+    return as_batch(images, runtime, "fp32") / 127.5 - 1
 
-    def _look(self, images: Sequence[RgbU8], keys: Sequence[str]) -> Sequence[Moments | Rejected]:
-        import torch
 
-        height, width = images[0].shape[:2]
-        if height % self.factor or width % self.factor:
-            raise ConfigError(
-                f"--latents {self.spec.base}: need images whose sides are multiples of "
-                f"{self.factor} px, got {width}x{height} px ({keys[0]}); generate the set again "
-                "with such a --resolution"
+def _moments(
+    signed_BCHW: "torch.Tensor", network: "torch.nn.Module", precision: Precision
+) -> np.ndarray:
+    """(B, 2C, h, w) float16 of images in [-1, 1]; not finite where the VAE's are not."""
+    import torch
+
+    raw_BCHW = network(signed_BCHW.to(torch_dtype(precision)))
+    mean_BCHW, log_variance_BCHW = raw_BCHW.float().chunk(2, dim=1)
+    # Before they are cut off: infinite log-variances would become 20.
+    broken_B111 = ~torch.isfinite(raw_BCHW).flatten(1).all(1)[:, None, None, None]
+    cut_BCHW = log_variance_BCHW.clamp(*_LOG_VARIANCES)
+    moments_BCHW = torch.cat([mean_BCHW, cut_BCHW], dim=1).masked_fill(broken_B111, torch.nan)
+    return moments_BCHW.half().contiguous().cpu().numpy()
+
+
+def _result(
+    straight: np.ndarray, flipped: np.ndarray | None, precision: Precision
+) -> Moments | Rejected:
+    """A reader that mirrors at random needs both, so neither is kept without the other."""
+    for moments, which in ((straight, ""), (flipped, " of the mirrored image")):
+        if moments is not None and not np.isfinite(moments).all():
+            return Rejected(
+                Reason.NOT_FINITE,
+                f"need {LATENTS}{which} within float16's range, got NaN, infinity or more "
+                f"from the VAE in {precision}",
             )
-        with torch.inference_mode():
-            signed_BCHW = as_batch(images, self.runtime, "fp32") / 127.5 - 1
-            straight = self._moments(signed_BCHW)
-            flipped = self._moments(signed_BCHW.flip(3)) if self.spec.flips else None
-        return [
-            self._result(one, None if flipped is None else flipped[number])
-            for number, one in enumerate(straight)
-        ]
-
-    def _moments(self, signed_BCHW: "torch.Tensor") -> np.ndarray:
-        """(B, 2C, h, w) float16 of images in [-1, 1]; not finite where the VAE's are not."""
-        import torch
-
-        raw_BCHW = self.network(signed_BCHW.to(torch_dtype(self.spec.precision)))
-        mean_BCHW, log_variance_BCHW = raw_BCHW.float().chunk(2, dim=1)
-        # Before they are cut off: infinite log-variances would become 20.
-        broken_B111 = ~torch.isfinite(raw_BCHW).flatten(1).all(1)[:, None, None, None]
-        cut_BCHW = log_variance_BCHW.clamp(*_LOG_VARIANCES)
-        moments_BCHW = torch.cat([mean_BCHW, cut_BCHW], dim=1).masked_fill(broken_B111, torch.nan)
-        return moments_BCHW.half().contiguous().cpu().numpy()
-
-    def _result(self, straight: np.ndarray, flipped: np.ndarray | None) -> Moments | Rejected:
-        """A reader that mirrors at random needs both, so neither is kept without the other."""
-        for moments, which in ((straight, ""), (flipped, " of the mirrored image")):
-            if moments is not None and not np.isfinite(moments).all():
-                return Rejected(
-                    Reason.NOT_FINITE,
-                    f"need {LATENTS}{which} within float16's range, got NaN, infinity or more "
-                    f"from the VAE in {self.spec.precision}",
-                )
-        return Moments(straight=straight, flipped=flipped)
+    return Moments(straight=straight, flipped=flipped)

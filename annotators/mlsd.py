@@ -2,17 +2,24 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import cv2
 import numpy as np
 
-from annotators.folding import without_batch_norm
-from annotators.networks import as_batch, in_equal_sizes, load_into, not_finite, placed, reference
+from annotators.network import (
+    NetworkAnnotator,
+    as_batch,
+    not_finite,
+    placed,
+    read_weights,
+    reference,
+    without_batch_norm,
+)
 from annotators.options import EyeOptions, need
 from annotators.protocol import Annotation, Annotator, HintMode
 from annotators.runtime import Precision, Runtime
-from annotators.weights import MLSD, Weights, load_state, locate
+from annotators.weights import MLSD, Weights
 from schemas.errors import ConfigError, Rejected
 from schemas.pixels import RgbU8
 
@@ -26,7 +33,12 @@ _FARTHEST_PX = 1 << 20  # OpenCV cannot draw to any int32; cut off far outside e
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class MlsdSpec:
-    """What counts as a line."""
+    """White lines, one pixel wide, drawn at the image's size; and what counts as a line.
+
+    The network gets images of other sizes resized to the nearest multiples of 64, as the reference
+    does; but the lines are drawn in the image's coordinates, where the reference draws small and
+    resizes the drawing, which makes it grey.
+    """
 
     name: ClassVar[str] = "mlsd"
     revision: ClassVar[int] = 1
@@ -53,13 +65,17 @@ class MlsdSpec:
 
     def load(self, runtime: Runtime) -> Annotator:
         network = reference("mlsd.models.mbv2_mlsd_large").MobileV2_MLSD_Large()
-        path = locate(MLSD, runtime)
-        load_into(network, load_state(path), path)
+        read_weights(network, MLSD, runtime)
         network = placed(without_batch_norm(network), runtime, self.precision)
         # Lines are where a score is higher than its neighbours': bf16 would make too many equal.
         last = network.block23.conv3.float()
         last.register_forward_pre_hook(lambda _, arguments: (arguments[0].float(),))
-        return _Mlsd(spec=self, runtime=runtime, network=network)
+        return NetworkAnnotator(
+            runtime=runtime,
+            feed=lambda images: _fed(images, runtime, self.precision),
+            network=network,
+            draw=lambda found, height, width: _drawn(found.float(), self, height, width),
+        )
 
 
 def _parsed(text: str) -> tuple[float, float]:
@@ -72,51 +88,41 @@ def _parsed(text: str) -> tuple[float, float]:
     return score, distance
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class _Mlsd:
-    """White lines, one pixel wide, drawn at the image's size.
+def _fed(images: Sequence[RgbU8], runtime: Runtime, precision: Precision) -> "torch.Tensor":
+    """(B, 4, h, w) in -1..1; h and w are multiples of 64."""
+    from torch.nn.functional import pad
 
-    The network gets images of other sizes resized to the nearest multiples of 64, as the reference
-    does; but the lines are drawn in the image's coordinates, where the reference draws small and
-    resizes the drawing, which makes it grey.
-    """
+    size = (_rounded(images[0].shape[1]), _rounded(images[0].shape[0]))
+    fitting = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images]
+    batch = as_batch(fitting, runtime, precision)
+    # The fourth channel is constant, and is scaled like the others.
+    return pad(batch, (0, 0, 0, 0, 0, 1), value=1.0) / 127.5 - 1
 
-    spec: MlsdSpec
-    runtime: Runtime
-    network: Any
 
-    def __call__(self, images: Sequence[RgbU8], keys: Sequence[str]) -> list[Annotation | Rejected]:
-        return in_equal_sizes(images, keys, self._look, at_once=self.runtime.images_at_once)
+def _drawn(
+    found: "torch.Tensor", spec: MlsdSpec, height: int, width: int
+) -> list[Annotation | Rejected]:
+    """Maps of the lines that `segments` reads from what the network found, at half the size fed."""
+    import torch
 
-    def _look(
-        self, images: Sequence[RgbU8], keys: Sequence[str]
-    ) -> Sequence[Annotation | Rejected]:
-        import torch
-        from torch.nn.functional import pad
+    finite = torch.isfinite(found).flatten(1).all(1).tolist()
+    fed_height, fed_width = (2 * side for side in found.shape[2:])
+    scale = np.array([width / fed_width, height / fed_height] * 2)
+    return [
+        _drawing(lines * scale, height, width) if good else not_finite()
+        for lines, good in zip(
+            segments(found, score=spec.score, distance=spec.distance), finite, strict=True
+        )
+    ]
 
-        size = (_rounded(images[0].shape[1]), _rounded(images[0].shape[0]))
-        fitting = [cv2.resize(one, size, interpolation=cv2.INTER_AREA) for one in images]
-        with torch.inference_mode():
-            batch = as_batch(fitting, self.runtime, self.spec.precision)
-            # The fourth channel is constant, and is scaled like the others.
-            batch = pad(batch, (0, 0, 0, 0, 0, 1), value=1.0)
-            found = self.network(batch / 127.5 - 1).float()
-            finite = torch.isfinite(found).flatten(1).all(1).tolist()
-            lines = segments(found, score=self.spec.score, distance=self.spec.distance)
-        height, width = images[0].shape[:2]
-        scale = np.array([width / size[0], height / size[1]] * 2)
-        return [
-            self._drawn(some * scale, image) if good else not_finite()
-            for some, image, good in zip(lines, images, finite, strict=True)
-        ]
 
-    def _drawn(self, lines: np.ndarray, image: RgbU8) -> Annotation:
-        pixels = np.zeros(image.shape[:2], np.uint8)
-        ends = lines.clip(-_FARTHEST_PX, _FARTHEST_PX).astype(np.int32)
-        for x_start, y_start, x_end, y_end in ends.tolist():
-            cv2.line(pixels, (x_start, y_start), (x_end, y_end), 255, 1)
-        density = float(np.count_nonzero(pixels)) / pixels.size
-        return Annotation(pixels=pixels, stats={"lines": len(lines), "edge_density": density})
+def _drawing(lines: np.ndarray, height: int, width: int) -> Annotation:
+    pixels = np.zeros((height, width), np.uint8)
+    ends = lines.clip(-_FARTHEST_PX, _FARTHEST_PX).astype(np.int32)
+    for x_start, y_start, x_end, y_end in ends.tolist():
+        cv2.line(pixels, (x_start, y_start), (x_end, y_end), 255, 1)
+    density = float(np.count_nonzero(pixels)) / pixels.size
+    return Annotation(pixels=pixels, stats={"lines": len(lines), "edge_density": density})
 
 
 def _rounded(side: int) -> int:

@@ -2,23 +2,31 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from annotators.networks import as_batch, as_maps_u8, in_equal_sizes, placed
+from annotators.network import NetworkAnnotator, as_batch, as_maps_u8, padded, placed
 from annotators.options import EyeOptions
-from annotators.padding import padded
 from annotators.protocol import Annotation, Annotator, HintMode
 from annotators.runtime import Precision, Runtime
 from annotators.weights import NORMAL, Weights, load_state, locate
 from schemas.errors import Rejected
 from schemas.pixels import MapU8, RgbU8
 
+if TYPE_CHECKING:
+    import torch
+
 _MULTIPLE = 32  # px: five halvings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class NormalSpec:
-    """Nothing to choose but the precision."""
+    """Normals as colours, (normal + 1) / 2, of the image's size.
+
+    The network halves an image five times: other sizes than multiples of 32 are continued to the
+    right and below by their mirror image, and the map is cut back. So no normal is blended with its
+    neighbours and none is tilted, as it is when an image is resized to another shape, which the
+    reference does.
+    """
 
     name: ClassVar[str] = "normal"
     revision: ClassVar[int] = 1
@@ -43,37 +51,23 @@ class NormalSpec:
 
         path = locate(NORMAL, runtime)
         network = load_normal_bae(load_state(path), path)
-        return _Normal(spec=self, runtime=runtime, network=placed(network, runtime, self.precision))
+
+        def feed(images: Sequence[RgbU8]) -> "torch.Tensor":
+            wide = padded(images, multiple=_MULTIPLE, smallest=_MULTIPLE)
+            return as_batch(wide, runtime, self.precision)
+
+        return NetworkAnnotator(
+            runtime=runtime,
+            feed=feed,
+            network=placed(network, runtime, self.precision),
+            draw=_drawn,
+        )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class _Normal:
-    """Normals as colours, (normal + 1) / 2, of the image's size.
-
-    The network halves an image five times: other sizes than multiples of 32 are continued to the
-    right and below by their mirror image, and the map is cut back. So no normal is blended with its
-    neighbours and none is tilted, as it is when an image is resized to another shape, which the
-    reference does.
-    """
-
-    spec: NormalSpec
-    runtime: Runtime
-    network: Any
-
-    def __call__(self, images: Sequence[RgbU8], keys: Sequence[str]) -> list[Annotation | Rejected]:
-        return in_equal_sizes(images, keys, self._look, at_once=self.runtime.images_at_once)
-
-    def _look(
-        self, images: Sequence[RgbU8], keys: Sequence[str]
-    ) -> Sequence[Annotation | Rejected]:
-        import torch
-
-        height, width = images[0].shape[:2]
-        wide = padded(images, multiple=_MULTIPLE, smallest=_MULTIPLE)
-        with torch.inference_mode():
-            normals = self.network(as_batch(wide, self.runtime, self.spec.precision))
-            colours = (normals.permute(0, 2, 3, 1)[:, :height, :width] + 1) * 0.5
-            return [_with_statistics(one) for one in as_maps_u8(colours)]
+def _drawn(normals: "torch.Tensor", height: int, width: int) -> list[Annotation | Rejected]:
+    """Maps of normals, (B, 3, H, W) in -1..1."""
+    colours = (normals.permute(0, 2, 3, 1)[:, :height, :width] + 1) * 0.5
+    return [_with_statistics(image) for image in as_maps_u8(colours)]
 
 
 def _with_statistics(colours: MapU8 | RgbU8 | Rejected) -> Annotation | Rejected:

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import elu, interpolate
 
-from annotators.folding import without_batch_norm
-from annotators.networks import load_into, reference
+from annotators.network import load_into, reference, without_batch_norm
 from schemas.errors import ConfigError
 
 _ENCODER = "tf_efficientnet_b5.ap_in1k"

@@ -2,11 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from annotators.runtime import Precision, torch_dtype
+import numpy as np
+
+from annotators.runtime import Precision, Runtime, torch_dtype
 from schemas.errors import ConfigError
 from schemas.model_files import NO_CODE, NO_PICKLES, no_questions, read_model_config
+from schemas.pixels import RgbU8
+
+if TYPE_CHECKING:
+    import torch
 
 Loaded = TypeVar("Loaded")
 
@@ -97,6 +103,30 @@ def model_of(
             f"{len(absent) - 1} more; fetch the weights again"
         )
     return model
+
+
+def prepared(
+    images: Sequence[RgbU8], processor: Any, runtime: Runtime, precision: Precision
+) -> "torch.Tensor":
+    """Images of equal size as a transformers model wants them: resized and normalised.
+
+    Args:
+        images: each (H, W, 3) uint8.
+        processor: the model's image processor; computes on the device, in float32.
+        runtime: device.
+        precision: of the result.
+    """
+    import torch
+
+    batch = torch.from_numpy(np.stack(images)).to(runtime.device).permute(0, 3, 1, 2)
+    # Told, so that it does not guess from the sides of an image three pixels wide, and warn.
+    pixels = processor(
+        images=list(batch),
+        input_data_format="channels_first",
+        return_tensors="pt",
+        disable_grouping=False,
+    )["pixel_values"]
+    return pixels.to(torch_dtype(precision), memory_format=torch.channels_last)
 
 
 def _loaded(folder: Path, load: Callable[[], Loaded]) -> Loaded:

@@ -1,20 +1,18 @@
 """Semantic segmentation into the 150 classes of ADE20K, in the palette ControlNet learned from."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from annotators.depth_networks import prepared
-from annotators.networks import in_equal_sizes, not_finite, placed, reference
+from annotators.network import NetworkAnnotator, not_finite, placed, reference
 from annotators.options import EyeOptions
-from annotators.pretrained import config_of, model_of, processor_of
+from annotators.pretrained import config_of, model_of, prepared, processor_of
 from annotators.protocol import Annotation, Annotator, HintMode
 from annotators.runtime import Precision, Runtime
 from annotators.weights import Weights, locate, model
 from schemas.errors import ConfigError, Rejected
-from schemas.pixels import RgbU8
 
 if TYPE_CHECKING:
     import torch
@@ -57,46 +55,29 @@ class SegmentationSpec:
         network = model_of(AutoModelForSemanticSegmentation, folder, unused=("auxiliary_head",))
         if getattr(network, "auxiliary_head", None) is not None:
             network.auxiliary_head = None
-        return _Segmentation(
-            spec=self,
+        processor = processor_of(folder)
+        palette = np.array(reference("util").ade_palette(), np.uint8)
+        return NetworkAnnotator(
             runtime=runtime,
+            feed=lambda images: prepared(images, processor, runtime, self.precision),
             network=placed(network, runtime, self.precision),
-            processor=processor_of(folder),
-            palette=np.array(reference("util").ade_palette(), np.uint8),
+            # One by one: at 1024x1024 the enlarged logits of one image are 600 MB.
+            draw=lambda outputs, height, width: [
+                _drawn(logits, palette, height, width) for logits in outputs.logits.float()
+            ],
         )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class _Segmentation:
-    spec: SegmentationSpec
-    runtime: Runtime
-    network: Any
-    processor: Any
-    palette: np.ndarray  # (150, 3) uint8, RGB
+def _drawn(
+    logits: "torch.Tensor", palette: np.ndarray, height: int, width: int
+) -> Annotation | Rejected:
+    """A map in the palette's colours, (150, 3) uint8 RGB, out of (C, h, w) logits."""
+    import torch
 
-    def __call__(self, images: Sequence[RgbU8], keys: Sequence[str]) -> list[Annotation | Rejected]:
-        return in_equal_sizes(images, keys, self._look, at_once=self.runtime.images_at_once)
-
-    def _look(
-        self, images: Sequence[RgbU8], keys: Sequence[str]
-    ) -> Sequence[Annotation | Rejected]:
-        import torch
-
-        height, width = images[0].shape[:2]
-        with torch.inference_mode():
-            pixels = prepared(images, self.processor, self.runtime, self.spec.precision)
-            logits = self.network(pixel_values=pixels).logits
-            # One by one: at 1024x1024 the enlarged logits of one image are 600 MB.
-            return [self._drawn(one, height, width) for one in logits.float()]
-
-    def _drawn(self, logits: "torch.Tensor", height: int, width: int) -> Annotation | Rejected:
-        import torch
-
-        if not torch.isfinite(logits).all():
-            return not_finite()
-        classes = classes_of(logits, height, width)
-        stats = {"classes": len(np.unique(classes))}
-        return Annotation(pixels=self.palette[classes], stats=stats)
+    if not torch.isfinite(logits).all():
+        return not_finite()
+    classes = classes_of(logits, height, width)
+    return Annotation(pixels=palette[classes], stats={"classes": len(np.unique(classes))})
 
 
 def classes_of(logits: "torch.Tensor", height: int, width: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate
 
-from annotators.networks import reference
+from annotators.network import reference
 
 
 class HedNetwork(nn.Module):

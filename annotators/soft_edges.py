@@ -1,12 +1,12 @@
-"""What HED and PiDiNet share: the forms that soft edges are stored in."""
+"""The forms that soft edges and line drawings are stored in, whatever network found them."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
 
-from annotators.options import SoftMode
+from annotators.network import as_maps_u8
 from annotators.protocol import Annotation
 from schemas.errors import Rejected
 from schemas.pixels import MapU8, RgbU8
@@ -14,9 +14,21 @@ from schemas.pixels import MapU8, RgbU8
 if TYPE_CHECKING:
     import torch
 
+SoftMode = Literal["soft", "safe", "scribble"]
 SOFT_STATS: Mapping[str, str] = {"edge_density": "float32", "mean": "float32"}
 
 _EDGE_LEVEL = 128  # grey level from which a soft edge counts as one
+
+
+def soft_edges(logits: "torch.Tensor", mode: SoftMode) -> list[Annotation | Rejected]:
+    """Maps of the edges that a network is sure of.
+
+    Args:
+        logits: (B, H, W) floats.
+        mode: `safe` leaves few levels; `scribble` see `finished`.
+    """
+    edges = logits.sigmoid()
+    return finished(as_maps_u8(safe_steps(edges) if mode == "safe" else edges), mode)
 
 
 def finished(

@@ -1,24 +1,15 @@
 """PiDiNet soft edges: the network and weights of the ControlNet 1.1 annotator."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import ClassVar
 
-from annotators.networks import (
-    as_batch,
-    as_maps_u8,
-    in_equal_sizes,
-    load_into,
-    placed,
-    reference,
-)
-from annotators.options import EyeOptions, SoftMode
-from annotators.protocol import Annotation, Annotator, HintMode
+from annotators.network import NetworkAnnotator, as_batch, placed, read_weights, reference
+from annotators.options import EyeOptions
+from annotators.protocol import Annotator, HintMode
 from annotators.runtime import Precision, Runtime
-from annotators.soft_edges import SOFT_STATS, finished, safe_steps
-from annotators.weights import PIDINET, Weights, load_state, locate
-from schemas.errors import Rejected
-from schemas.pixels import RgbU8
+from annotators.soft_edges import SOFT_STATS, SoftMode, soft_edges
+from annotators.weights import PIDINET, Weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,30 +37,11 @@ class SoftedgeSpec:
         from annotators.soft_edge_networks import PidiNetwork
 
         network = reference("pidi.model").pidinet()
-        path = locate(PIDINET, runtime)
-        load_into(network, load_state(path), path, within="state_dict")
-        network = placed(PidiNetwork(network), runtime, self.precision)
-        return _Softedge(spec=self, runtime=runtime, network=network)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class _Softedge:
-    spec: SoftedgeSpec
-    runtime: Runtime
-    network: Any
-
-    def __call__(self, images: Sequence[RgbU8], keys: Sequence[str]) -> list[Annotation | Rejected]:
-        return in_equal_sizes(images, keys, self._look, at_once=self.runtime.images_at_once)
-
-    def _look(
-        self, images: Sequence[RgbU8], keys: Sequence[str]
-    ) -> Sequence[Annotation | Rejected]:
-        import torch
-
-        with torch.inference_mode():
-            batch = as_batch(images, self.runtime, self.spec.precision)
+        read_weights(network, PIDINET, runtime, within="state_dict")
+        return NetworkAnnotator(
+            runtime=runtime,
             # The authors' network was trained on BGR, as controlnet-aux feeds it.
-            edges = torch.sigmoid(self.network(batch.flip(1) / 255))
-            if self.spec.mode == "safe":
-                edges = safe_steps(edges)
-            return finished(as_maps_u8(edges), self.spec.mode)
+            feed=lambda images: as_batch(images, runtime, self.precision).flip(1) / 255,
+            network=placed(PidiNetwork(network), runtime, self.precision),
+            draw=lambda logits, _height, _width: soft_edges(logits, self.mode),
+        )

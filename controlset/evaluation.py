@@ -10,7 +10,7 @@ import numpy as np
 
 from annotators.border import inside_borders
 from annotators.canny import CannySpec
-from annotators.networks import reference
+from annotators.network import reference
 from annotators.options import EyeOptions
 from annotators.protocol import Annotation, Spec
 from annotators.registry import (

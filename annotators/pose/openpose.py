@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from annotators.networks import load_into, placed, reference
+from annotators.network import load_into, placed, reference
 from annotators.pose.assembly import enlarged, people_from
 from annotators.pose.keypoints import Joints, Keypoint, Person
 from annotators.runtime import Precision, Runtime, torch_dtype

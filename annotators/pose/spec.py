@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
-from annotators.networks import in_equal_sizes, not_finite
+from annotators.network import NetworkAnnotator, not_finite
 from annotators.options import EyeOptions, PosePart, need
 from annotators.pose.keypoints import Person, as_column
 from annotators.pose.skeleton import drawn
@@ -23,7 +23,8 @@ from schemas.pixels import RgbU8
 _OPENPOSE = "openpose"
 _OF_PART = {"hands": OPENPOSE_HAND, "face": OPENPOSE_FACE}
 
-Look = Callable[[Sequence[RgbU8]], list[list[Person] | None]]
+# Images of equal size in, their people out; None where the network's answer is not finite.
+PoseNetwork = Callable[[Sequence[RgbU8]], list[list[Person] | None]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,9 +72,18 @@ class PoseSpec:
         return (model(self.model), model(str(self.detector)))
 
     def load(self, runtime: Runtime) -> Annotator:
-        return _Pose(spec=self, runtime=runtime, look=self._look(runtime))
+        return NetworkAnnotator(
+            runtime=runtime,
+            network=self._network(runtime),
+            draw=lambda found, height, width: [
+                not_finite()
+                if people is None
+                else annotation_of(people, height, width, self.keep_empty)
+                for people in found
+            ],
+        )
 
-    def _look(self, runtime: Runtime) -> Look:
+    def _network(self, runtime: Runtime) -> PoseNetwork:
         if self.model == _OPENPOSE:
             from annotators.pose.openpose import load_openpose
 
@@ -82,31 +92,6 @@ class PoseSpec:
 
         pose, detector = self.weights
         return load_vitpose(pose, detector, runtime, self.precision)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class _Pose:
-    spec: PoseSpec
-    runtime: Runtime
-    look: Look
-
-    def __call__(self, images: Sequence[RgbU8], keys: Sequence[str]) -> list[Annotation | Rejected]:
-        return in_equal_sizes(images, keys, self._look, at_once=self.runtime.images_at_once)
-
-    def _look(
-        self, images: Sequence[RgbU8], keys: Sequence[str]
-    ) -> Sequence[Annotation | Rejected]:
-        import torch
-
-        with torch.inference_mode():
-            found = self.look(images)
-        height, width = images[0].shape[:2]
-        return [
-            not_finite()
-            if people is None
-            else annotation_of(people, height, width, self.spec.keep_empty)
-            for people in found
-        ]
 
 
 def annotation_of(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from annotators.networks import placed
+from annotators.network import placed
 from annotators.pose.keypoints import BODY, Joints, Keypoint, Person
 from annotators.pretrained import config_of, model_of, processor_of
 from annotators.runtime import Precision, Runtime, torch_dtype

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from annotators.networks import reference
+from annotators.network import reference
 from annotators.weights import (
     HED,
     LINEART,

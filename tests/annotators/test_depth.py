@@ -7,8 +7,7 @@ import pytest
 import skimage
 import torch
 
-from annotators.depth import DepthSpec, finished
-from annotators.depth_networks import _Midas, _OfThisThread
+from annotators.depth import DepthSpec, _Midas, _OfThisThread, finished
 from annotators.options import EyeOptions
 from annotators.pretrained import model_of
 from annotators.protocol import Annotation
@@ -322,7 +321,7 @@ def test_each_thread_reads_its_own_feature_maps():
 @pytest.fixture(scope="module")
 def midas_weights(tmp_path_factory):
     """Random weights in the released file's format (493 MB)."""
-    from annotators.networks import reference
+    from annotators.network import reference
 
     folder = tmp_path_factory.mktemp("midas")
     torch.manual_seed(0)

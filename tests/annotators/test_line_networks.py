@@ -9,9 +9,8 @@ import pytest
 import skimage
 
 from annotators.mlsd import MlsdSpec, segments
-from annotators.networks import reference
+from annotators.network import padded, reference
 from annotators.options import EyeOptions
-from annotators.padding import padded
 from annotators.protocol import Annotation
 from annotators.registry import record_of, spec_from_record, specs_of
 from annotators.runtime import Runtime

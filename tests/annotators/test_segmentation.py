@@ -35,7 +35,7 @@ def _one_thread():
 
 @pytest.fixture(scope="module")
 def palette():
-    from annotators.networks import reference
+    from annotators.network import reference
 
     return np.array(reference("util").ade_palette())
 

@@ -11,7 +11,7 @@ import pytest
 
 from annotators import weights
 from annotators.hed import HedSpec
-from annotators.networks import load_into
+from annotators.network import load_into
 from annotators.runtime import Runtime
 from annotators.softedge import SoftedgeSpec
 from annotators.weights import HED, MIDAS, PIDINET, Weights, is_released, load_state, locate

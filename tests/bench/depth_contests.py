@@ -13,7 +13,7 @@ def write_midas(folder: Path) -> None:
     """Random weights of MiDaS, in the released file's format."""
     import torch
 
-    from annotators.networks import reference
+    from annotators.network import reference
     from annotators.weights import MIDAS
 
     torch.manual_seed(0)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import skimage.data
 
-from annotators.networks import reference
+from annotators.network import reference
 from annotators.pose import PoseSpec
 from annotators.pose.assembly import enlarged, people_from
 from annotators.pose.keypoints import BODY, Keypoint, Person, as_column, from_column
@@ -192,7 +192,7 @@ def photograph(height, width):
 def test_networks_answer_as_the_reference_does_on_its_own_preparation(weights):
     import torch
 
-    look = PoseSpec().load(Runtime(weights=weights)).look
+    look = PoseSpec().load(Runtime(weights=weights)).network
     body = reference("open_pose.body").Body(f"{weights}/body_pose_model.pth")
     rgb = photograph(256, 320)
     seen = {}
@@ -229,14 +229,14 @@ def test_a_network_that_answers_nan_is_no_empty_picture(weights, keep_empty):
 
     annotate = PoseSpec(keep_empty=keep_empty).load(Runtime(weights=weights))
     with torch.no_grad():
-        for parameter in annotate.look.body.parameters():
+        for parameter in annotate.network.body.parameters():
             parameter.fill_(float("nan"))
     (rejected,) = annotate([photograph(64, 64)], ["a"])
     assert rejected.reason is Reason.NOT_FINITE
 
 
 def test_landmarks_of_a_face_keep_their_numbers_where_one_is_not_seen(weights, monkeypatch):
-    look = PoseSpec(parts=("face",)).load(Runtime(weights=weights)).look
+    look = PoseSpec(parts=("face",)).load(Runtime(weights=weights)).network
     heats = np.zeros((71, 90, 90), np.float32)
     for number in range(71):
         heats[number, 10 + number % 50, 20 + number % 40] = 0 if number == 5 else 0.7
@@ -256,7 +256,7 @@ def test_landmarks_of_a_face_keep_their_numbers_where_one_is_not_seen(weights, m
 @pytest.mark.slow
 def test_hands_and_face_run_on_a_person(weights, monkeypatch):
     spec = PoseSpec(parts=("hands", "face"))
-    look = spec.load(Runtime(weights=weights)).look
+    look = spec.load(Runtime(weights=weights)).network
     body = [
         Keypoint(x=x, y=y, score=0.9) for _, (x, y) in sorted(standing(100, 20, 150, 280).items())
     ]

@@ -74,7 +74,7 @@ def test_answers_that_are_nan_are_rejected_as_such(annotate, monkeypatch):
     monkeypatch.setattr(VitPose, "boxes", lambda _self, images: [BOX] * len(images))
     nan = {"keypoints": np.full((17, 2), np.nan), "scores": np.full(17, 0.9)}
     monkeypatch.setattr(
-        type(annotate.look.processor), "post_process_pose_estimation", lambda *_, **__: [[nan]]
+        type(annotate.network.processor), "post_process_pose_estimation", lambda *_, **__: [[nan]]
     )
     (rejected,) = annotate([photograph()], ["a"])
     assert rejected.reason is Reason.NOT_FINITE
@@ -116,7 +116,7 @@ def test_a_batch_of_mixed_images_gives_what_each_gives_alone(annotate, monkeypat
     assert runtime.images_at_once == 1
     together = annotate(images, ["a", "b", "c"])
     assert together[0].reason is Reason.NO_PERSON
-    at_once = annotate.look([images[1], images[1]])  # as on a GPU
+    at_once = annotate.network([images[1], images[1]])  # as on a GPU
     for image, one in zip(images[1:], together[1:], strict=True):
         (alone,) = annotate([image], ["x"])
         assert np.array_equal(alone.pixels, one.pixels)
@@ -135,7 +135,7 @@ def test_the_detector_keeps_persons_alone_and_gives_boxes_in_pixels(annotate):
     answer.logits[0, 0, 1] = 9.0  # a person
     answer.logits[0, 1, 2] = 9.0  # a dog
     answer.logits[0, 2, 3] = 9.0  # nothing
-    look = annotate.look
+    look = annotate.network
     original = look.detector.forward
     try:
         look.detector.forward = lambda **_: answer
