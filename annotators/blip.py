@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from annotators.caption_guard import guarded
 from annotators.caption_search import Nucleus, quicken, shared_cache
-from annotators.options import EyeOptions
+from annotators.options import need
 from annotators.pretrained import captioning_processor_of, kind_of, model_of
 from annotators.protocol import Captioner
 from annotators.runtime import Precision, Runtime, torch_dtype
@@ -30,28 +30,37 @@ class BlipSpec:
     """Which model, and how it looks for words."""
 
     name: ClassVar[str] = "blip"
+    prefix: ClassVar[str] = "caption"  # of its options
     revision: ClassVar[int] = 1
     licence: ClassVar[str] = "Apache-2.0 (transformers)"
 
-    model: str = "Salesforce/blip-image-captioning-base"  # on the hub, or a folder
-    prompt: str | None = None  # beginning (BLIP), question (BLIP-2) or task (Florence-2)
-    beams: int = 3  # 1 is greedy
-    top_p: float | None = None  # sample out of this probability mass instead of searching
+    model: str = "Salesforce/blip-image-captioning-base"
+    """Model of transformers that writes the captions (BLIP, BLIP-2 or Florence-2): its name on the
+    hub, or a folder."""
+
+    prompt: str | None = None
+    """What the model is given beside the picture. BLIP: the words that every caption begins with.
+    BLIP-2: a question. Florence-2: a task, e.g. <CAPTION>."""
+
+    beams: int = 3
+    """How many beginnings of a caption are searched at once, 1 to 32; 1 takes the likeliest word
+    each time."""
+
+    top_p: float | None = None
+    """Draw each word at random among the likeliest that together have this probability (more than
+    0, up to 1), instead of searching."""
+
     max_tokens: int = 40
+    """Tokens (words and parts of words) of the longest caption, 1 to 500."""
+
     seed: int = 0  # of samples; searches draw nothing
     precision: Precision = "fp32"
 
-    @classmethod
-    def from_options(cls, options: EyeOptions, precision: Precision) -> "BlipSpec":
-        return cls(
-            model=options.caption_model,
-            prompt=options.caption_prompt,
-            beams=options.caption_beams,
-            top_p=options.caption_top_p,
-            max_tokens=options.caption_max_tokens,
-            seed=options.seed,
-            precision=precision,
-        )
+    def __post_init__(self) -> None:
+        top_p = self.top_p
+        need(1 <= self.beams <= 32, "--caption-beams", "1 to 32", self.beams)
+        need(top_p is None or 0 < top_p <= 1, "--caption-top-p", "0 < probability <= 1", top_p)
+        need(1 <= self.max_tokens <= 500, "--caption-max-tokens", "1 to 500", self.max_tokens)
 
     @property
     def weights(self) -> tuple[Weights, ...]:

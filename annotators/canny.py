@@ -2,20 +2,18 @@
 
 import dataclasses
 import functools
-import re
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import cv2
 import numpy as np
 
+from annotators.options import named
 from annotators.protocol import Annotation, Annotator, HintMode
 from annotators.runtime import Runtime
 from schemas.errors import ConfigError, Rejected
 from schemas.pixels import MapU8, RgbU8
 from schemas.records import unit_interval
-
-_THRESHOLDS = re.compile(r"(\d+)(?:-(\d+))?,(\d+)(?:-(\d+))?")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,8 +30,12 @@ class CannySpec:
     }
     licence: ClassVar[str] = "Apache-2.0 (OpenCV)"
 
-    low: tuple[int, int] = (100, 100)
-    high: tuple[int, int] = (200, 200)
+    low: tuple[int, int] = named("canny_thresholds", (100, 100))
+    """Thresholds of the edges' strength, in grey levels: edges stronger than HIGH are kept, and
+    those stronger than LOW that touch them. Or a range for each, e.g. `50-150,150-250`: then
+    every image draws its own pair, which is stored beside its map."""
+
+    high: tuple[int, int] = named("canny_thresholds", (200, 200))
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -46,30 +48,6 @@ class CannySpec:
                 f"canny: need low < high, got low={self.low}, high={self.high}; "
                 "both ends of the high range must lie above those of the low range"
             )
-
-    @classmethod
-    def parse(cls, thresholds: str, *, seed: int = 0) -> "CannySpec":
-        """Spec from `LOW,HIGH` or `LOW-LOW,HIGH-HIGH`.
-
-        Args:
-            thresholds: e.g. `100,200` or `50-150,150-250`, grey levels.
-            seed: of the draw inside the ranges.
-
-        Raises:
-            ConfigError: not of that form, or low is not below high.
-        """
-        match = _THRESHOLDS.fullmatch(thresholds.replace(" ", ""))
-        if match is None:
-            raise ConfigError(
-                f"--canny-thresholds: need LOW,HIGH or LOW-LOW,HIGH-HIGH, got {thresholds!r}; "
-                "e.g. 100,200 or 50-150,150-250"
-            )
-        low_from, low_to, high_from, high_to = match.groups()
-        return cls(
-            low=(int(low_from), int(low_to or low_from)),
-            high=(int(high_from), int(high_to or high_from)),
-            seed=seed,
-        )
 
     def thresholds(self, key: str) -> tuple[int, int]:
         """Thresholds of one image: a pure function of (seed, key), always low < high."""

@@ -16,7 +16,7 @@ from annotators.network import (
     placed,
     reference,
 )
-from annotators.options import DEPTH_MODEL, EyeOptions, need
+from annotators.options import need
 from annotators.pretrained import config_of, model_of, prepared, processor_of
 from annotators.protocol import Annotation, Annotator, HintMode
 from annotators.runtime import Precision, Runtime, torch_dtype
@@ -52,26 +52,30 @@ class DepthSpec:
     # network's unknown scale and shift; 1 / metres if it is metric. flat: no range, map is black.
     stats: ClassVar[Mapping[str, str]] = {"min": "float32", "max": "float32", "flat": "bool"}
     licence: ClassVar[str] = "Apache-2.0 (controlnet-aux, transformers)"
+    variants: ClassVar[Sequence[Mapping[str, Any]]] = ({"model": "midas"},)
 
-    model: str = DEPTH_MODEL  # hub name or folder; `midas`: of controlnet-aux
+    model: str = "depth-anything/Depth-Anything-V2-Small-hf"
+    """Model of transformers that sees depth (Depth Anything, DPT, ZoeDepth or GLPN): its name on
+    the hub, or a folder. Or `midas`: what the ControlNet 1.1 annotator uses."""
+
     bits: Literal[8, 16] = 8
+    """Bits of a pixel in the stored map; 16 keep finer steps, and are computed in fp32."""
+
     precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
-        need(self.bits in (8, 16), "depth", "8 or 16 bits", self.bits)
+        need(self.bits in (8, 16), "--depth-bits", "8 or 16", self.bits)
         need(
             self.bits == 8 or self.precision == "fp32",
-            "depth with 16 bits",
-            "precision fp32",
+            "--depth-bits 16",
+            "--precision fp32 or auto",
             self.precision,
         )
 
-    @classmethod
-    def from_options(cls, options: EyeOptions, precision: Precision) -> "DepthSpec":
-        bits = options.depth_bits
-        return cls(
-            model=options.depth_model, bits=bits, precision="fp32" if bits == 16 else precision
-        )
+    @staticmethod
+    def always_fp32(parameters: Mapping[str, Any]) -> bool:
+        """Whether `--precision auto` means fp32: bf16 and fp16 have fewer than 16 bits."""
+        return parameters.get("bits") == 16
 
     @property
     def hint_mode(self) -> HintMode:

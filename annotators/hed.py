@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from annotators.network import NetworkAnnotator, as_batch, placed, read_weights, reference
-from annotators.options import EyeOptions
 from annotators.protocol import Annotator, HintMode
 from annotators.runtime import Precision, Runtime
 from annotators.soft_edges import SOFT_STATS, SoftMode, soft_edges
@@ -23,11 +22,11 @@ class HedSpec:
     licence: ClassVar[str] = "Apache-2.0 (controlnet-aux)"
 
     mode: SoftMode = "soft"
-    precision: Precision = "fp32"
+    """How HED's edges are stored. soft: as grey levels. safe: rounded to three levels, so that a
+    model cannot read the picture's shading out of them. scribble: as thick lines, black or white.
+    """
 
-    @classmethod
-    def from_options(cls, options: EyeOptions, precision: Precision) -> "HedSpec":
-        return cls(mode=options.hed_mode, precision=precision)
+    precision: Precision = "fp32"
 
     @property
     def weights(self) -> tuple[Weights, ...]:

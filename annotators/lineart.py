@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from annotators.network import (
     NetworkAnnotator,
@@ -13,7 +13,6 @@ from annotators.network import (
     read_weights,
     reference,
 )
-from annotators.options import EyeOptions
 from annotators.protocol import Annotation, Annotator, HintMode
 from annotators.runtime import Precision, Runtime
 from annotators.soft_edges import SOFT_STATS, finished
@@ -42,13 +41,12 @@ class LineartSpec:
     hint_mode: ClassVar[HintMode] = "grey"
     stats: ClassVar[Mapping[str, str]] = SOFT_STATS
     licence: ClassVar[str] = "Apache-2.0 (controlnet-aux); MIT (informative-drawings)"
+    variants: ClassVar[Sequence[Mapping[str, Any]]] = ({"coarse": True},)
 
     coarse: bool = False
-    precision: Precision = "fp32"
+    """Draw with fewer, bolder strokes: the `coarse` network of ControlNet 1.1."""
 
-    @classmethod
-    def from_options(cls, options: EyeOptions, precision: Precision) -> "LineartSpec":
-        return cls(coarse=options.lineart_coarse, precision=precision)
+    precision: Precision = "fp32"
 
     @property
     def weights(self) -> tuple[Weights, ...]:

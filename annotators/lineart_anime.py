@@ -16,7 +16,6 @@ from annotators.network import (
     read_weights,
     reference,
 )
-from annotators.options import EyeOptions
 from annotators.protocol import Annotation, Annotator, HintMode
 from annotators.runtime import Precision, Runtime
 from annotators.soft_edges import SOFT_STATS, finished
@@ -47,10 +46,6 @@ class LineartAnimeSpec:
     licence: ClassVar[str] = "Apache-2.0 (controlnet-aux); MIT (Anime2Sketch)"
 
     precision: Precision = "fp32"
-
-    @classmethod
-    def from_options(cls, options: EyeOptions, precision: Precision) -> "LineartAnimeSpec":
-        return cls(precision=precision)
 
     @property
     def weights(self) -> tuple[Weights, ...]:

@@ -16,11 +16,11 @@ from annotators.network import (
     reference,
     without_batch_norm,
 )
-from annotators.options import EyeOptions, need
+from annotators.options import named, need
 from annotators.protocol import Annotation, Annotator, HintMode
 from annotators.runtime import Precision, Runtime
 from annotators.weights import MLSD, Weights
-from schemas.errors import ConfigError, Rejected
+from schemas.errors import Rejected
 from schemas.pixels import RgbU8
 
 if TYPE_CHECKING:
@@ -46,18 +46,16 @@ class MlsdSpec:
     stats: ClassVar[Mapping[str, str]] = {"lines": "int32", "edge_density": "float32"}
     licence: ClassVar[str] = "Apache-2.0 (controlnet-aux, M-LSD)"
 
-    score: float = 0.1
-    distance: float = 0.1  # shortest line, px of half the image
+    score: float = named("mlsd_thresholds", 0.1)
+    """SCORE,DISTANCE that a straight line has to exceed: the network's confidence in it, 0 to 1,
+    and its length in pixels of the halved image."""
+
+    distance: float = named("mlsd_thresholds", 0.1)
     precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         need(0 <= self.score < 1, "mlsd", "0 <= score < 1", self.score)
         need(0 <= self.distance < float("inf"), "mlsd", "0 <= distance", self.distance)
-
-    @classmethod
-    def from_options(cls, options: EyeOptions, precision: Precision) -> "MlsdSpec":
-        score, distance = _parsed(options.mlsd_thresholds)
-        return cls(score=score, distance=distance, precision=precision)
 
     @property
     def weights(self) -> tuple[Weights, ...]:
@@ -76,16 +74,6 @@ class MlsdSpec:
             network=network,
             draw=lambda found, height, width: _drawn(found.float(), self, height, width),
         )
-
-
-def _parsed(text: str) -> tuple[float, float]:
-    try:
-        score, distance = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(
-            f"--mlsd-thresholds: need SCORE,DISTANCE, e.g. 0.1,0.1, got {text!r}"
-        ) from error
-    return score, distance
 
 
 def _fed(images: Sequence[RgbU8], runtime: Runtime, precision: Precision) -> "torch.Tensor":

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from annotators.network import NetworkAnnotator, as_batch, as_maps_u8, padded, placed
-from annotators.options import EyeOptions
 from annotators.protocol import Annotation, Annotator, HintMode
 from annotators.runtime import Precision, Runtime
 from annotators.weights import NORMAL, Weights, load_state, locate
@@ -37,10 +36,6 @@ class NormalSpec:
     licence: ClassVar[str] = "Apache-2.0 (controlnet-aux); MIT (NormalBae); Apache-2.0 (timm)"
 
     precision: Precision = "fp32"
-
-    @classmethod
-    def from_options(cls, options: EyeOptions, precision: Precision) -> "NormalSpec":
-        return cls(precision=precision)
 
     @property
     def weights(self) -> tuple[Weights, ...]:

@@ -1,21 +1,28 @@
-"""What a user can ask of the annotators and the captioner. Light to import."""
+"""What a user can ask of annotators and captioners: run-wide, and each one's own options.
+
+A spec's fields are its parameters and, by themselves, options: the field `mode` of `hed` is
+`--hed-mode` on the command line, `hed_mode` in YAML and in Python, and the text below it the help.
+Two fields belong to the run: `seed` and `precision`. Light to import.
+"""
 
 import dataclasses
 import os
-from typing import Literal
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from annotators.runtime import PrecisionAsked
 from schemas.errors import ConfigError
 
-DEPTH_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
-"""Small and Apache-2.0; the larger ones of its family are non-commercial."""
+Config = TypeVar("Config", bound="AnnotateConfig")
+Default = TypeVar("Default")
 
-SoftMode = Literal["soft", "safe", "scribble"]
-PosePart = Literal["hands", "face"]
+_OF_THE_RUN = frozenset({"seed", "precision"})
+_OPTION = "option"  # in a field's metadata: the option's name, where it is another than usual
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class EyeOptions:
+class AnnotateConfig:
     """Which conditions, drawn by what, and where the networks run."""
 
     conditions: tuple[str, ...]
@@ -36,68 +43,14 @@ class EyeOptions:
     """Never touch the network; weights must be here."""
 
     compile: bool = False
-    """torch.compile the networks: worth its minutes for large sets on a GPU."""
-
-    canny_thresholds: str = "100,200"
-    """Hysteresis LOW,HIGH in grey levels, or a range for each, e.g. `50-150,150-250`: then every
-    image draws its own pair, which is stored beside its map."""
-
-    depth_model: str = DEPTH_MODEL
-    """transformers model for depth (Depth Anything, DPT, ZoeDepth, GLPN; hub name or folder), e.g.
-    `Intel/dpt-hybrid-midas`; or `midas` for what the ControlNet 1.1 annotator uses."""
-
-    depth_bits: Literal[8, 16] = 8
-    """Bits of a depth map's pixels."""
-
-    pose: tuple[PosePart, ...] = ()
-    """Parts drawn beside the body: hands, face (OpenPose only)."""
-
-    pose_model: str = "openpose"
-    """`openpose` (non-commercial weights), or a transformers ViTPose model (hub name or folder),
-    e.g. `usyd-community/vitpose-base-simple` (Apache-2.0)."""
-
-    pose_detector: str = "PekingU/rtdetr_r50vd_coco_o365"
-    """transformers detector that finds the persons for ViTPose."""
-
-    keep_empty_pose: bool = False
-    """Store a black map where nobody is in the picture, instead of none."""
-
-    hed_mode: SoftMode = "soft"
-    """soft: grey edges. safe: quantised to few levels, so that a model cannot read the picture out
-    of them. scribble: thick binary lines."""
-
-    softedge_mode: SoftMode = "soft"
-    """The same for `softedge`."""
-
-    lineart_coarse: bool = False
-    """Coarse line drawings."""
-
-    mlsd_thresholds: str = "0.1,0.1"
-    """SCORE,DISTANCE that a straight line must exceed (distance in px of half the image)."""
-
-    segmentation_model: str = "openmmlab/upernet-convnext-small"
-    """transformers model for semantic segmentation with ADE20K's 150 classes."""
-
-    tile_factor: int = 4
-    """How many times smaller the image is made for `tile`, which is then enlarged again."""
-
-    caption_model: str = "Salesforce/blip-image-captioning-base"
-    """transformers model of `--caption blip`: BLIP, BLIP-2 or Florence-2 (hub name or folder)."""
-
-    caption_prompt: str | None = None
-    """Beginning of every caption (BLIP), question (BLIP-2) or task (Florence-2: <CAPTION>)."""
-
-    caption_beams: int = 3
-    """Beams of the search for a caption; 1 is greedy."""
-
-    caption_top_p: float | None = None
-    """Sample captions out of this probability mass (nucleus) instead of searching."""
-
-    caption_max_tokens: int = 40
-    """Longest caption."""
+    """Compile the networks with torch.compile: worth its minutes for large sets on a GPU."""
 
     seed: int = 0
-    """Seed of everything random (threshold draws, shuffling, sampled captions, split)."""
+    """Seed of everything that is drawn at random: thresholds, shuffling, sampled captions, and
+    which images go to the validation split."""
+
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Options of single annotators and captioners: name -> value, e.g. `hed_mode` -> `safe`."""
 
     def __post_init__(self) -> None:
         need(
@@ -106,27 +59,133 @@ class EyeOptions:
             "each one once",
             self.conditions,
         )
-        need(len(set(self.pose)) == len(self.pose), "--pose", "each part once", self.pose)
-        need(2 <= self.tile_factor <= 64, "--tile-factor", "2 to 64", self.tile_factor)
-        need(1 <= self.caption_beams <= 32, "--caption-beams", "1 to 32", self.caption_beams)
-        need(
-            self.caption_top_p is None or 0 < self.caption_top_p <= 1,
-            "--caption-top-p",
-            "0 < mass <= 1",
-            self.caption_top_p,
+
+
+def configured(kind: type[Config], **values: Any) -> Config:
+    """A configuration out of one set of names: its own fields, and options of annotators.
+
+    Args:
+        kind: e.g. `GenerateConfig`.
+        values: as on the command line; what is no field is an annotator's option, and is checked
+            when its spec is made.
+    """
+    own = {field.name for field in dataclasses.fields(kind)}
+    options = {name: value for name, value in values.items() if name not in own}
+    fields: dict[str, Any] = {name: value for name, value in values.items() if name in own}
+    if options:
+        fields["options"] = options
+    return kind(**fields)
+
+
+def named(option: str, default: Default) -> Default:
+    """A field of a spec whose option has another name than `<condition>_<field>`.
+
+    Fields of the same name are written together, with commas: `--canny-thresholds LOW,HIGH`.
+    """
+    return dataclasses.field(default=default, metadata={_OPTION: option})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Option:
+    """One option of an annotator or captioner, and the parameters of its spec that it sets."""
+
+    name: str  # as YAML and Python have it
+    kind: Any  # type of its value
+    default: Any
+    parameters: Mapping[str, Any]  # field of the spec -> its type
+
+    @property
+    def flag(self) -> str:
+        """As it is typed."""
+        return f"--{self.name.replace('_', '-')}"
+
+    def parameters_of(self, value: Any) -> dict[str, Any]:
+        """What a value sets.
+
+        Raises:
+            ConfigError: several numbers that should stand in it do not.
+        """
+        if len(self.parameters) == 1:
+            return dict.fromkeys(self.parameters, value)
+        parts = str(value).replace(" ", "").split(",")
+        try:
+            return {
+                name: _number_or_range(kind, part)
+                for (name, kind), part in zip(self.parameters.items(), parts, strict=True)
+            }
+        except ValueError:
+            raise ConfigError(
+                f"{self.flag}: need {self._form()}, got {value!r}; e.g. {self.default}"
+            ) from None
+
+    def value_of(self, parameters: Mapping[str, Any]) -> Any:
+        """The inverse: the value that gives a spec these parameters, as a record holds them."""
+        values = [parameters[name] for name in self.parameters]
+        if len(values) > 1:
+            return ",".join(map(_written, values))
+        return tuple(values[0]) if isinstance(values[0], list) else values[0]
+
+    def typed(self, value: Any) -> str:
+        """The flag with a value, as on a command line."""
+        words = value if isinstance(value, tuple) else () if value is True else (value,)
+        return " ".join([self.flag, *map(str, words)])
+
+    def _form(self) -> str:
+        names = [name.upper() for name in self.parameters]
+        numbers = ",".join(names)
+        if float in self.parameters.values():
+            return numbers
+        return f"{numbers} or {','.join(f'{name}-{name}' for name in names)}"
+
+
+def options_of(kind: Any) -> tuple[Option, ...]:
+    """Every option that a spec's class declares by its fields; none if it is no dataclass."""
+    first = getattr(kind, "prefix", kind.name)
+    if not dataclasses.is_dataclass(kind):
+        return ()
+    hints = typing.get_type_hints(kind)
+    together: dict[str, dict[str, Any]] = {}
+    for field in dataclasses.fields(kind):
+        if field.name not in _OF_THE_RUN:
+            name = field.metadata.get(_OPTION, f"{first}_{field.name}")
+            together.setdefault(name, {})[field.name] = field.default
+    return tuple(
+        Option(
+            name=name,
+            kind=hints[next(iter(defaults))] if len(defaults) == 1 else str,
+            default=next(iter(defaults.values()))
+            if len(defaults) == 1
+            else ",".join(map(_written, defaults.values())),
+            parameters={parameter: hints[parameter] for parameter in defaults},
         )
-        need(
-            1 <= self.caption_max_tokens <= 500,
-            "--caption-max-tokens",
-            "1 to 500",
-            self.caption_max_tokens,
-        )
-        need(
-            not (self.depth_bits == 16 and self.precision in {"bf16", "fp16"}),
-            "--depth-bits 16",
-            "--precision fp32 or auto",
-            self.precision,
-        )
+        for name, defaults in together.items()
+    )
+
+
+def helps_of(kind: type) -> dict[str, str]:
+    """Field of a dataclass -> the text below it, on one line."""
+    import docstring_parser
+
+    return {
+        parameter.arg_name: " ".join((parameter.description or "").split())
+        for part in reversed(kind.__mro__[:-1])
+        for parameter in docstring_parser.parse_from_object(part).params
+    }
+
+
+def _number_or_range(kind: Any, text: str) -> Any:
+    if typing.get_origin(kind) is not tuple:
+        return kind(text)
+    first, _, last = text.partition("-")
+    return int(first), int(last or first)
+
+
+def _written(value: Any) -> str:
+    """A number, or a range whose ends may be the same."""
+    if isinstance(value, list | tuple):
+        first, last = value
+        return str(first) if first == last else f"{first}-{last}"
+    return str(value)
 
 
 def need(satisfied: bool, where: str, rule: str, value: object) -> None:

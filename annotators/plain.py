@@ -9,9 +9,9 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
-from annotators.options import EyeOptions, need
+from annotators.options import need
 from annotators.protocol import Annotation, Annotator, HintMode
-from annotators.runtime import Precision, Runtime
+from annotators.runtime import Runtime
 from schemas.errors import Rejected
 from schemas.pixels import MapU8, RgbU8
 
@@ -30,10 +30,6 @@ class GreySpec:
     background: ClassVar[None] = None  # a border looks as it does in the picture
     licence: ClassVar[str] = _OPENCV
 
-    @classmethod
-    def from_options(cls, options: EyeOptions, precision: Precision) -> "GreySpec":
-        return cls()
-
     def load(self, runtime: Runtime) -> Annotator:
         return functools.partial(_each, lambda rgb, _key: grey(rgb))
 
@@ -50,13 +46,10 @@ class TileSpec:
     licence: ClassVar[str] = _OPENCV
 
     factor: int = 4
+    """How many times smaller the picture is made before it is enlarged again, 2 to 64."""
 
     def __post_init__(self) -> None:
-        need(2 <= self.factor <= 64, "tile: factor", "2 to 64", self.factor)
-
-    @classmethod
-    def from_options(cls, options: EyeOptions, precision: Precision) -> "TileSpec":
-        return cls(factor=options.tile_factor)
+        need(2 <= self.factor <= 64, "--tile-factor", "2 to 64", self.factor)
 
     def load(self, runtime: Runtime) -> Annotator:
         return functools.partial(_each, lambda rgb, _key: tile(rgb, factor=self.factor))
@@ -74,10 +67,6 @@ class ShuffleSpec:
     licence: ClassVar[str] = "Apache-2.0 (controlnet-aux)"
 
     seed: int = 0
-
-    @classmethod
-    def from_options(cls, options: EyeOptions, precision: Precision) -> "ShuffleSpec":
-        return cls(seed=options.seed)
 
     def load(self, runtime: Runtime) -> Annotator:
         return functools.partial(

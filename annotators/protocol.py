@@ -38,10 +38,14 @@ Captioner = Callable[[Sequence[RgbU8], Sequence[str]], list[str | Rejected]]
 
 @runtime_checkable
 class Spec(Protocol):
-    """Frozen dataclass whose fields are the annotator's parameters.
+    """Frozen dataclass whose fields are the annotator's parameters, and thereby its options.
 
-    One that needs weights also has the property `weights`, see `weights_of`; one whose maps are not
-    0 where there is nothing has a `background`, see `annotators.border`.
+    See `annotators.options`. The class is imported to show the help, so what is heavy belongs into
+    `load`. It may also have, as class variables or properties:
+
+    - `weights`: what it needs on disk, see `weights_of`;
+    - `variants`: sets of parameters that need other weights, for `controlset weights` to list;
+    - `background`: where its maps are not 0 where there is nothing, see `annotators.border`.
     """
 
     name: ClassVar[str]  # the condition's column

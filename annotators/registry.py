@@ -1,21 +1,27 @@
-"""Which conditions exist: ours and third parties', found through one entry-point group."""
+"""Which conditions there are, ours and other packages', and the specs that options ask for.
 
+Other packages add conditions through the entry-point group `controlset.annotators`.
+"""
+
+import contextlib
 import dataclasses
+import difflib
 import importlib
 import shlex
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, get_args
 
-from annotators import third_party
-from annotators.canny import CannySpec
-from annotators.options import EyeOptions
-from annotators.protocol import CaptionSpec, Spec, parameters, weights_of
+from annotators.options import AnnotateConfig, Option, options_of
+from annotators.protocol import CaptionSpec, HintMode, Spec, parameters, weights_of
 from annotators.runtime import Precision, Runtime, resolve_device, resolve_precision
 from annotators.weights import WeightsRecord, fetch, is_here, is_known, record_of_weights
 from schemas.documents import as_record, misfit
 from schemas.errors import ConfigError
 
-# Ours, with the module that defines each spec. A spec that needs no network takes no precision.
+GROUP = "controlset.annotators"
+
+# Ours, with the module that defines each spec.
 _OURS = {
     "canny": "annotators.canny:CannySpec",
     "depth": "annotators.depth:DepthSpec",
@@ -33,7 +39,7 @@ _OURS = {
 }
 CAPTIONERS = {"blip": "annotators.blip:BlipSpec"}
 _MADE_AGAIN = "generate the data set again, or train again"
-_WITHOUT_NETWORK = frozenset({"canny", "grey", "tile", "shuffle"})
+_ATTRIBUTES = ("name", "revision", "hint_mode", "stats", "licence", "load")
 
 
 def available() -> list[str]:
@@ -43,61 +49,141 @@ def available() -> list[str]:
 
 def others() -> list[str]:
     """Conditions of other packages; who takes one of our names is not heard."""
-    return sorted(third_party.installed().keys() - _OURS.keys())
+    return sorted(installed().keys() - _OURS.keys())
 
 
-def specs_of(options: EyeOptions) -> tuple[Spec, ...]:
+def installed() -> dict[str, EntryPoint]:
+    """Condition -> entry point, of every package that is installed; ours is one of them."""
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def specs_of(config: AnnotateConfig) -> tuple[Spec, ...]:
     """Specs of all conditions, in the order asked for.
 
     Raises:
-        ConfigError: a condition that nobody provides, parameters out of range, or a device that
-            is not there.
+        ConfigError: a condition or an option that nobody provides, parameters out of range, or a
+            device that is not there.
     """
-    for condition in options.conditions:
+    for condition in config.conditions:
         if condition not in available():
             known = ", ".join(available())
             raise ConfigError(f"--conditions {condition}: no such annotator; available: {known}")
-    return tuple(_spec_of(condition, options) for condition in options.conditions)
+    _check_known(config.options)
+    return tuple(_made(kind_of(condition), config) for condition in config.conditions)
 
 
-def _spec_of(condition: str, options: EyeOptions) -> Spec:
-    if condition == CannySpec.name:
-        return CannySpec.parse(options.canny_thresholds, seed=options.seed)
-    kind = _kind_of(condition)
-    if condition not in _OURS:
-        return kind()
-    return kind.from_options(options, _precision(condition, options))
-
-
-def captioner_of(name: str, options: EyeOptions) -> CaptionSpec:
+def captioner_of(name: str, config: AnnotateConfig) -> CaptionSpec:
     """The spec of a captioner, e.g. `blip`.
 
     Raises:
-        ConfigError: parameters out of range, or a device that is not there.
+        ConfigError: an option that nobody provides, parameters out of range, or a device that is
+            not there.
     """
-    return _imported(CAPTIONERS[name]).from_options(options, _precision(name, options))
+    _check_known(config.options)
+    return _made(_imported(CAPTIONERS[name]), config)
 
 
-def _precision(name: str, options: EyeOptions) -> Precision:
-    if name in _WITHOUT_NETWORK:
+def all_options() -> dict[str, tuple[Option, ...]]:
+    """Condition or captioner -> its options.
+
+    A package that cannot be imported is left out; it is named when its condition is asked for.
+    """
+    found: dict[str, tuple[Option, ...]] = {}
+    for name in (*available(), *CAPTIONERS):
+        with contextlib.suppress(ConfigError):
+            found[name] = options_of(kind_of(name))
+    return found
+
+
+def _check_known(options: Mapping[str, Any]) -> None:
+    if not options:
+        return
+    known = [option.name for several in all_options().values() for option in several]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"unknown option {name}{hint}")
+
+
+def _made(kind: Any, config: AnnotateConfig) -> Any:
+    """A spec with the parameters that were asked for, and the run's seed and precision."""
+    values: dict[str, Any] = {}
+    for option in options_of(kind):
+        if option.name in config.options:
+            values |= option.parameters_of(config.options[option.name])
+    has_fields = dataclasses.is_dataclass(kind)
+    fields = {field.name for field in dataclasses.fields(kind)} if has_fields else set()
+    if "seed" in fields:
+        values["seed"] = config.seed
+    if "precision" in fields:
+        values["precision"] = _precision(kind, values, config)
+    return kind(**values)
+
+
+def _precision(kind: Any, values: Mapping[str, Any], config: AnnotateConfig) -> Precision:
+    if config.precision != "auto":
+        return config.precision  # the device may be another machine's
+    if hasattr(kind, "always_fp32") and kind.always_fp32(values):
         return "fp32"
-    if options.precision != "auto":
-        return options.precision  # the device may be another machine's
-    return resolve_precision(options.precision, resolve_device(options.device))
+    return resolve_precision(config.precision, resolve_device(config.device))
 
 
-def _kind_of(condition: str) -> Any:
-    if condition in _OURS:
-        return _imported(_OURS[condition])
-    entry = third_party.installed().get(condition)
+def always_fp32(name: str, values: Mapping[str, Any]) -> bool:
+    """Whether an annotator with these parameters computes in fp32 where nothing else is asked."""
+    kind = kind_of(name)
+    return hasattr(kind, "always_fp32") and kind.always_fp32(values)
+
+
+def kind_of(name: str) -> Any:
+    """The class of a condition's or captioner's spec.
+
+    Raises:
+        ConfigError: nobody provides it, or its package cannot be used.
+    """
+    place = (_OURS | CAPTIONERS).get(name)
+    if place is not None:
+        return _imported(place)
+    entry = installed().get(name)
     if entry is None:
-        raise ConfigError(f"{condition}: need its annotator to be installed, found none")
-    return third_party.imported(entry)
+        raise ConfigError(f"{name}: need its annotator to be installed, found none")
+    return _of_another_package(entry)
 
 
 def _imported(place: str) -> Any:
     module, name = place.split(":")
     return getattr(importlib.import_module(module), name)
+
+
+def _of_another_package(entry: EntryPoint) -> Any:
+    """The `Spec` class that an entry point names.
+
+    Raises:
+        ConfigError: it cannot be imported, or is no annotator's.
+    """
+    where = f"{entry.name} ({entry.value})"
+    try:
+        kind = entry.load()
+    except Exception as error:  # another package's code: whatever stops its import
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ConfigError(
+            f"{where}: need an annotator that can be imported, got {reason}; repair its package"
+        ) from error
+    absent = [name for name in _ATTRIBUTES if not hasattr(kind, name)]
+    if absent:
+        raise ConfigError(
+            f"{where}: need {', '.join(_ATTRIBUTES)} of an annotator, got none of "
+            f"{', '.join(absent)}; see docs/own-annotator.md"
+        )
+    if kind.name != entry.name:
+        raise ConfigError(
+            f"{where}: need the name of its entry point, got name = {kind.name!r}; make them equal"
+        )
+    if kind.hint_mode not in get_args(HintMode):
+        raise ConfigError(
+            f"{where}: need hint_mode {', '.join(get_args(HintMode))}, got {kind.hint_mode!r}"
+        )
+    return kind
 
 
 def weights_ready(
@@ -117,14 +203,19 @@ def weights_ready(
         ConfigError: names everything that is missing, with sizes and licences.
     """
     wanted = {spec.name: weights_of(spec) for spec in specs if weights_of(spec)}
-    absent = [one for several in wanted.values() for one in several if not is_here(one, runtime)]
+    absent = [
+        weights
+        for several in wanted.values()
+        for weights in several
+        if not is_here(weights, runtime)
+    ]
     if absent and download:
         fetch(absent, runtime)
         absent = []
     return {
-        name: tuple(record_of_weights(one, runtime) for one in several)
+        name: tuple(record_of_weights(weights, runtime) for weights in several)
         for name, several in wanted.items()
-        if not any(one in absent for one in several)
+        if not any(weights in absent for weights in several)
     }
 
 
@@ -143,7 +234,7 @@ def spec_from_record(condition: str, record: Mapping[str, Any]) -> Spec:
             f"{condition}: need an annotator, but its maps were imported "
             f"({record['parameters']['imported']}); nothing can draw them again"
         )
-    kind = _kind_of(condition)
+    kind = kind_of(condition)
     revision, parameters = record.get("revision"), record.get("parameters")
     if kind.revision != revision:
         raise ConfigError(
@@ -169,12 +260,12 @@ def need_known_models(spec: Spec, trusted: Collection[str]) -> None:
     Raises:
         ConfigError: says what to type for the model to be used.
     """
-    for one in weights_of(spec):
-        if one.file is None and not is_known(one.hub_id) and one.hub_id not in trusted:
+    for weights in weights_of(spec):
+        name = weights.hub_id
+        if weights.file is None and not is_known(name) and name not in trusted:
             raise ConfigError(
-                f"{spec.name}: need a model that you name, got {one.hub_id!r} from the data alone, "
-                f"and it was not loaded; if you trust it, say --trust-model "
-                f"{shlex.quote(one.hub_id)}"
+                f"{spec.name}: need a model that you name, got {name!r} from the data alone, "
+                f"and it was not loaded; if you trust it, say --trust-model {shlex.quote(name)}"
             )
 
 
@@ -193,7 +284,7 @@ def record_of(spec: Spec, weights: Sequence[WeightsRecord] = ()) -> dict[str, An
         "hint_range": [0, 1],
         "color_order": "RGB" if spec.hint_mode == "rgb" else None,
         "stats": dict(spec.stats),
-        "weights": [dataclasses.asdict(one) for one in weights] or None,
+        "weights": [dataclasses.asdict(record) for record in weights] or None,
         "licence": spec.licence,
     }
 
@@ -204,7 +295,7 @@ def record_of_captioner(spec: CaptionSpec, weights: Sequence[WeightsRecord] = ()
         "name": spec.name,
         "revision": spec.revision,
         "parameters": _plain(parameters(spec)),
-        "weights": [dataclasses.asdict(one) for one in weights] or None,
+        "weights": [dataclasses.asdict(record) for record in weights] or None,
         "licence": spec.licence,
     }
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from annotators.network import NetworkAnnotator, not_finite, placed, reference
-from annotators.options import EyeOptions
 from annotators.pretrained import config_of, model_of, prepared, processor_of
 from annotators.protocol import Annotation, Annotator, HintMode
 from annotators.runtime import Precision, Runtime
@@ -30,12 +29,11 @@ class SegmentationSpec:
     stats: ClassVar[Mapping[str, str]] = {"classes": "int32"}  # how many there are in the picture
     licence: ClassVar[str] = "Apache-2.0 (transformers)"
 
-    model: str = "openmmlab/upernet-convnext-small"  # hub name or folder
-    precision: Precision = "fp32"
+    model: str = "openmmlab/upernet-convnext-small"
+    """Model of transformers that segments pictures into the 150 classes of ADE20K: its name on the
+    hub, or a folder."""
 
-    @classmethod
-    def from_options(cls, options: EyeOptions, precision: Precision) -> "SegmentationSpec":
-        return cls(model=options.segmentation_model, precision=precision)
+    precision: Precision = "fp32"
 
     @property
     def weights(self) -> tuple[Weights, ...]:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from annotators.network import NetworkAnnotator, as_batch, placed, read_weights, reference
-from annotators.options import EyeOptions
 from annotators.protocol import Annotator, HintMode
 from annotators.runtime import Precision, Runtime
 from annotators.soft_edges import SOFT_STATS, SoftMode, soft_edges
@@ -23,11 +22,9 @@ class SoftedgeSpec:
     licence: ClassVar[str] = "Apache-2.0 (controlnet-aux)"
 
     mode: SoftMode = "soft"
-    precision: Precision = "fp32"
+    """How PiDiNet's edges are stored: soft, safe or scribble, as with `--hed-mode`."""
 
-    @classmethod
-    def from_options(cls, options: EyeOptions, precision: Precision) -> "SoftedgeSpec":
-        return cls(mode=options.softedge_mode, precision=precision)
+    precision: Precision = "fp32"
 
     @property
     def weights(self) -> tuple[Weights, ...]:

@@ -1,65 +1,50 @@
-"""Options from a YAML file: read, checked, and handed on as if they had been typed."""
+"""Options from a YAML file, as values of the types that the options have."""
 
-import dataclasses
 import difflib
 import os
 import reprlib
-from collections.abc import Mapping, Sequence
+import types
+import typing
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from annotators.options import AnnotateConfig
 from schemas.errors import ConfigError
 
 _MOST_BYTES = 1_000_000
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel = 2
+_NOT_TYPED = frozenset({"beam_args", "options"})  # fields that are no options
+_RULES = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
-def as_flags(values: Mapping[str, Any], *, but: Sequence[str], kind: type) -> list[str]:
-    """Options of a file as a command line would give them, without those that it does give.
+def option_kinds(kind: type) -> dict[str, Any]:
+    """Option -> type of its value, of everything that a command can be asked.
 
     Args:
-        values: option name -> value.
-        but: a command line; what it gives is left out.
-        kind: dataclass of the options: a switch that is on by default has a `--no-` flag.
+        kind: dataclass of the command's configuration; where annotators work, theirs come along.
     """
-    on = {field.name for field in dataclasses.fields(kind) if field.default is True}
-    given = {argument.split("=")[0].replace("_", "-") for argument in but}
-    given |= {f"--{flag[5:]}" for flag in given if flag.startswith("--no-")}
-    flags: list[str] = []
-    for name, value in values.items():
-        flag = f"--{name.replace('_', '-')}"
-        if name == "source" or flag in given or value is None:
-            continue
-        if isinstance(value, list):
-            flags += [flag, *map(str, value)]
-        elif isinstance(value, bool):
-            if value != (name in on):
-                flags.append(flag if value else f"--no-{flag[2:]}")
-        else:
-            flags.append(f"{flag}={value}")
-    return flags
+    hints = typing.get_type_hints(kind)
+    kinds = {name: hints[name] for name in kind.__dataclass_fields__ if name not in _NOT_TYPED}
+    if issubclass(kind, AnnotateConfig):
+        from annotators.registry import all_options
+
+        kinds |= {
+            option.name: option.kind for options in all_options().values() for option in options
+        }
+    return kinds
 
 
-def value_of(flag: str, arguments: Sequence[str]) -> str | None:
-    """What a command line gives as a flag's value; None: it does not have the flag."""
-    for number, argument in enumerate(arguments):
-        if argument == flag and number + 1 < len(arguments):
-            return arguments[number + 1]
-        if argument.startswith(f"{flag}="):
-            return argument.split("=", 1)[1]
-    return None
-
-
-def read_yaml(path: str, kind: type) -> Mapping[str, Any]:
-    """Options of a file, checked as far as a file alone can be wrong.
+def read_yaml(path: str, kind: type) -> dict[str, Any]:
+    """Options of a file: name -> value.
 
     Args:
         path: YAML, a mapping of options; or the `config.json` of a run.
-        kind: dataclass of the options.
+        kind: dataclass of the command's configuration.
 
     Raises:
-        ConfigError: it cannot be read, or holds something that is no option.
+        ConfigError: it cannot be read, or holds something that is no option, or no such value.
     """
     import yaml
 
@@ -80,25 +65,67 @@ def read_yaml(path: str, kind: type) -> Mapping[str, Any]:
         )
     if isinstance(document.get("config"), dict):
         document = document["config"]  # the config.json of a run
-        document = {name: value for name, value in document.items() if value not in (None, [])}
-    values = {str(name).replace("-", "_"): value for name, value in document.items()}
-    kinds = {field.name: field.type for field in dataclasses.fields(kind)}
-    for name, value in values.items():
-        if name not in kinds or name == "beam_args":
-            near = difflib.get_close_matches(name, kinds.keys() - {"beam_args"}, n=1)
+        document = {name: value for name, value in document.items() if value != []}
+    kinds, values = option_kinds(kind), {}
+    for said, value in document.items():
+        name = str(said).replace("-", "_")
+        if name not in kinds:
+            near = difflib.get_close_matches(name, kinds, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(f"--config {path}: unknown option {name}{hint}")
-        rule = _misfit(kinds[name], value, several=name in {"conditions", "pose", "trust_model"})
-        if rule is not None:  # a value may be made of aliases, and endless if it is written out
-            raise ConfigError(f"--config {path}: {name}: need {rule}, got {_SHORT.repr(value)}")
+        if value is None:
+            continue  # as if it were not there
+        try:
+            values[name] = typed(kinds[name], value)
+        except ValueError as rule:  # a value may be made of aliases, and endless if written out
+            raise ConfigError(
+                f"--config {path}: {name}: need {rule}, got {_SHORT.repr(value)}"
+            ) from None
     return values
 
 
-def _misfit(kind: object, value: object, *, several: bool) -> str | None:
-    """What a value of a file should be, if its very form is wrong; the rest is checked as typed."""
-    if kind is bool:
-        return None if isinstance(value, bool | None) else "true or false"
-    nested = isinstance(value, list) and any(isinstance(one, list | dict) for one in value)
-    if isinstance(value, bool | dict) or nested or (isinstance(value, list) and not several):
-        return "names" if several else "one value"
-    return None
+def typed(kind: Any, value: Any) -> Any:
+    """A value out of YAML, or a word, as an option's type has it.
+
+    Args:
+        kind: of the option; `X | None` is taken as X.
+        value: what was written.
+
+    Raises:
+        ValueError: it is none of that type; the text says what is needed.
+    """
+    if isinstance(kind, types.UnionType):
+        (kind,) = (part for part in typing.get_args(kind) if part is not types.NoneType)
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        return _several(typing.get_args(kind)[0], value)
+    if isinstance(value, list | dict | tuple | set):
+        raise ValueError("true or false" if kind is bool else "one value")
+    if origin is Literal:
+        choices = {str(choice): choice for choice in typing.get_args(kind)}
+        if isinstance(value, bool) or str(value) not in choices:
+            raise ValueError(choices_text(choices))
+        return choices[str(value)]
+    if kind is bool or isinstance(value, bool):
+        words = {"true": True, "false": False}
+        if kind is not bool or str(value).lower() not in words:
+            raise ValueError(_RULES[bool] if kind is bool else _RULES.get(kind, "one value"))
+        return words[str(value).lower()]
+    try:
+        return kind(str(value))
+    except ValueError:
+        raise ValueError(_RULES.get(kind, "another value")) from None
+
+
+def choices_text(choices: Mapping[str, Any] | typing.Collection[str]) -> str:
+    """Words as a list for reading: `crop, pad or stretch`."""
+    *first, last = choices
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _several(kind: Any, value: Any) -> tuple[Any, ...]:
+    values = [value] if isinstance(value, str | int | float) else value
+    nested = isinstance(values, list) and any(isinstance(part, list | dict) for part in values)
+    if isinstance(value, bool) or not isinstance(values, list) or nested:
+        raise ValueError("names")
+    return tuple(typed(kind, part) for part in values)

@@ -129,7 +129,7 @@ def _data_config(options: Demo, shapes: Path, data: Path) -> GenerateConfig:
         source=options.source or str(shapes),
         output=str(data),
         conditions=("canny",),
-        canny_thresholds="60,120",
+        options={"canny_thresholds": "60,120"},
         resolution=SIZE_PX,
         min_side=SIZE_PX,
         validation=_VALIDATION,

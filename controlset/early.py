@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from annotators.options import EyeOptions
+from annotators.options import AnnotateConfig
 from pipeline.options import GenerateConfig
 from schemas.errors import ConfigError
 
@@ -45,7 +45,7 @@ def need_source(source: str) -> None:
     raise ConfigError(f"{path}: need a path that exists, got none")
 
 
-def need_conditions(options: EyeOptions) -> None:
+def need_conditions(options: AnnotateConfig) -> None:
     """Refuse names of conditions, and options of theirs, that no annotator has.
 
     Raises:

@@ -1,7 +1,7 @@
 """`controlset evaluate`: the judge is chosen here, since learning never annotates."""
 
 import contextlib
-import dataclasses
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from annotators.border import inside_borders
 from annotators.canny import CannySpec
 from annotators.network import reference
-from annotators.options import EyeOptions
+from annotators.options import AnnotateConfig, configured
 from annotators.protocol import Annotation, Spec
 from annotators.registry import (
     is_imported,
@@ -28,6 +28,7 @@ from controlnet.evaluator.eye import Eye
 from controlnet.evaluator.scorers import scorer_of
 from controlnet.evaluator.scores import Seen
 from controlnet.evaluator.settings import EvaluateConfig
+from controlset.configuration import option_kinds, typed
 from controlset.console import progress
 from controlset.extras import extras_of
 from schemas.border import Border
@@ -168,36 +169,27 @@ def _eye(
 
 def _asked(config: EvaluateConfig, condition: str) -> Spec:
     """The annotator that `--judge` describes: a name, and options as `generate` has them."""
-    options: dict[str, Any] = dict(_CNPP.get(condition, {})) if config.preset == "cnpp" else {}
-    fields = {field.name: field for field in dataclasses.fields(EyeOptions)}
+    values: dict[str, Any] = dict(_CNPP.get(condition, {})) if config.preset == "cnpp" else {}
+    kinds = option_kinds(AnnotateConfig)
     for word in config.judge:
         name, separator, value = word.partition("=")
         if not separator:
             condition = word
             continue
         name = name.replace("-", "_")
-        if name not in fields or name == "conditions":
+        if name not in kinds or name == "conditions":
             raise ConfigError(
                 f"--judge {word}: need an annotator's name or an option of `generate`, e.g. "
                 "canny-thresholds=100,200"
             )
-        options[name] = _cast(word, fields[name].default, value)
-    options.setdefault("device", config.device)
-    (spec,) = specs_of(EyeOptions(conditions=(condition,), **options))
+        several = typing.get_origin(kinds[name]) is tuple
+        try:
+            values[name] = typed(kinds[name], value.split(",") if several else value)
+        except ValueError as rule:
+            raise ConfigError(f"--judge {word}: need {rule}, got {value!r}") from rule
+    values.setdefault("device", config.device)
+    (spec,) = specs_of(configured(AnnotateConfig, conditions=(condition,), **values))
     return spec
-
-
-def _cast(word: str, default: object, value: str) -> object:
-    """A value as its option has it, judged by the option's default."""
-    try:
-        if isinstance(default, bool):
-            return {"true": True, "false": False}[value.lower()]
-        if isinstance(default, int | float):
-            return type(default)(value)
-        return tuple(value.split(",")) if isinstance(default, tuple) else value
-    except (KeyError, ValueError) as error:
-        kind = type(default).__name__
-        raise ConfigError(f"--judge {word}: need a value of type {kind}, got {value!r}") from error
 
 
 def _draws_by_key(spec: Spec) -> bool:

@@ -7,9 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from annotators.options import EyeOptions
+from annotators.options import AnnotateConfig
 from annotators.runtime import resolve_device, resolve_precision
-from annotators.third_party import installed
 from schemas.machine import cores, memory_bytes
 
 _PACKAGES = (
@@ -41,7 +40,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def hardware(options: EyeOptions) -> dict[str, Any]:
+def hardware(options: AnnotateConfig) -> dict[str, Any]:
     """Processor, GPUs, and what `--device` and `--precision` mean here.
 
     Raises:
@@ -74,7 +73,7 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def room(options: EyeOptions) -> dict[str, Any]:
+def room(options: AnnotateConfig) -> dict[str, Any]:
     """Free memory, and free disk where weights and, by default, data sets go."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -132,7 +131,7 @@ def _lacks(runner: str) -> str | None:
 
 def third_parties() -> dict[str, str]:
     """Condition -> package and class, of annotators that other packages bring."""
-    from annotators.registry import others
+    from annotators.registry import installed, others
 
     entries = installed()
     packages = {name: entries[name].dist for name in others()}

@@ -10,9 +10,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from annotators.options import EyeOptions
+from annotators.options import AnnotateConfig, options_of
 from annotators.protocol import CaptionSpec, Spec, weights_of
-from annotators.registry import CAPTIONERS, available, captioner_of, specs_of
+from annotators.registry import CAPTIONERS, available, captioner_of, kind_of, specs_of
 from annotators.runtime import Runtime
 from annotators.weights import Weights, is_here, locate, sha256_of
 from schemas.errors import ConfigError
@@ -20,18 +20,6 @@ from schemas.printable import printable
 from schemas.terminal import Terminal
 
 _BOX = box.SIMPLE_HEAD  # without lines between columns, so that names fit into 80
-
-# What the same annotator needs if more is asked of it.
-_VARIANTS: Sequence[tuple[str, str, Mapping[str, Any]]] = (
-    ("depth", "--depth-model midas", {"depth_model": "midas"}),
-    ("pose", "--pose hands face", {"pose": ("hands", "face"), "pose_model": "openpose"}),
-    (
-        "pose",
-        "--pose-model usyd-community/vitpose-base-simple",
-        {"pose": (), "pose_model": "usyd-community/vitpose-base-simple"},
-    ),
-    ("lineart", "--lineart-coarse", {"lineart_coarse": True}),
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +90,7 @@ def known(names: Sequence[str]) -> None:
             )
 
 
-def weights_for(names: Sequence[str], options: EyeOptions) -> list[Weights]:
+def weights_for(names: Sequence[str], options: AnnotateConfig) -> list[Weights]:
     """What these annotators and captioners need, with these options.
 
     Raises:
@@ -113,7 +101,7 @@ def weights_for(names: Sequence[str], options: EyeOptions) -> list[Weights]:
 
 def entries(
     names: Sequence[str],
-    options: EyeOptions,
+    options: AnnotateConfig,
     *,
     variants: bool = False,
     models_too: bool = False,
@@ -128,9 +116,9 @@ def entries(
     """
     runtime = Runtime(weights=options.weights, offline=True)
     found = [entry for name in names for entry in _entries(name, "", options, runtime)]
-    for name, option, changes in _VARIANTS if variants else ():
-        if name in names:
-            others = _entries(name, option, _plain(options, **changes), runtime)
+    for name in names if variants else ():
+        for said, changes in _variants(name):
+            others = _entries(name, said, _with_options(options, changes), runtime)
             mine = {entry.weights for entry in found if entry.name == name}
             found += [entry for entry in others if entry.weights and entry.weights not in mine]
     found.sort(key=lambda entry: names.index(entry.name))
@@ -138,7 +126,25 @@ def entries(
         return list(pool.map(lambda entry: _hashed(entry, models_too), found))
 
 
-def _entries(name: str, option: str, options: EyeOptions, runtime: Runtime) -> Iterator[Entry]:
+def _variants(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Options, as typed and as values, with which an annotator needs other weights."""
+    try:
+        kind = kind_of(name)
+    except ConfigError:
+        return  # its own entry says what is wrong
+    options = options_of(kind)
+    defaults = {option.name: option.default for option in options}
+    for changes in getattr(kind, "variants", ()):
+        values = {
+            option.name: option.value_of(changes)
+            for option in options
+            if option.parameters.keys() <= changes.keys()
+        }
+        said = [option.typed(values[option.name]) for option in options if option.name in values]
+        yield " ".join(said), defaults | values
+
+
+def _entries(name: str, option: str, options: AnnotateConfig, runtime: Runtime) -> Iterator[Entry]:
     try:
         wanted = weights_of(_spec(name, options))
     except (ConfigError, ImportError) as error:
@@ -159,17 +165,18 @@ def _hashed(entry: Entry, models_too: bool) -> Entry:
     return dataclasses.replace(entry, sha256=sha256_of(entry.path))
 
 
-def _spec(name: str, options: EyeOptions) -> Spec | CaptionSpec:
+def _spec(name: str, config: AnnotateConfig) -> Spec | CaptionSpec:
+    # For the CPU, so that torch need not be imported; where weights lie does not depend on it.
+    here = AnnotateConfig(conditions=(), device="cpu", precision="fp32", options=config.options)
     if name in CAPTIONERS:
-        return captioner_of(name, _plain(options))
-    return specs_of(_plain(options, conditions=(name,)))[0]
+        return captioner_of(name, here)
+    return specs_of(dataclasses.replace(here, conditions=(name,)))[0]
 
 
-def _plain(options: EyeOptions, **changes: Any) -> EyeOptions:
-    """For the CPU, so that torch need not be imported; where weights lie does not depend on it."""
-    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(EyeOptions)}
-    asked = {"conditions": (), "device": "cpu", "precision": "fp32"}
-    return EyeOptions(**values | asked | changes)
+def _with_options(config: AnnotateConfig, options: Mapping[str, Any]) -> AnnotateConfig:
+    return AnnotateConfig(
+        conditions=(), weights=config.weights, options={**config.options, **options}
+    )
 
 
 def print_entries(found: Sequence[Entry], console: Terminal) -> None:

@@ -4,48 +4,55 @@ import contextlib
 import dataclasses
 import difflib
 import io
-import itertools
 import os
-import re
 import textwrap
 import types
 import typing
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
+from tyro import _errors as rejections  # structured; tyro's public alternative is to read its boxes
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from annotators.options import AnnotateConfig, Option, helps_of, need
+from controlset.configuration import choices_text, option_kinds, read_yaml, typed
 from schemas.errors import ConfigError
 from schemas.printable import say
 
-Options = TypeVar("Options")
+Config = TypeVar("Config")
 
 _COLUMNS = 80
-_TEXT_COLUMN = 24
-_HEAD_ALONE = re.compile(r"  \S(?!.*  )")
-_HEAD_AND_TEXT = re.compile(r"(  \S.*?) {2,}(\S.*)")
-_NUMBERS = {int: "a whole number", float: "a number"}
+_NUMBERS = {int, float}
 _VALUES = ConstructorRegistry()
-_NO_PATHS = {"--prompt", "--negative-prompt", "--caption-text", "--caption-prompt"}
-
-_EXAMPLE = """{description}
-
-example:
-  {example}"""
+_NO_PATHS = {"prompt", "negative_prompt", "caption_text", "caption_prompt"}
+_CONFIG = "YAML file of these options, names as here with _ for -; the command line wins."
 
 
 def parse(
-    kind: type[Options], command: str, arguments: Sequence[str], *, description: str, example: str
-) -> Options:
-    """Options of a command.
+    kind: type[Config],
+    command: str,
+    arguments: Sequence[str],
+    *,
+    description: str,
+    example: str,
+    has_file: bool = False,
+    defaults: Mapping[str, Any] | None = None,
+) -> Config:
+    """Options of a command; see `parse_known`.
 
     Raises:
         ConfigError: anything that is not understood, in one line.
         SystemExit: status 0, after `--help`.
     """
     options, unknown = parse_known(
-        kind, command, arguments, description=description, example=example
+        kind,
+        command,
+        arguments,
+        description=description,
+        example=example,
+        has_file=has_file,
+        defaults=defaults,
     )
     if unknown:
         raise unknown_argument(unknown[0], flags_of(kind))
@@ -53,45 +60,223 @@ def parse(
 
 
 def parse_known(
-    kind: type[Options],
+    kind: type[Config],
     command: str,
     arguments: Sequence[str],
     *,
     description: str,
     example: str,
-) -> tuple[Options, list[str]]:
+    has_file: bool = False,
+    defaults: Mapping[str, Any] | None = None,
+) -> tuple[Config, list[str]]:
     """Options of a command, and what they do not know.
 
     Args:
-        kind: dataclass; a flag for each field, its docstring is the help.
+        kind: dataclass; a flag for each field, its docstring is the help. Fields that are marked
+            `tyro.conf.Suppress` have none. Where annotators work, their options come along.
         command: as typed, e.g. `controlset generate`.
         arguments: what follows it.
         description: first paragraph of the help.
         example: one command line that works.
+        has_file: whether `--config FILE.yaml` gives defaults.
+        defaults: other defaults than the dataclass has; a file's go before them.
 
     Raises:
         ConfigError: a wrong value, in one line.
         SystemExit: status 0, after `--help`.
     """
-    arguments = _home_expanded(arguments)
-    helptext, box = io.StringIO(), io.StringIO()
-    try:
-        with contextlib.redirect_stdout(helptext), contextlib.redirect_stderr(box):
-            options, unknown = tyro.cli(
-                kind,
-                prog=command,
-                description=_EXAMPLE.format(description=description, example=example),
-                args=list(arguments),
-                return_unknown_args=True,
-                config=(tyro.conf.FlagCreatePairsOff,),
-                registry=_VALUES,
+    arguments, given = list(arguments), dict(defaults or {})
+    flags = [*flags_of(kind), *(["--config"] if has_file else [])]
+    with _rejected_in_one_line(command, arguments, flags):
+        if has_file:
+            path, arguments = tyro.cli(
+                _File, args=arguments, add_help=False, return_unknown_args=True
             )
-    except SystemExit as stop:
-        if stop.code in {0, None}:
-            say(*_readable(helptext.getvalue()).splitlines())
+            given |= {} if path.config is None else read_yaml(path.config, kind)
+        arguments = _home_expanded(arguments)
+        positional = _positional_of(kind)
+        # A positional of the file goes first, so that one that was typed is left over, before words
+        # that belong to options which are not ours.
+        stands_in = positional in given
+        words = [_at_home(str(given.pop(positional))), *arguments] if stands_in else arguments
+        form = _Form(kind, has_file=has_file, with_help=not {"-h", "--help"}.isdisjoint(words))
+        helptext = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(helptext):
+                filled, unknown = tyro.cli(
+                    form.type,
+                    default=form.filled(_typed_away(form, given, words)),
+                    prog=command,
+                    description="",  # tyro would not wrap it
+                    args=words,
+                    return_unknown_args=True,
+                    config=(tyro.conf.FlagCreatePairsOff,),
+                    registry=_VALUES,
+                )
+        except SystemExit as stop:
+            if stop.code in {0, None}:
+                usage, *lines = helptext.getvalue().rstrip().splitlines()
+                say(*textwrap.wrap(description, _COLUMNS), "", "example:", f"  {example}", "")
+                say(*textwrap.wrap(usage, _COLUMNS, subsequent_indent=" " * len("usage: ")))
+                say(*(line.rstrip() for line in lines))
             raise
-        raise _mistake(box.getvalue(), command, arguments, flags_of(kind)) from None
-    return options, list(unknown)
+    values, unknown = form.values(filled), list(unknown)
+    if stands_in and unknown and not unknown[0].startswith("-"):
+        values[positional] = unknown.pop(0)
+    return kind(**values), unknown
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _File:
+    config: str | None = None
+
+
+class _Form:
+    """A dataclass for tyro to fill in: the options of a command, without the checks of its own.
+
+    Options of annotators stand in parts of their own, under the name of their condition.
+    """
+
+    def __init__(self, kind: type, *, has_file: bool, with_help: bool) -> None:
+        self._kind = kind
+        self._parts: dict[str, tuple[Option, ...]] = {}  # field of the form -> what stands in it
+        fields = [*_own_fields(kind, with_help=with_help)]
+        parts: list[tuple[str, Any, Any]] = []
+        if has_file:
+            shown = tyro.conf.arg(metavar="FILE", help=_CONFIG, help_behavior_hint=_hint)
+            fields.append(("config", Annotated[str | None, shown], None))
+        if issubclass(kind, AnnotateConfig):
+            from annotators.registry import all_options
+
+            for model, options in all_options().items():
+                if options:
+                    part = f"part_{len(parts)}"
+                    parts.append((part, *_part(model, options, with_help=with_help)))
+                    self._parts[part] = options
+        names = [name for name, *_ in fields]
+        taken = [
+            option for options in self._parts.values() for option in options if option.name in names
+        ]
+        if taken:
+            raise ConfigError(
+                f"{taken[0].flag}: need another name for the option of an annotator, since the "
+                "command has one of this name; repair the annotator's package"
+            )
+        self.type = _dataclass("Options", [*fields, *parts])
+
+    def filled(self, values: Mapping[str, Any]) -> Any:
+        """The form with these values, and MISSING where an option has to be given."""
+        whole: dict[str, Any] = {}
+        for field in dataclasses.fields(self.type):
+            if field.name in self._parts:
+                options = self._parts[field.name]
+                part = {option.name: values.get(option.name, option.default) for option in options}
+                whole[field.name] = typing.cast(Any, field.type).__origin__(**part)
+            elif field.name in values:
+                whole[field.name] = values[field.name]
+            elif field.default is dataclasses.MISSING:
+                whole[field.name] = tyro.MISSING
+        return self.type(**whole)
+
+    def values(self, filled: Any) -> dict[str, Any]:
+        """Arguments of the command's dataclass."""
+        own = {field.name for field in dataclasses.fields(self._kind)}
+        values = {
+            field.name: getattr(filled, field.name)
+            for field in dataclasses.fields(filled)
+            if field.name in own
+        }
+        options = {
+            option.name: given
+            for part, several in self._parts.items()
+            for option in several
+            if (given := getattr(getattr(filled, part), option.name)) != option.default
+        }
+        return values | ({"options": options} if options else {})
+
+
+def _own_fields(kind: type, *, with_help: bool) -> Iterator[tuple[str, Any, Any]]:
+    """Name, annotated type and default of each field that is an option; required ones first."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    helps = helps_of(kind) if with_help else {}
+    fields = [field for field in dataclasses.fields(kind) if _is_option(kind, field.name, hints)]
+    for field in sorted(fields, key=lambda field: not _is_required(field)):
+        shown = tyro.conf.arg(help=helps.get(field.name), help_behavior_hint=_hint)
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        yield field.name, Annotated[hints[field.name], shown], dataclasses.field(default=default)
+
+
+def _part(model: str, options: Sequence[Option], *, with_help: bool) -> tuple[Any, Any]:
+    """Type and default of the field for an annotator's options; in the help they stand together."""
+    from annotators.registry import kind_of
+
+    helps = helps_of(kind_of(model)) if with_help else {}
+    fields = []
+    for option in options:
+        shown = tyro.conf.arg(
+            help=helps.get(next(iter(option.parameters))),
+            help_behavior_hint=_hint,
+            prefix_name=False,
+            metavar=_metavar(option),
+        )
+        fields.append((option.name, Annotated[option.kind, shown], option.default))
+    part = _dataclass(model, fields)
+    return Annotated[part, tyro.conf.arg(name=model)], part()
+
+
+def _dataclass(name: str, fields: Sequence[tuple[str, Any, Any]]) -> type:
+    kind = dataclasses.make_dataclass(name, fields, kw_only=True, frozen=True)
+    kind.__doc__ = ""  # or tyro would show the one that dataclasses make
+    return kind
+
+
+def _metavar(option: Option) -> str | None:
+    if len(option.parameters) > 1:
+        return ",".join(name.upper() for name in option.parameters)
+    return None
+
+
+def _hint(default: str) -> str:
+    """What stands behind a help text: no default that only says that there is none."""
+    return "" if default in {"None", "False", "()", ""} else f"(default: {default})"
+
+
+def _is_option(kind: type, name: str, hints: Mapping[str, Any]) -> bool:
+    if name == "options" and issubclass(kind, AnnotateConfig):
+        return False
+    return tyro.conf.Suppress not in getattr(hints[name], "__metadata__", ())
+
+
+def _is_required(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is field.default_factory is dataclasses.MISSING
+
+
+def _positional_of(kind: type) -> str:
+    """Name of the one that has to be given; none: an empty text."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    positional = [
+        field.name
+        for field in dataclasses.fields(kind)
+        if tyro.conf.Positional in getattr(hints[field.name], "__metadata__", ())
+        and _is_required(field)
+    ]
+    return positional[0] if positional else ""
+
+
+def _typed_away(form: _Form, values: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    """Defaults without those of repeated options that are typed; tyro would append to them."""
+    flags = {word.split("=")[0].replace("_", "-") for word in words}
+    repeated = {
+        field.name
+        for field in dataclasses.fields(form.type)
+        if tyro.conf.UseAppendAction in getattr(field.type, "__metadata__", ())
+        and f"--{field.name.replace('_', '-')}" in flags
+    }
+    return {
+        name: _at_home_all(name, value) for name, value in values.items() if name not in repeated
+    }
 
 
 def _home_expanded(arguments: Sequence[str]) -> list[str]:
@@ -102,12 +287,24 @@ def _home_expanded(arguments: Sequence[str]) -> list[str]:
     words: list[str] = []
     for word in arguments:
         flag, equals, value = word.partition("=")
-        if flag.startswith("--") and equals and flag not in _NO_PATHS:
+        if flag.startswith("--") and equals and _field_of(flag) not in _NO_PATHS:
             words.append(f"{flag}={_at_home(value)}")
         else:
-            last = next((one for one in reversed(words) if one.startswith("--")), "")
-            words.append(word if last in _NO_PATHS else _at_home(word))
+            last = next((before for before in reversed(words) if before.startswith("--")), "")
+            words.append(word if _field_of(last) in _NO_PATHS else _at_home(word))
     return words
+
+
+def _field_of(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
+
+
+def _at_home_all(name: str, value: Any) -> Any:
+    if name in _NO_PATHS:
+        return value
+    if isinstance(value, tuple):
+        return tuple(_at_home(part) if isinstance(part, str) else part for part in value)
+    return _at_home(value) if isinstance(value, str) else value
 
 
 def _at_home(path: str) -> str:
@@ -115,34 +312,66 @@ def _at_home(path: str) -> str:
     return path if not first.startswith("~") or os.path.lexists(first) else os.path.expanduser(path)
 
 
-def _mistake(box: str, command: str, arguments: Sequence[str], flags: Sequence[str]) -> ConfigError:
-    """What was wrong, from tyro's words and, where they mislead, from what was typed."""
-    line = _in_one_line(box)
-    strange = [word for word in arguments if word.startswith("--") and not _is_flag(word, flags)]
-    # A misspelt flag first shows as another one missing, and a positional after it as lost.
-    for word in strange:
-        if _resembled(word, flags) is not None:
-            return unknown_argument(word, flags)
-    lost = re.match(r"Missing value for argument '(\w+)'", line)
-    if strange and lost:
-        line = f"need {lost[1].upper()} before {strange[0]}, which is no option of {command}"
-    return ConfigError(f"{line}; see {command} --help")
+@contextlib.contextmanager
+def _rejected_in_one_line(
+    command: str, arguments: Sequence[str], flags: Sequence[str]
+) -> Iterator[None]:
+    """Turn what tyro rejects into our errors, instead of its boxes."""
+
+    def refuse(event: rejections.ParseErrorEvent) -> NoReturn:
+        typed_flags = [word for word in arguments if word.startswith("--")]
+        strange = [word for word in typed_flags if not _is_flag(word, flags)]
+        # A misspelt flag first shows as another one missing, and a positional after it as lost.
+        for word in strange:
+            if _resembled(word, flags) is not None:
+                raise unknown_argument(word, flags)
+        raise ConfigError(f"{_rejection(event, command, strange)}; see {command} --help")
+
+    with rejections.on_parse_error(refuse):
+        yield
+
+
+def _rejection(event: rejections.ParseErrorEvent, command: str, strange: Sequence[str]) -> str:
+    if isinstance(event, rejections.MissingArgs):
+        return f"need {', '.join(_name_of(missing.arg) for missing in event.missing_arguments)}"
+    if isinstance(event, rejections.InvalidChoice):
+        choices = choices_text(event.choices)
+        return f"{_name_of(event.argument)}: need {choices}, got {event.value!r}"
+    if isinstance(event, rejections.BadValue):
+        name = _name_of(event.argument)
+        lost = event.argument.is_positional() and strange
+        return (
+            f"need {name} before {strange[0]}, which is no option of {command}"
+            if lost
+            else f"{name}: need a value"
+        )
+    if isinstance(event, rejections.InstantiationFailure):
+        where = f"{_name_of(event.argument)}: " if event.argument is not None else ""
+        return f"{where}{event.message}"
+    return f"need options as in the help, got others ({type(event).__name__})"
+
+
+def _name_of(argument: Any) -> str:
+    """As it is typed: a flag, or a positional's name in capitals."""
+    if argument.is_positional():
+        return str(argument.lowered.metavar).strip("[]")
+    return argument.lowered.name_or_flags[-1]
 
 
 @_VALUES.primitive_rule
 def _value(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     """Numbers that say what they need, and `int | None` typed and shown as plain `INT`."""
     kinds = typing.get_args(info.type) if info.type_origin in {types.UnionType} else [info.type]
-    named = [kind for kind in kinds if kind is not types.NoneType]
-    if len(named) != 1 or (len(kinds) == 1 and named[0] not in _NUMBERS):
+    some = [kind for kind in kinds if kind is not types.NoneType]
+    if len(some) != 1 or (len(kinds) == 1 and some[0] not in _NUMBERS):
         return None
-    kind = named[0]
+    kind = some[0]
 
     def construct(words: list[str]) -> Any:
         try:
-            return kind(words[0])
-        except ValueError:
-            raise ValueError(f"need {_NUMBERS.get(kind, 'a value')}, got {words[0]!r}") from None
+            return typed(kind, words[0])
+        except ValueError as rule:
+            raise ValueError(f"need {rule}, got {words[0]!r}") from None
 
     return PrimitiveConstructorSpec(
         nargs=1,
@@ -153,29 +382,30 @@ def _value(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     )
 
 
-def need(satisfied: bool, where: str, rule: str, value: object) -> None:
-    """Refuse a value of an option that breaks its rule.
-
-    Raises:
-        ConfigError: it does.
-    """
-    if not satisfied:
-        raise ConfigError(f"{where}: need {rule}, got {value!r}")
+def plain(options: Any, kind: type[Config]) -> Config:
+    """A command's options as the configuration that they extend, without the command's own."""
+    return kind(
+        **{field.name: getattr(options, field.name) for field in dataclasses.fields(kind)}  # type: ignore[reportArgumentType]  # any dataclass
+    )
 
 
 def need_workers(number: int | None) -> None:
-    """The same for `--num-workers`, which several commands have."""
+    """Refuse a `--num-workers` that several commands have.
+
+    Raises:
+        ConfigError: less than one.
+    """
     need(number is None or number >= 1, "--num-workers", "1 or more", number)
 
 
 def flags_of(kind: type) -> list[str]:
-    """Every flag that a command has, from its options' dataclass."""
+    """Every flag that a command has."""
     hints = typing.get_type_hints(kind, include_extras=True)
     no_flag = {tyro.conf.Positional, tyro.conf.Suppress}
     return [
-        f"--{field.name.replace('_', '-')}"
-        for field in dataclasses.fields(kind)
-        if no_flag.isdisjoint(getattr(hints[field.name], "__metadata__", ()))
+        f"--{name.replace('_', '-')}"
+        for name in option_kinds(kind)
+        if no_flag.isdisjoint(getattr(hints.get(name), "__metadata__", ()))
     ]
 
 
@@ -200,56 +430,3 @@ def misspelt(words: Sequence[str], flags: Sequence[str]) -> str | None:
 def _resembled(word: str, flags: Sequence[str], cutoff: float = 0.75) -> str | None:
     near = difflib.get_close_matches(word.split("=")[0], flags, n=1, cutoff=cutoff)
     return near[0] if near else None
-
-
-def _readable(helptext: str) -> str:
-    """Help as flowing text of 80 columns.
-
-    Tyro wraps to the terminal's width, keeps the line breaks of our sources, underlines titles and
-    shows defaults that are absent; none of that helps to read.
-    """
-    blocks: list[str] = []
-    for line in helptext.rstrip().splitlines():
-        if line.startswith(" " * 4) and blocks:
-            gap = "  " if _HEAD_ALONE.match(blocks[-1]) else " "
-            blocks[-1] += f"{gap}{line.strip()}"
-        elif not line.startswith(" -"):
-            blocks += ["", f"{line.strip()}:"] if re.match(r" \w", line) else [line.rstrip()]
-    laid_out = "\n".join(itertools.chain.from_iterable(_laid_out(block) for block in blocks))
-    return re.sub(r"\n{3,}", "\n\n", laid_out)
-
-
-def _laid_out(block: str) -> list[str]:
-    entry = _HEAD_AND_TEXT.match(block)
-    if entry is None:
-        below = "       " if block.startswith("usage: ") else ""
-        wrapped = textwrap.wrap(block, _COLUMNS, subsequent_indent=below)
-        return [block] if block.startswith(" ") else wrapped or [""]
-    head, text = entry.groups()
-    text = text.replace("(default: None)", "").replace("(default: False)", "")
-    indent = " " * _TEXT_COLUMN
-    wrapped = textwrap.wrap(
-        text, _COLUMNS, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
-    )
-    if len(head) + 2 > _TEXT_COLUMN:
-        return [head, *wrapped]
-    return [head + wrapped[0][len(head) :], *wrapped[1:]]
-
-
-def _in_one_line(box: str) -> str:
-    """Tyro explains in several paragraphs; the first one says what is wrong.
-
-    They stand in a box below its title or, where the terminal has no lines to draw with, under a
-    title and a rule of dashes.
-    """
-    lines = [line.strip("│ ") for line in box.splitlines()]
-    below_title = itertools.dropwhile(lambda line: not line.startswith(("╭", "--")), lines)
-    body = itertools.islice(below_title, 1, None)
-    first = list(itertools.takewhile(lambda line: not line.startswith(("──", "---")), body))
-    if first and first[0].startswith("Missing from"):
-        missing = (re.match(r"--[a-z-]+|[A-Z]{3,}", line) for line in first[1:])
-        return f"need {', '.join(match[0] for match in missing if match)}"
-    line = " ".join(first).rstrip(".").removeprefix("Error parsing ")
-    if no_value := re.match(r"Missing value for argument '(-\S+)'", line):
-        return f"{no_value[1]}: need a value"
-    return line

@@ -11,10 +11,12 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from annotators.options import helps_of
+from annotators.registry import all_options, kind_of, others
 from pipeline.options import GenerateConfig
 from schemas.printable import say
 
-_NOT_PARAMETERS = frozenset({"dry_run", "beam_args", "num_workers"})
+_NOT_PARAMETERS = frozenset({"dry_run", "beam_args", "num_workers", "options"})
 """Of the terminal, of Beam, and of the job's environment (Dataflow's own numWorkers)."""
 
 _DESCRIPTION = (
@@ -23,13 +25,23 @@ _DESCRIPTION = (
 )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Parameter:
+    """An option, of `generate` itself or of an annotator."""
+
+    name: str
+    kind: Any  # its type, without None
+    default: Any  # MISSING where it must be given
+    help: str = ""
+
+
 def metadata() -> dict[str, Any]:
     """The template's metadata, as `google.cloud.dataflow_v1beta3.TemplateMetadata` in JSON."""
     return {
         "name": "controlset generate",
         "description": _DESCRIPTION,
         "streaming": False,
-        "parameters": [_parameter(field) for field in _fields()],
+        "parameters": [_described(parameter) for parameter in _parameters()],
     }
 
 
@@ -42,7 +54,7 @@ def arguments_of(parameters: Sequence[str]) -> list[str]:
     Returns:
         The source first; lists as separate words, switches as flags; Beam's options as they came.
     """
-    known = {field.name: field for field in _fields()}
+    known = {parameter.name: parameter for parameter in _parameters()}
     source, arguments = [], []
     for parameter in parameters:
         name, _, value = parameter.removeprefix("--").partition("=")
@@ -55,39 +67,57 @@ def arguments_of(parameters: Sequence[str]) -> list[str]:
     return [*source, *arguments]
 
 
-def _flags(field: "dataclasses.Field[Any]", value: str) -> list[str]:
-    option = field.name.replace("_", "-")
-    kind = _kind(field)
-    if kind is bool:
+def _flags(parameter: _Parameter, value: str) -> list[str]:
+    option = parameter.name.replace("_", "-")
+    if parameter.kind is bool:
         return [f"--{option}"] if value.lower() == "true" else []  # all of them are off by default
-    if typing.get_origin(kind) is tuple:
+    if typing.get_origin(parameter.kind) is tuple:
         return [f"--{option}", *value.replace(",", " ").split()]
     return [f"--{option}={value}"]
 
 
-def _fields() -> Iterator["dataclasses.Field[Any]"]:
-    """Options in the order of importance: what must be given first."""
-    fields = [one for one in dataclasses.fields(GenerateConfig) if one.name not in _NOT_PARAMETERS]
-    yield from sorted(fields, key=lambda field: not _is_required(field))
+def _parameters() -> Iterator[_Parameter]:
+    """Options in the order of importance: what must be given first, those of annotators last."""
+    hints, helps = typing.get_type_hints(GenerateConfig), helps_of(GenerateConfig)
+    own = [
+        _Parameter(
+            name=field.name,
+            kind=_without_none(hints[field.name]),
+            default=None if callable(field.default_factory) else field.default,
+            help=helps[field.name],
+        )
+        for field in dataclasses.fields(GenerateConfig)
+        if field.name not in _NOT_PARAMETERS
+    ]
+    yield from sorted(own, key=lambda parameter: parameter.default is not dataclasses.MISSING)
+    elsewhere = set(others())  # what is installed here need not be in the template's image
+    for model, options in all_options().items():
+        helps = {} if model in elsewhere else helps_of(kind_of(model))
+        for option in () if model in elsewhere else options:
+            yield _Parameter(
+                name=option.name,
+                kind=_without_none(option.kind),
+                default=option.default,
+                help=helps[next(iter(option.parameters))],
+            )
 
 
-def _parameter(field: "dataclasses.Field[Any]") -> dict[str, Any]:
-    kind = _kind(field)
+def _described(asked: _Parameter) -> dict[str, Any]:
     parameter: dict[str, Any] = {
-        "name": field.name,
-        "label": field.name.replace("_", " ").capitalize(),
-        "helpText": _help()[field.name],
-        "isOptional": not _is_required(field),
-        "paramType": _type_of(kind),
+        "name": asked.name,
+        "label": asked.name.replace("_", " ").capitalize(),
+        "helpText": asked.help,
+        "isOptional": asked.default is not dataclasses.MISSING,
+        "paramType": _type_of(asked.kind),
     }
-    if typing.get_origin(kind) is Literal:
-        values = [str(value) for value in typing.get_args(kind)]
+    if typing.get_origin(asked.kind) is Literal:
+        values = [str(value) for value in typing.get_args(asked.kind)]
         parameter["enumOptions"] = [{"value": value, "label": value} for value in values]
-    if field.name == "output":
+    if asked.name == "output":
         parameter |= {"paramType": "GCS_WRITE_FOLDER", "regexes": ["^gs://.+"]}
-    if field.default not in (dataclasses.MISSING, None, ()):
-        plain = field.default
-        parameter["defaultValue"] = str(plain).lower() if kind is bool else str(plain)
+    if asked.default not in (dataclasses.MISSING, None, ()):
+        plain = str(asked.default)
+        parameter["defaultValue"] = plain.lower() if asked.kind is bool else plain
     return parameter
 
 
@@ -98,28 +128,10 @@ def _type_of(kind: object) -> str:
     return names.get(kind, "TEXT")
 
 
-def _kind(field: "dataclasses.Field[Any]") -> Any:
-    """The field's type without `None`."""
-    kind = typing.get_type_hints(GenerateConfig)[field.name]
+def _without_none(kind: Any) -> Any:
     if isinstance(kind, types.UnionType):
-        kind = next(one for one in typing.get_args(kind) if one is not types.NoneType)
+        kind = next(part for part in typing.get_args(kind) if part is not types.NoneType)
     return kind
-
-
-def _is_required(field: "dataclasses.Field[Any]") -> bool:
-    missing = dataclasses.MISSING
-    return field.default is missing and field.default_factory is missing
-
-
-def _help() -> dict[str, str]:
-    """Option -> its docstring, on one line."""
-    import docstring_parser  # of the development environment
-
-    return {
-        parameter.arg_name: " ".join((parameter.description or "").split())
-        for kind in reversed(GenerateConfig.__mro__[:-1])
-        for parameter in docstring_parser.parse_from_object(kind).params
-    }
 
 
 if __name__ == "__main__":

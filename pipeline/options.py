@@ -4,7 +4,7 @@ import dataclasses
 import re
 from typing import Any, Literal
 
-from annotators.options import EyeOptions, need
+from annotators.options import AnnotateConfig, need
 from schemas.machine import cores
 
 Fit = Literal["crop", "pad", "stretch", "bucket"]
@@ -39,7 +39,7 @@ _NOT_IN_RECIPE = frozenset({"source", "output", "overwrite", "dry_run", "num_wor
 
 # What annotators and captioner are made from stands in their own records.
 _IN_OTHER_RECORDS = frozenset(
-    field.name for field in dataclasses.fields(EyeOptions) if field.name != "seed"
+    field.name for field in dataclasses.fields(AnnotateConfig) if field.name != "seed"
 )
 
 # With a model, what the source itself may say.
@@ -47,7 +47,7 @@ _OF_THE_SOURCE: dict[str, SourceCaption] = {"blip": "none", "sidecar-else-blip":
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class GenerateConfig(EyeOptions):
+class GenerateConfig(AnnotateConfig):
     """Everything that `controlset generate` needs to know."""
 
     source: str
@@ -146,7 +146,7 @@ class GenerateConfig(EyeOptions):
     goes here."""
 
     def __post_init__(self) -> None:
-        EyeOptions.__post_init__(self)
+        AnnotateConfig.__post_init__(self)
         need(bool(self.output), "--output", "a folder", self.output)
         need(bool(self.source), "SOURCE", "a folder, glob, tar or Parquet file", self.source)
         need(

@@ -2,44 +2,14 @@
 
 import dataclasses
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from annotators.options import EyeOptions
-from annotators.registry import is_imported
+from annotators.options import Option
+from annotators.registry import all_options, always_fp32, is_imported
 from pipeline.options import GenerateConfig
 from schemas.latents import LatentInfo
 from schemas.manifest import Manifest
-
-_OPTIONS: Mapping[str, Mapping[str, str]] = {
-    # annotator or captioner -> its parameter -> the option that sets it
-    "canny": {"low": "canny_thresholds", "high": "canny_thresholds"},
-    "depth": {"model": "depth_model", "bits": "depth_bits"},
-    "pose": {
-        "parts": "pose",
-        "model": "pose_model",
-        "detector": "pose_detector",
-        "keep_empty": "keep_empty_pose",
-    },
-    "hed": {"mode": "hed_mode"},
-    "softedge": {"mode": "softedge_mode"},
-    "lineart": {"coarse": "lineart_coarse"},
-    "lineart_anime": {},
-    "mlsd": {"score": "mlsd_thresholds", "distance": "mlsd_thresholds"},
-    "normal": {},
-    "segmentation": {"model": "segmentation_model"},
-    "shuffle": {},
-    "grey": {},
-    "tile": {"factor": "tile_factor"},
-    "blip": {
-        "model": "caption_model",
-        "prompt": "caption_prompt",
-        "beams": "caption_beams",
-        "top_p": "caption_top_p",
-        "max_tokens": "caption_max_tokens",
-    },
-}
-"""Of ours; a third party's annotator has no options. Seed and precision are those of the run."""
 
 _SOURCE_ALONE = {"blip": "none", "sidecar-else-blip": "auto"}
 """What `--caption` is without the model."""
@@ -49,22 +19,31 @@ _SOURCE_ALONE = {"blip": "none", "sidecar-else-blip": "auto"}
 class _Run:
     """One command: models that can have been loaded by the same run."""
 
+    known: Mapping[str, tuple[Option, ...]]  # model -> its options; without those not installed
     conditions: list[str] = dataclasses.field(default_factory=list)
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     caption: str | None = None
     seed: int | None = None  # None: nothing in it draws
     precision: str | None = None  # None: no network in it
+    has_fixed_precision: bool = False  # a model whose precision `auto` alone gives
 
     def takes(self, name: str, parameters: Mapping[str, Any]) -> bool:
         """Add a model, if its seed and precision are those of the others."""
-        seed, precision = _seed_and_precision(name, parameters)
+        seed, precision, fixed = None, None, False
+        if name in self.known:
+            fixed = always_fp32(name, parameters)  # whatever precision the others have
+            seed = parameters.get("seed")
+            precision = None if fixed else parameters.get("precision")
         if seed is not None and self.seed not in (None, seed):
             return False
         if precision is not None and self.precision not in (None, precision):
             return False
+        self.has_fixed_precision |= fixed
         self.seed = self.seed if seed is None else seed
         self.precision = self.precision or precision
-        self.options |= options_of(name, parameters)
+        for option in self.known.get(name, ()):
+            if option.parameters.keys() <= parameters.keys():
+                self.options[option.name] = option.value_of(parameters)
         return True
 
 
@@ -91,10 +70,10 @@ def commands_of(manifest: Manifest) -> list[str]:
     if "resolution" in recipe and recipe.get("min_side") == max(1, recipe["resolution"] // 2):
         del recipe["min_side"]
     words = ["controlset", "generate", shlex.quote(manifest.source), "--output", "DIR"]
-    commands = [" ".join([*words, *_flags_of(runs[0]), *_flags(recipe)])]
+    commands = [" ".join([*words, *_flags_of(runs[0]), *_flags(recipe, first.known)])]
     for run in later:
         said = {"caption": run.caption, "seed": None if run.seed == seed else run.seed}
-        words = ["controlset", "add", "DIR", *_flags_of(run), *_flags(said)]
+        words = ["controlset", "add", "DIR", *_flags_of(run), *_flags(said, run.known)]
         commands.append(" ".join(words))
     given = recipe.get("import_condition") or ()
     added = [one for one in _imported(manifest) if one not in given]
@@ -119,42 +98,15 @@ def _command_of_latents(info: LatentInfo) -> str:
     return " ".join([*words, *flips, "--precision", info.precision])
 
 
-def options_of(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Options that give an annotator or captioner its parameters, but for seed and precision.
-
-    Args:
-        name: of a condition or captioner.
-        parameters: as the manifest records them.
-
-    Returns:
-        Field of `EyeOptions` -> value, defaults included.
-    """
-    if name == "canny":
-        low, high = _span(parameters["low"]), _span(parameters["high"])
-        return {"canny_thresholds": f"{low},{high}"}
-    if name == "mlsd":
-        return {"mlsd_thresholds": f"{parameters['score']},{parameters['distance']}"}
-    known = _OPTIONS.get(name, {})
-    return {
-        known[key]: tuple(value) if isinstance(value, list) else value
-        for key, value in parameters.items()
-        if key in known
-    }
-
-
-def _span(ends: Sequence[int]) -> str:
-    first, last = ends
-    return str(first) if first == last else f"{first}-{last}"
-
-
 def _runs(manifest: Manifest, seed: int) -> list[_Run]:
     """Models in the order of their columns, cut where they cannot have come from one run."""
-    runs = [_Run(seed=seed)]
+    known = all_options()
+    runs = [_Run(known=known, seed=seed)]
     for name, record in manifest.annotators.items():
         if is_imported(record):
             continue  # the recipe says --import-condition, or an `add` of its own
         if not runs[-1].takes(name, record["parameters"]):
-            runs.append(_Run())
+            runs.append(_Run(known=known))
             runs[-1].takes(name, record["parameters"])
         runs[-1].conditions.append(name)
     captioner = manifest.captioner
@@ -165,36 +117,26 @@ def _runs(manifest: Manifest, seed: int) -> list[_Run]:
         runs[0].caption = mode
         return runs
     if len(runs) == 1 or not runs[-1].takes(name, captioner["parameters"]):
-        runs.append(_Run())
+        runs.append(_Run(known=known))
         runs[-1].takes(name, captioner["parameters"])
     runs[-1].caption = name
     return runs
 
 
-def _seed_and_precision(name: str, parameters: Mapping[str, Any]) -> tuple[int | None, str | None]:
-    """What the whole run must have had; None where this model does not tell."""
-    if name not in _OPTIONS:
-        return None, None
-    is_deep = parameters.get("bits") == 16  # fp32, whatever the others are
-    return parameters.get("seed"), None if is_deep else parameters.get("precision")
-
-
 def _flags_of(run: _Run) -> Iterator[str]:
     options = dict(run.options)
-    if run.precision == "fp32" or options.get("depth_bits") != 16:
+    if run.precision == "fp32" or not run.has_fixed_precision:
         options["precision"] = run.precision
     if run.conditions:
         yield "--conditions"
         yield from (shlex.quote(name) for name in run.conditions)
-    yield from _flags(options)
+    yield from _flags(options, run.known)
 
 
-def _flags(values: Mapping[str, Any]) -> Iterator[str]:
+def _flags(values: Mapping[str, Any], known: Mapping[str, tuple[Option, ...]]) -> Iterator[str]:
     """Flags of what is not at its default."""
-    defaults = {
-        field.name: field.default
-        for field in (*dataclasses.fields(EyeOptions), *dataclasses.fields(GenerateConfig))
-    }
+    defaults = {field.name: field.default for field in dataclasses.fields(GenerateConfig)}
+    defaults |= {option.name: option.default for options in known.values() for option in options}
     for name, value in values.items():
         flag = "--" + name.replace("_", "-")
         if value is None or value == defaults.get(name, dataclasses.MISSING):
@@ -202,7 +144,7 @@ def _flags(values: Mapping[str, Any]) -> Iterator[str]:
         if isinstance(value, bool):
             yield flag if value else "--no-" + flag[2:]
         elif isinstance(value, list | tuple):
-            yield from (flag, *(shlex.quote(str(one)) for one in value))
+            yield from (flag, *(shlex.quote(str(word)) for word in value))
         elif str(value).startswith("-"):
             yield shlex.quote(f"{flag}={value}")  # or it would be taken for a flag
         else:

@@ -2,10 +2,10 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 from annotators.network import NetworkAnnotator, not_finite
-from annotators.options import EyeOptions, PosePart, need
+from annotators.options import named, need
 from annotators.pose.keypoints import Person, as_column
 from annotators.pose.skeleton import drawn
 from annotators.protocol import Annotation, Annotator, HintMode
@@ -20,7 +20,11 @@ from annotators.weights import (
 from schemas.errors import Reason, Rejected
 from schemas.pixels import RgbU8
 
+PosePart = Literal["hands", "face"]
+
 _OPENPOSE = "openpose"
+_VITPOSE = "usyd-community/vitpose-base-simple"
+_DETECTOR = "PekingU/rtdetr_r50vd_coco_o365"
 _OF_PART = {"hands": OPENPOSE_HAND, "face": OPENPOSE_FACE}
 
 # Images of equal size in, their people out; None where the network's answer is not finite.
@@ -40,29 +44,36 @@ class PoseSpec:
         "keypoints": "people",
     }
     licence: ClassVar[str] = "Apache-2.0 (controlnet-aux, transformers); see the weights"
+    variants: ClassVar[Sequence[Mapping[str, Any]]] = (
+        {"parts": ("hands", "face")},
+        {"model": _VITPOSE},
+    )
 
-    parts: tuple[PosePart, ...] = ()
-    model: str = _OPENPOSE  # or a ViTPose model of transformers
-    detector: str | None = None  # of persons, for ViTPose
-    keep_empty: bool = False
+    parts: tuple[PosePart, ...] = named("pose", ())
+    """Parts of a person that are drawn beside the body; only OpenPose sees them."""
+
+    model: str = _OPENPOSE
+    """What looks for poses: `openpose`, whose weights are for non-commercial use, or a ViTPose
+    model of transformers (its name on the hub, or a folder), e.g.
+    `usyd-community/vitpose-base-simple`, which is Apache-2.0."""
+
+    detector: str | None = _DETECTOR
+    """Model of transformers that finds the persons for ViTPose; OpenPose needs none."""
+
+    keep_empty: bool = named("keep_empty_pose", False)
+    """Store a black map where nobody is in the picture, instead of no map."""
+
     precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
+        if self.model == _OPENPOSE:
+            object.__setattr__(self, "detector", None)  # so that records of equal poses are equal
+        need(len(set(self.parts)) == len(self.parts), "--pose", "each part once", self.parts)
         need(
             self.model == _OPENPOSE or not self.parts,
             "--pose",
             "--pose-model openpose, which alone sees hands and faces",
             self.model,
-        )
-
-    @classmethod
-    def from_options(cls, options: EyeOptions, precision: Precision) -> "PoseSpec":
-        return cls(
-            parts=options.pose,
-            model=options.pose_model,
-            detector=None if options.pose_model == _OPENPOSE else options.pose_detector,
-            keep_empty=options.keep_empty_pose,
-            precision=precision,
         )
 
     @property

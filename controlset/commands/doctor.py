@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from annotators.options import EyeOptions
+from annotators.options import AnnotateConfig
 from controlset.interrupt import leaving_at_once
 from controlset.parse import parse
 from schemas.printable import say, say_json
@@ -19,7 +19,7 @@ COMMAND = "controlset doctor"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class _Options(EyeOptions):
+class _Options(AnnotateConfig):
     conditions: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")] = ()
     """Conditions and captioners that have to be ready, else the exit status is 1. Default: all are
     listed, none has to be."""

@@ -2,15 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from controlnet.evaluator.settings import EvaluateConfig
 from controlset import early
-from controlset.configuration import as_flags, read_yaml, value_of
 from controlset.interrupt import leaving_at_once, load_arrow
-from controlset.parse import parse
+from controlset.parse import parse, plain
 from schemas.printable import say
 
 COMMAND = "controlset evaluate"
@@ -21,9 +20,6 @@ class _Options(EvaluateConfig):
     run: Annotated[tuple[str, ...], tyro.conf.arg(metavar="DIR"), tyro.conf.UseAppendAction]
     """Folder of a run, or a ControlNetModel folder. Given again, runs are compared with the
     first."""
-
-    config: str | None = None
-    """YAML file of these options; the command line wins."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -49,19 +45,14 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _config(arguments: Sequence[str]) -> EvaluateConfig:
-    path = value_of("--config", arguments)
-    from_file = {} if path is None else read_yaml(path, EvaluateConfig)
-    given = [*arguments, *as_flags(from_file, but=arguments, kind=EvaluateConfig)]
     options = parse(
         _Options,
         COMMAND,
-        given,
+        arguments,
         description="Say with numbers whether a ControlNet obeys: sample the validation rows, look "
         "at the pictures with the annotator, and compare. Four rows, always: ceiling, model, "
         "shuffled condition, floor. Run again, it goes on where it stopped.",
         example=f"{COMMAND} --run run --data canny-set --output evaluation",
+        has_file=True,
     )
-    values: dict[str, Any] = {
-        field.name: getattr(options, field.name) for field in dataclasses.fields(EvaluateConfig)
-    }
-    return EvaluateConfig(**values)
+    return plain(options, EvaluateConfig)

@@ -2,15 +2,13 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import tyro
 
 from controlset import early
-from controlset.configuration import as_flags, read_yaml, value_of
 from controlset.interrupt import leaving_at_once, load_arrow
-from controlset.parse import flags_of, misspelt, need, parse_known, unknown_argument
+from controlset.parse import flags_of, misspelt, need, parse_known, plain, unknown_argument
 from pipeline.options import GenerateConfig
 from schemas.errors import ConfigError
 from schemas.printable import say
@@ -26,9 +24,6 @@ class _Options(GenerateConfig):
     import_condition: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=WHERE [...]")] = ()
     keep_columns: Annotated[tuple[str, ...], tyro.conf.arg(metavar="COLUMN[:TYPE] [...]")] = ()
     beam_args: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
-
-    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """YAML file of these options, names as here; the command line wins."""
 
     def __post_init__(self) -> None:
         # `--conditions canny` without SOURCE: tyro takes canny for it.
@@ -61,29 +56,21 @@ def parse_config(arguments: Sequence[str]) -> GenerateConfig:
     Raises:
         ConfigError: a mistake in either, in one line.
     """
-    path = value_of("--config", arguments)
-    from_file = {} if path is None else read_yaml(path, GenerateConfig)
-    source_of_file = [str(from_file["source"])] if from_file.get("source") else []
     options, unknown = parse_known(
         _Options,
         COMMAND,
-        [*source_of_file, *arguments, *as_flags(from_file, but=arguments, kind=GenerateConfig)],
+        arguments,
         description="Turn photographs into a data set of images, captions and condition maps. "
         "Run again, it goes on where it stopped. Options that are not listed here go to Apache "
         "Beam, e.g. --runner=DataflowRunner.",
         example=f"{COMMAND} photographs/ --output canny-set --conditions canny",
+        has_file=True,
     )
-    # The file's source came first, so one that was typed is left over, before Beam's options.
-    typed = source_of_file and unknown and not unknown[0].startswith("-")
-    source = unknown.pop(0) if typed else options.source
     if (word := misspelt(unknown, flags_of(_Options))) is not None:
         raise unknown_argument(word, flags_of(_Options))  # Beam, which is slow, need not be asked
     if unknown:
         _check_beam_knows(unknown)
-    values: dict[str, Any] = {
-        field.name: getattr(options, field.name) for field in dataclasses.fields(GenerateConfig)
-    }
-    return GenerateConfig(**values | {"source": source, "beam_args": tuple(unknown)})
+    return dataclasses.replace(plain(options, GenerateConfig), beam_args=tuple(unknown))
 
 
 def _check_beam_knows(unknown: Sequence[str]) -> None:

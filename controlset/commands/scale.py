@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import tyro
 
-from annotators.options import EyeOptions
+from annotators.options import AnnotateConfig
 from controlset.interrupt import leaving_at_once, load_arrow
 from controlset.parse import need, parse
 from schemas.printable import say, say_json
@@ -65,7 +65,7 @@ class _Question:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Options(EyeOptions, Faults, Prices, Cluster, _Question):
+class _Options(AnnotateConfig, Faults, Prices, Cluster, _Question):
     # Flags stand in the order of the last base class, then of the one before it, ...
     conditions: _Names = _CONDITIONS
     """Condition maps of the data set."""
@@ -74,7 +74,7 @@ class _Options(EyeOptions, Faults, Prices, Cluster, _Question):
     """Seed of the simulation, and of everything random in measured runs."""
 
     def __post_init__(self) -> None:
-        for kind in (EyeOptions, Cluster, Prices, Faults):
+        for kind in (AnnotateConfig, Cluster, Prices, Faults):
             kind.__post_init__(self)
         need(bool(self.conditions), "--conditions", "at least one", self.conditions)
         need(bool(self.images), "--images", "at least one", self.images)
@@ -148,7 +148,7 @@ def _figures(options: _Options) -> Figures:
 
         load_arrow()
     config = GenerateConfig(
-        **{name: getattr(options, name) for name in EyeOptions.__dataclass_fields__},
+        **{name: getattr(options, name) for name in AnnotateConfig.__dataclass_fields__},
         source=options.measure,
         output="not-written",
         caption=options.caption,

@@ -7,18 +7,11 @@ from typing import Any
 from controlnet import nano
 from controlnet.trainer.config import TrainConfig
 from controlset import early
-from controlset.configuration import as_flags, read_yaml, value_of
 from controlset.interrupt import leaving_at_once
 from controlset.parse import parse
 from schemas.printable import say, say_json
 
 COMMAND = "controlset train"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class _Options(TrainConfig):
-    config: str | None = None
-    """YAML file of these options, or the config.json of a run; the command line wins."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -41,37 +34,33 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _config(arguments: Sequence[str]) -> TrainConfig:
-    path = value_of("--config", arguments)
-    from_file = {} if path is None else read_yaml(path, TrainConfig)
-    given = [*arguments, *as_flags(from_file, but=arguments, kind=TrainConfig)]
-    options = parse(
-        _Options,
-        COMMAND,
-        [*given, *_recipe(given)],
-        description="Train a ControlNet on the shards of a data set. The base stays locked; a copy "
-        "of its first half learns to obey the condition. Probes of validation rows say when it "
-        "does. Ctrl-C saves; --resume goes on exactly there.",
-        example=f"{COMMAND} --data canny-set --condition canny --base nano --output run",
-    )
-    values: dict[str, Any] = {
-        field.name: getattr(options, field.name) for field in dataclasses.fields(TrainConfig)
-    }
-    return TrainConfig(**values)
+    def ask(**defaults: Any) -> TrainConfig:
+        return parse(
+            TrainConfig,
+            COMMAND,
+            arguments,
+            description="Train a ControlNet on the shards of a data set. The base stays locked; a "
+            "copy of its first half learns to obey the condition. Probes of validation rows say "
+            "when it does. Ctrl-C saves; --resume goes on exactly there.",
+            example=f"{COMMAND} --data canny-set --condition canny --base nano --output run",
+            has_file=True,
+            defaults=defaults,
+        )
+
+    config = ask()
+    return ask(**_recipe()) if config.base == nano.NAME else config
 
 
-def _recipe(given: Sequence[str]) -> list[str]:
-    """Flags of the recipe for the bundled base, without those that were given."""
-    if value_of("--base", given) != "nano":
-        return []
+def _recipe() -> dict[str, Any]:
+    """What the recipe for the bundled base changes."""
     from controlnet.trainer import recipes
 
     recipe = recipes.nano(data="", condition="", output="-")
-    changed = {
+    return {
         field.name: getattr(recipe, field.name)
         for field in dataclasses.fields(TrainConfig)
         if field.default is not dataclasses.MISSING and getattr(recipe, field.name) != field.default
     }
-    return as_flags(changed, but=given, kind=TrainConfig)
 
 
 def _told(config: TrainConfig, outcome: Any) -> list[str]:

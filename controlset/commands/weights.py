@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from annotators.options import EyeOptions
+from annotators.options import AnnotateConfig
 from controlset.interrupt import leaving_at_once
 from controlset.parse import need, parse
 from schemas.errors import ConfigError
@@ -36,7 +36,7 @@ example:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class _Options(EyeOptions):
+class _Options(AnnotateConfig):
     conditions: Annotated[
         tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[NAME ...]")
     ] = ()

@@ -130,10 +130,10 @@ def resolve(config: AddConfig, old: Manifest, *, download: bool = True) -> Addit
             parameters, maps, weights or a device that are not there, or a shard that cannot be
             read.
     """
-    eyes = config.eyes(seed=old.recipe.get("seed", 0))
+    asked = config.with_seed_of(old.recipe)
     looking = Runtime(weights=config.weights, offline=config.offline)
     new: list[Spec] = []
-    for spec in specs_of(eyes):
+    for spec in specs_of(asked):
         if spec.name not in old.annotators:
             new.append(spec)
             continue
@@ -141,7 +141,7 @@ def resolve(config: AddConfig, old: Manifest, *, download: bool = True) -> Addit
         _check_same(
             config.folder, spec.name, old.annotators[spec.name], record_of(spec, found or ())
         )
-    captioner = None if config.caption == "none" else captioner_of(config.caption, eyes)
+    captioner = None if config.caption == "none" else captioner_of(config.caption, asked)
     if captioner is not None and old.captioner is not None:
         found = weights_ready([captioner], looking, download=False).get(captioner.name)
         ours = record_of_captioner(captioner, found or ())

@@ -2,15 +2,16 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from annotators.options import EyeOptions, need
+from annotators.options import AnnotateConfig, need
 from schemas.machine import cores
 from schemas.manifest import ADDING_DIR, MANIFEST_NAME
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class AddConfig(EyeOptions):
+class AddConfig(AnnotateConfig):
     """Everything that `controlset add` needs to know."""
 
     output: str
@@ -34,8 +35,8 @@ class AddConfig(EyeOptions):
     """blip: `--caption-model` describes the images that have no caption."""
 
     seed: int | None = None  # type: ignore[assignment]  # None is the set's own
-    """Seed of everything random (threshold draws, shuffling, sampled captions). Default: the
-    one that the data set was generated with."""
+    """Seed of everything that is drawn at random: thresholds, shuffling, sampled captions. Default:
+    the one that the data set was generated with."""
 
     num_workers: int | None = None
     """Threads that decode, annotate and encode. Default: one per core."""
@@ -44,7 +45,7 @@ class AddConfig(EyeOptions):
     """Print what would be added, write nothing."""
 
     def __post_init__(self) -> None:
-        EyeOptions.__post_init__(self)
+        AnnotateConfig.__post_init__(self)
         need(bool(self.output), "DATASET", "the folder of a data set", self.output)
         need(
             bool(self.conditions)
@@ -80,14 +81,8 @@ class AddConfig(EyeOptions):
         """Threads to use on this machine."""
         return self.num_workers or cores()
 
-    def eyes(self, *, seed: int) -> EyeOptions:
-        """What annotators and captioner are made from.
-
-        Args:
-            seed: of the data set; used if no other one is asked for.
-        """
-        values: dict[str, Any] = {
-            field.name: getattr(self, field.name) for field in dataclasses.fields(EyeOptions)
-        }
-        values["seed"] = seed if self.seed is None else self.seed
-        return EyeOptions(**values)
+    def with_seed_of(self, recipe: Mapping[str, Any]) -> "AddConfig":
+        """The same, with the data set's seed where none is asked for."""
+        if self.seed is not None:
+            return self
+        return dataclasses.replace(self, seed=recipe.get("seed", 0))

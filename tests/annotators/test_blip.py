@@ -13,7 +13,7 @@ import torch
 from annotators.blip import _QUIET, BlipSpec
 from annotators.caption_guard import guarded
 from annotators.caption_search import Nucleus
-from annotators.options import EyeOptions
+from annotators.options import AnnotateConfig, configured
 from annotators.protocol import weights_of
 from annotators.registry import captioner_of, record_of_captioner
 from annotators.runtime import Runtime
@@ -193,7 +193,8 @@ def test_a_model_that_says_nothing_is_rejected(tmp_path, photographs, prompt, de
 
 
 def test_options_become_the_spec_and_the_spec_its_record():
-    options = EyeOptions(
+    options = configured(
+        AnnotateConfig,
         conditions=(),
         precision="bf16",
         device="cpu",

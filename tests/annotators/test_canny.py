@@ -6,11 +6,18 @@ import pytest
 import skimage
 
 from annotators.canny import CannySpec, canny
-from annotators.options import EyeOptions
+from annotators.options import AnnotateConfig, configured
 from annotators.protocol import Annotation
 from annotators.registry import record_of, spec_from_record, specs_of
 from annotators.runtime import Runtime
 from schemas.errors import ConfigError
+
+
+def spec_of(thresholds, seed=0):
+    (spec,) = specs_of(
+        configured(AnnotateConfig, conditions=("canny",), canny_thresholds=thresholds, seed=seed)
+    )
+    return spec
 
 
 def test_a_flat_image_has_no_edges():
@@ -64,7 +71,7 @@ def test_one_annotation_for_each_image_with_its_statistics():
 
 @pytest.mark.parametrize("text", ["50-150,150-250", "0-99,1-100", "100,200", "10-200,20-210"])
 def test_drawn_thresholds_stay_in_range_and_low_below_high(text):
-    spec = CannySpec.parse(text)
+    spec = spec_of(text)
     for number in range(2000):
         low, high = spec.thresholds(f"key-{number}")
         assert spec.low[0] <= low <= spec.low[1]
@@ -73,12 +80,12 @@ def test_drawn_thresholds_stay_in_range_and_low_below_high(text):
 
 
 def test_draws_depend_on_key_and_seed_alone_and_reach_both_ends():
-    spec = CannySpec.parse("50-53,150-153")
+    spec = spec_of("50-53,150-153")
     draws = collections.Counter(spec.thresholds(f"key-{number}") for number in range(4000))
     assert len(draws) == 16  # every pair of 4 x 4
     assert max(draws.values()) < 2 * min(draws.values())
-    assert spec.thresholds("k") == CannySpec.parse("50-53,150-153").thresholds("k")
-    other = CannySpec.parse("50-53,150-153", seed=1)
+    assert spec.thresholds("k") == spec_of("50-53,150-153").thresholds("k")
+    other = spec_of("50-53,150-153", seed=1)
     assert any(spec.thresholds(key) != other.thresholds(key) for key in "abcdefgh")
 
 
@@ -97,14 +104,14 @@ def test_draws_depend_on_key_and_seed_alone_and_reach_both_ends():
 )
 def test_thresholds_that_cannot_work_are_explained(text, message):
     if message is None:
-        CannySpec.parse(text)
+        spec_of(text)
         return
     with pytest.raises(ConfigError, match=re.escape(message)):
-        CannySpec.parse(text)
+        spec_of(text)
 
 
 def test_a_spec_survives_its_record():
-    spec = CannySpec.parse("50-150,150-250", seed=3)
+    spec = spec_of("50-150,150-250", seed=3)
     assert spec_from_record("canny", record_of(spec)) == spec
 
 
@@ -117,7 +124,7 @@ def test_a_record_of_another_revision_or_annotator_is_refused():
 
 
 def test_conditions_that_are_not_there_are_named():
-    options = EyeOptions(conditions=("canny", "edges"))
+    options = AnnotateConfig(conditions=("canny", "edges"))
     with pytest.raises(ConfigError, match="--conditions edges: no such annotator; available"):
         specs_of(options)
 

@@ -8,7 +8,7 @@ import skimage
 import torch
 
 from annotators.depth import DepthSpec, _Midas, _OfThisThread, finished
-from annotators.options import EyeOptions
+from annotators.options import AnnotateConfig, configured
 from annotators.pretrained import model_of
 from annotators.protocol import Annotation
 from annotators.registry import record_of, spec_from_record, specs_of
@@ -76,11 +76,15 @@ def by_transformers(folder, image):
 
 
 def test_the_default_model_is_a_free_one_and_the_earlier_one_can_be_asked_for():
-    (spec,) = specs_of(EyeOptions(conditions=("depth",), device="cpu", precision="fp32"))
+    (spec,) = specs_of(
+        configured(AnnotateConfig, conditions=("depth",), device="cpu", precision="fp32")
+    )
     assert spec == DepthSpec()
     assert spec.model == "depth-anything/Depth-Anything-V2-Small-hf"
     assert [one.licence for one in spec.weights] == ["Apache-2.0"]
-    earlier = EyeOptions(conditions=("depth",), depth_model="Intel/dpt-hybrid-midas", device="cpu")
+    earlier = configured(
+        AnnotateConfig, conditions=("depth",), depth_model="Intel/dpt-hybrid-midas", device="cpu"
+    )
     (spec,) = specs_of(earlier)
     assert (spec.revision, spec.weights[0].licence) == (1, "Apache-2.0")
 
@@ -215,10 +219,12 @@ def test_sixteen_bits_survive_storing(models):
 
 
 def test_sixteen_bits_are_computed_in_fp32():
-    options = EyeOptions(conditions=("depth",), depth_bits=16, device="cpu")
-    spec = DepthSpec.from_options(options, "bf16")
+    options = configured(AnnotateConfig, conditions=("depth",), depth_bits=16, device="cpu")
+    spec = specs_of(options)[0]
     assert (spec.bits, spec.precision, spec.hint_mode) == (16, "fp32", "grey16")
-    with pytest.raises(ConfigError, match="depth with 16 bits: need precision fp32, got 'bf16'"):
+    with pytest.raises(
+        ConfigError, match="--depth-bits 16: need --precision fp32 or auto, got 'bf16'"
+    ):
         DepthSpec(bits=16, precision="bf16")
 
 
@@ -227,7 +233,7 @@ def test_a_spec_survives_its_record():
         record = record_of(spec)
         assert spec_from_record("depth", record) == spec
         assert record["hint_mode"] == spec.hint_mode
-    options = EyeOptions(conditions=("depth",), depth_model="midas", device="cpu")
+    options = configured(AnnotateConfig, conditions=("depth",), depth_model="midas", device="cpu")
     assert specs_of(options)[0].weights[0].file == "dpt_hybrid-midas-501f0c75.pt"
 
 

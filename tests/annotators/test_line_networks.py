@@ -10,7 +10,7 @@ import skimage
 
 from annotators.mlsd import MlsdSpec, segments
 from annotators.network import padded, reference
-from annotators.options import EyeOptions
+from annotators.options import AnnotateConfig, configured
 from annotators.protocol import Annotation
 from annotators.registry import record_of, spec_from_record, specs_of
 from annotators.runtime import Runtime
@@ -51,7 +51,9 @@ def load(weights):
 
 
 def spec_of(condition, precision="fp32", **options):
-    (spec,) = specs_of(EyeOptions(conditions=(condition,), precision=precision, **options))
+    (spec,) = specs_of(
+        configured(AnnotateConfig, conditions=(condition,), precision=precision, **options)
+    )
     return spec
 
 
@@ -252,7 +254,7 @@ def test_lines_are_drawn_in_the_pictures_own_pixels(load, monkeypatch):
 
 @pytest.mark.parametrize("text", ["0.1", "a,b", "0.1,0.1,0.1", ""])
 def test_thresholds_that_are_not_two_numbers_are_explained(text):
-    message = f"--mlsd-thresholds: need SCORE,DISTANCE, e.g. 0.1,0.1, got {text!r}"
+    message = f"--mlsd-thresholds: need SCORE,DISTANCE, got {text!r}; e.g. 0.1,0.1"
     with pytest.raises(ConfigError, match=re.escape(message)):
         spec_of("mlsd", mlsd_thresholds=text)
 

@@ -10,7 +10,7 @@ import pytest
 import skimage
 import skimage.io
 
-from annotators.options import EyeOptions
+from annotators.options import AnnotateConfig, configured
 from annotators.registry import specs_of
 from annotators.runtime import Runtime
 from tests.annotators.reference_weights import write
@@ -76,7 +76,9 @@ def weights(tmp_path_factory):
 
 
 def ours(condition, options, folder):
-    (spec,) = specs_of(EyeOptions(conditions=(condition,), precision="fp32", **options))
+    (spec,) = specs_of(
+        configured(AnnotateConfig, conditions=(condition,), precision="fp32", **options)
+    )
     return spec.load(Runtime(weights=str(folder)))
 
 

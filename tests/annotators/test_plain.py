@@ -48,7 +48,7 @@ def test_a_tile_keeps_large_things_and_loses_small_ones():
 
 
 def test_a_tile_factor_out_of_range_is_refused():
-    with pytest.raises(ConfigError, match="tile: factor: need 2 to 64, got 1"):
+    with pytest.raises(ConfigError, match="--tile-factor: need 2 to 64, got 1"):
         TileSpec(factor=1)
 
 

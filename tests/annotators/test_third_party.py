@@ -12,8 +12,8 @@ import pytest
 import skimage
 from PIL import Image
 
-from annotators import third_party
-from annotators.options import EyeOptions
+from annotators import registry
+from annotators.options import AnnotateConfig
 from annotators.registry import available, specs_of
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
@@ -112,17 +112,17 @@ def test_a_broken_package_is_named_in_one_line(monkeypatch, changes, message):
             values = GOOD | changes
             return type("Spec", (), {k: v for k, v in values.items() if v is not ...})
 
-    entry = Broken("mine", "my_package:Spec", third_party.GROUP)
-    monkeypatch.setattr(third_party, "entry_points", lambda group: [entry])
+    entry = Broken("mine", "my_package:Spec", registry.GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
     assert available()[-1] == "mine"
     with pytest.raises(ConfigError, match=re.escape(message)) as error:
-        specs_of(EyeOptions(conditions=("mine",)))
+        specs_of(AnnotateConfig(conditions=("mine",)))
     assert str(error.value).startswith("mine (my_package:Spec): need ")
     assert "\n" not in str(error.value)
 
 
 def test_nobody_takes_the_name_of_one_of_ours(monkeypatch):
-    entry = EntryPoint("canny", "my_package:Spec", third_party.GROUP)
-    monkeypatch.setattr(third_party, "entry_points", lambda group: [entry])
+    entry = EntryPoint("canny", "my_package:Spec", registry.GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
     assert available().count("canny") == 1
-    assert specs_of(EyeOptions(conditions=("canny",)))[0].name == "canny"
+    assert specs_of(AnnotateConfig(conditions=("canny",)))[0].name == "canny"

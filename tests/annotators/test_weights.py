@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from annotators.hed import HedSpec
-from annotators.options import EyeOptions
+from annotators.options import AnnotateConfig
 from annotators.registry import weights_ready
 from annotators.runtime import Runtime
 from annotators.weights import (
@@ -96,10 +96,10 @@ def test_the_users_folder_comes_before_the_hubs_cache(tmp_path, cache):
 
 def test_the_environment_names_the_folder(monkeypatch):
     monkeypatch.setenv("CONTROLSET_WEIGHTS", "/somewhere")
-    assert EyeOptions(conditions=()).weights == "/somewhere"
-    assert EyeOptions(conditions=(), weights="/here").weights == "/here"
+    assert AnnotateConfig(conditions=()).weights == "/somewhere"
+    assert AnnotateConfig(conditions=(), weights="/here").weights == "/here"
     monkeypatch.setenv("CONTROLSET_WEIGHTS", "")
-    assert EyeOptions(conditions=()).weights is None
+    assert AnnotateConfig(conditions=()).weights is None
 
 
 @pytest.mark.parametrize("place", ["Somebody/depth", "Somebody--depth", "depth"])

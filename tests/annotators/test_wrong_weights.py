@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from annotators.options import EyeOptions
+from annotators.options import AnnotateConfig, configured
 from annotators.registry import specs_of
 from annotators.runtime import Runtime
 from schemas.errors import ConfigError
@@ -14,7 +14,7 @@ NAMES = ("hed", "softedge", "lineart", "lineart_anime", "mlsd", "normal", "depth
 @pytest.mark.filterwarnings("ignore")  # what building old networks with a new timm and scipy says
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_of_another_network_are_one_line_that_names_the_file(name, tmp_path):
-    options = EyeOptions(conditions=(name,), depth_model="midas", precision="fp32")
+    options = configured(AnnotateConfig, conditions=(name,), depth_model="midas", precision="fp32")
     (spec,) = specs_of(options)
     for weights in spec.weights:
         torch.save({"another.weight": torch.zeros(3)}, tmp_path / weights.file)

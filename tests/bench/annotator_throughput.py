@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from annotators.options import configured
 from tests.bench import depth_contests, pose_contests
 from tests.bench.generate_throughput import machine, spread
 
@@ -47,14 +48,16 @@ def ours(condition: str, *, change: Callable[[Any], Any] | None = None, **asked:
 
         import cv2
 
-        from annotators.options import EyeOptions
+        from annotators.options import AnnotateConfig
         from annotators.registry import specs_of
         from annotators.runtime import Runtime, use_one_thread_each
         from pipeline.allocator import keep_buffers
 
         keep_buffers()
         cv2.setNumThreads(1)
-        options = EyeOptions(conditions=(condition,), device="cpu", weights=str(weights), **asked)
+        options = configured(
+            AnnotateConfig, conditions=(condition,), device="cpu", weights=str(weights), **asked
+        )
         (spec,) = specs_of(options)
         annotator = spec.load(Runtime(weights=str(weights)))
         annotator = annotator if change is None else change(annotator)

@@ -17,6 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from annotators.options import configured
 from tests.annotators import reference_weights
 from tests.bench.captioner_throughput import make_model
 from tests.bench.corpus import make_corpus
@@ -58,7 +59,8 @@ def generate_parts(parts: list[str], photographs: str, weights: str, output: str
     from pipeline.progress import TALLY
 
     generate(
-        GenerateConfig(
+        configured(
+            GenerateConfig,
             source=photographs,
             output=output,
             conditions=tuple(part for part in parts if part != BLIP),

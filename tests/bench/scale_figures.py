@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from annotators.options import configured
 from pipeline.options import GenerateConfig
 from pipeline.scale.cost import CAPTION
 from pipeline.scale.figures import shipped
@@ -65,7 +66,8 @@ def main() -> None:
     if options.check:
         check(folder, photographs, weights)
         return
-    config = GenerateConfig(
+    config = configured(
+        GenerateConfig,
         source=str(photographs),
         output=str(folder / "unused"),
         conditions=CONDITIONS,

@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
+from annotators.options import configured
 from controlnet.nano.denoiser import new_text_encoder
 from controlnet.nano.scenes import draw, random_scene
 from controlnet.nano.words import write_tokenizer
@@ -50,7 +51,8 @@ def data():
         path.with_suffix(".txt").write_text(scene.caption)
         os.utime(path, (1_700_000_000, 1_700_000_000))
     generate(
-        GenerateConfig(
+        configured(
+            GenerateConfig,
             source=str(source),
             output=str(output),
             conditions=("canny",),

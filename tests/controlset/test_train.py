@@ -197,7 +197,10 @@ def test_a_file_can_switch_off_what_is_on(capsys, tmp_path, name):
         ([*NEEDED, "--steps", "many"], "argument --steps: need a whole number, got 'many'"),
         ([*NEEDED, "--steps", "0"], "--steps: need 1 or more, got 0"),
         ([*NEEDED, "--min-snr", "-1"], "--min-snr: need more than 0, got -1.0"),
-        ([*NEEDED, "--schedule", "square"], "invalid choice 'square' for argument '--schedule'"),
+        (
+            [*NEEDED, "--schedule", "square"],
+            "--schedule: need constant, linear or cosine, got 'square'",
+        ),
         ([*NEEDED, "--config", "none.yaml"], "--config none.yaml: need a file that can be read"),
         ([*NEEDED, "--probe-every", "0"], "set: need a complete data set, found no"),
         (NEEDED, "set: need a complete data set, found no"),

@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from annotators import third_party
+from annotators import registry
 from controlset import inventory
 from controlset.cli import main
 from tests.annotators.fake_hub import cached, fake_hub
@@ -182,8 +182,8 @@ def test_the_doctor_refuses_names_and_devices_that_are_not_there(capsys):
 
 
 def test_a_broken_package_of_somebody_else_does_not_stop_the_doctor(capsys, monkeypatch):
-    entry = EntryPoint("mine", "no_such_module:Spec", third_party.GROUP)
-    monkeypatch.setattr(third_party, "entry_points", lambda group: [entry])
+    entry = EntryPoint("mine", "no_such_module:Spec", registry.GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
     status, out, _ = in_process(capsys, "doctor", "--conditions", "canny", "mine")
     assert status == 1
     assert "not ready: mine: mine (no_such_module:Spec): need an annotator that can be impor" in out
@@ -192,7 +192,7 @@ def test_a_broken_package_of_somebody_else_does_not_stop_the_doctor(capsys, monk
 
 def test_the_inventory_never_asks_the_hub(monkeypatch):
     monkeypatch.setattr("annotators.hub.download", lambda *_: pytest.fail("asked the hub"))
-    from annotators.options import EyeOptions
+    from annotators.options import AnnotateConfig
 
-    found = inventory.entries(inventory.everything(), EyeOptions(conditions=()), variants=True)
+    found = inventory.entries(inventory.everything(), AnnotateConfig(conditions=()), variants=True)
     assert {entry.name for entry in found} == set(inventory.everything())

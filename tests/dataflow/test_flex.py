@@ -1,6 +1,5 @@
 """The flex template: its metadata are the options, and its parameters become the command line."""
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import pytest
 from google.cloud.dataflow_v1beta3 import types
 
 from controlset.commands.generate import parse_config
+from controlset.configuration import option_kinds
 from pipeline.flex import arguments_of, metadata
 from pipeline.launch import submit
 from pipeline.options import GenerateConfig
@@ -28,8 +28,8 @@ def test_the_metadata_parse_into_the_services_own_types():
         (FLEX / "metadata.json").read_text(), ignore_unknown_fields=False
     )
     parameters = {parameter.name: parameter for parameter in parsed.parameters}
-    options = {field.name for field in dataclasses.fields(GenerateConfig)}
-    assert parameters.keys() == options - {"dry_run", "beam_args", "num_workers"}
+    options = {*option_kinds(GenerateConfig)}
+    assert parameters.keys() == options - {"dry_run", "num_workers"}
     required = {name for name, parameter in parameters.items() if not parameter.is_optional}
     assert required == {"source", "output", "conditions"}
     assert all(parameter.help_text and parameter.label for parameter in parsed.parameters)

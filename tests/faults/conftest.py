@@ -8,6 +8,7 @@ import pytest
 import skimage
 from PIL import Image
 
+from annotators.options import configured
 from pipeline.options import GenerateConfig
 
 IMAGES = 96
@@ -44,7 +45,7 @@ def config_for(source, output, **changes):
         "validation": 0.2,
         "num_workers": 2,
     }
-    return GenerateConfig(**values | changes)
+    return configured(GenerateConfig, **values | changes)
 
 
 def contents(folder):

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
+from annotators.options import configured
 from pipeline.launch import generate
 from pipeline.options import GenerateConfig
 from schemas.manifest import ShardRecord
@@ -46,7 +47,8 @@ def contents() -> dict[str, object]:
     """What the tiny data set holds; pixels and metadata as sha256."""
     with tempfile.TemporaryDirectory() as scratch:
         draw(Path(scratch) / "in")
-        config = GenerateConfig(
+        config = configured(
+            GenerateConfig,
             source=f"{scratch}/in",
             output=f"{scratch}/out",
             conditions=("canny",),

@@ -15,6 +15,7 @@ import pipeline.adding.launch
 import pipeline.adding.stage
 import pipeline.launch
 import pipeline.shard
+from annotators.options import configured
 from annotators.protocol import Annotation
 from controlset.cli import main
 from pipeline.adding.launch import add, dry_run
@@ -66,7 +67,9 @@ def dataset(canny_alone, tmp_path):
 
 
 def addition(dataset, *conditions, **changes):
-    return AddConfig(output=str(dataset), conditions=conditions, num_workers=2, **changes)
+    return configured(
+        AddConfig, output=str(dataset), conditions=conditions, num_workers=2, **changes
+    )
 
 
 def modified(folder):

@@ -8,6 +8,7 @@ import skimage
 from PIL import Image
 
 import pipeline.launch
+from annotators.options import configured
 from pipeline.launch import generate
 from pipeline.options import GenerateConfig
 from schemas.dataset import open_dataset
@@ -42,7 +43,7 @@ def run(photographs, name="dataset", **changes):
         "device": "cpu",
         "offline": True,
     }
-    generate(GenerateConfig(**values | changes))
+    generate(configured(GenerateConfig, **values | changes))
     return open_dataset(values["output"])
 
 

@@ -8,7 +8,7 @@ import datasets
 import pytest
 import yaml
 
-from annotators.registry import _OURS, _imported, record_of
+from annotators.registry import _OURS, kind_of, record_of
 from pipeline.card import _in_card, render_card
 from pipeline.pages import markdown_cell
 from pipeline.repeat import commands_of
@@ -201,7 +201,7 @@ def test_every_column_is_explained():
 
 @pytest.mark.parametrize("name", list(_OURS))
 def test_every_statistic_of_our_annotators_has_its_own_words(name):
-    record = record_of(_imported(_OURS[name])())
+    record = record_of(kind_of(name)())
     schema = schema_of({name: record})
     card = render_card(manifest_of({"train": []}, annotators={name: record}), schema)
     for line in lines_about_columns(card)[13:]:

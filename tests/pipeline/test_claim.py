@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from annotators.options import configured
 from annotators.registry import specs_of
 from pipeline.claim import check_identity, claimed, delete_dataset
 from pipeline.job import Job
@@ -28,7 +29,7 @@ time.sleep(60)
 
 def job_of(output, **changes):
     values = {"source": "/in", "output": str(output), "conditions": ("canny",)} | changes
-    config = GenerateConfig(**values)
+    config = configured(GenerateConfig, **values)
     spec = SourceSpec(root="/in", kind=SourceKind.IMAGES, selections=())
     return Job(config=config, specs=specs_of(config), source=spec)
 

@@ -12,6 +12,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
+from annotators.options import configured
 from pipeline.launch import generate
 from pipeline.options import GenerateConfig
 from pipeline.progress import TALLY
@@ -50,7 +51,8 @@ def config_for(source, output, *beam_args, **changes):
         "validation": 0.2,
         "num_workers": 2,
     } | changes
-    return GenerateConfig(
+    return configured(
+        GenerateConfig,
         source=str(source),
         output=str(output),
         conditions=("canny",),

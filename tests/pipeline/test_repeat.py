@@ -8,9 +8,10 @@ import pytest
 from annotators.canny import CannySpec
 from annotators.depth import DepthSpec
 from annotators.hed import HedSpec
-from annotators.options import EyeOptions
+from annotators.options import configured
 from annotators.registry import (
     _OURS,
+    all_options,
     captioner_of,
     record_of,
     record_of_captioner,
@@ -18,7 +19,7 @@ from annotators.registry import (
 )
 from controlset.commands.generate import parse_config
 from pipeline.options import GenerateConfig
-from pipeline.repeat import _OPTIONS, commands_of
+from pipeline.repeat import commands_of
 from tests.pipeline.handmade import manifest_of
 
 EVERYTHING = tuple(_OURS)
@@ -45,12 +46,11 @@ OTHERWISE = {
 }
 # Hands and faces are OpenPose's alone, the detector ViTPose's.
 TOGETHER = {name: value for name, value in OTHERWISE.items() if name != "pose"}
-WHERE_IT_RUNS = {"conditions", "device", "precision", "weights", "offline", "compile"}
 
 
 def config_of(**options):
     options = {"conditions": EVERYTHING, "precision": "fp32"} | options
-    return GenerateConfig(source="photographs", output="DIR", **options)
+    return configured(GenerateConfig, source="photographs", output="DIR", **options)
 
 
 def models_of(config):
@@ -97,11 +97,11 @@ def test_a_command_gives_the_models_and_the_recipe_that_it_was_made_from(options
 
 
 def test_no_option_of_the_models_is_forgotten():
-    fields = {field.name for field in dataclasses.fields(EyeOptions)} - WHERE_IT_RUNS
-    assert fields == OTHERWISE.keys()
+    names = {option.name for options in all_options().values() for option in options}
+    assert names | {"seed"} == OTHERWISE.keys()
     config = config_of(caption="blip", **TOGETHER)
     (command,) = commands_of(manifest_from(config))
-    for name in fields - {"pose"}:
+    for name in OTHERWISE.keys() - {"pose"}:
         assert f"--{name.replace('_', '-')}" in command
 
 
@@ -119,7 +119,7 @@ def test_every_parameter_of_a_model_is_known_to_the_command(name):
     specs, captioner = models_of(config_of(caption="blip", **TOGETHER))
     (spec,) = [one for one in (*specs, captioner) if one.name == name]
     own = {field.name for field in dataclasses.fields(spec)} - {"seed", "precision"}
-    assert own == _OPTIONS[name].keys()
+    assert own == {part for option in all_options()[name] for part in option.parameters}
 
 
 def test_what_cannot_have_come_from_one_run_was_added_in_another():
@@ -141,7 +141,7 @@ def test_what_cannot_have_come_from_one_run_was_added_in_another():
     ]
 
 
-def test_the_annotator_of_a_third_party_has_no_options():
+def test_an_annotator_that_is_not_installed_has_no_options():
     theirs = record_of(CannySpec()) | {"parameters": {"seed": 9, "precision": "odd", "model": "x"}}
     manifest = manifest_of({"train": []}, annotators={"checkerboard": theirs})
     assert commands_of(manifest) == [

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import pipeline.shard
+from annotators.options import configured
 from annotators.registry import specs_of
 from annotators.runtime import Runtime
 from pipeline.annotate import eye_of
@@ -43,8 +44,8 @@ def source(tmp_path_factory):
 
 def job_of(source, output, **changes):
     options = {"resolution": 64, "canny_thresholds": "50-150,150-250"} | changes
-    config = GenerateConfig(
-        source=str(source), output=str(output), conditions=("canny",), **options
+    config = configured(
+        GenerateConfig, source=str(source), output=str(output), conditions=("canny",), **options
     )
     return Job(config=config, specs=specs_of(config), source=resolve_source(config))
 

@@ -9,6 +9,7 @@ import pytest
 import skimage
 from PIL import Image
 
+from annotators.options import configured
 from pipeline.launch import generate
 from pipeline.options import GenerateConfig
 from pipeline.verify import print_verification, verify_dataset
@@ -32,7 +33,8 @@ def original(tmp_path_factory):
         )
     (photographs / "broken.jpg").write_bytes(b"no")
     generate(
-        GenerateConfig(
+        configured(
+            GenerateConfig,
             source=str(photographs),
             output=str(root / "dataset"),
             conditions=("canny",),
