@@ -37,10 +37,11 @@ class AnnotateConfig:
     weights: str | None = dataclasses.field(
         default_factory=lambda: os.environ.get("CONTROLSET_WEIGHTS") or None
     )
-    """Folder with weights, searched before the hub's cache. Default: $CONTROLSET_WEIGHTS."""
+    """Folder with weights of networks, searched before the hub's cache. Default: what the
+    environment variable CONTROLSET_WEIGHTS says."""
 
     offline: bool = False
-    """Never touch the network; weights must be here."""
+    """Never use the internet; weights must be on this machine."""
 
     compile: bool = False
     """Compile the networks with torch.compile: worth its minutes for large sets on a GPU."""

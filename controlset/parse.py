@@ -121,6 +121,9 @@ def parse_known(
                 say(*(line.rstrip() for line in lines))
             raise
     values, unknown = form.values(filled), list(unknown)
+    for name in form.repeated:
+        if values[name] == ():  # tyro takes an option that may be repeated for one that need not be
+            raise ConfigError(f"need --{name.replace('_', '-')}; see {command} --help")
     if stands_in and unknown and not unknown[0].startswith("-"):
         values[positional] = unknown.pop(0)
     return kind(**values), unknown
@@ -163,6 +166,15 @@ class _Form:
                 "command has one of this name; repair the annotator's package"
             )
         self.type = _dataclass("Options", [*fields, *parts])
+
+    @property
+    def repeated(self) -> list[str]:
+        """Options that have to be given at least once, and may be given again."""
+        return [
+            field.name
+            for field in dataclasses.fields(self.type)
+            if tyro.conf.UseAppendAction in getattr(field.type, "__metadata__", ())
+        ]
 
     def filled(self, values: Mapping[str, Any]) -> Any:
         """The form with these values, and MISSING where an option has to be given."""
@@ -240,7 +252,11 @@ def _metavar(option: Option) -> str | None:
 
 def _hint(default: str) -> str:
     """What stands behind a help text: no default that only says that there is none."""
-    return "" if default in {"None", "False", "()", ""} else f"(default: {default})"
+    if default == str(tyro.MISSING):
+        return "(required)"  # of an option that may be repeated, which tyro does not see
+    if default == "True":
+        return "(on by default; this turns it off)"
+    return "" if default in {"None", "False", "()", "''", ""} else f"(default: {default})"
 
 
 def _is_option(kind: type, name: str, hints: Mapping[str, Any]) -> bool:
@@ -268,14 +284,9 @@ def _positional_of(kind: type) -> str:
 def _typed_away(form: _Form, values: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
     """Defaults without those of repeated options that are typed; tyro would append to them."""
     flags = {word.split("=")[0].replace("_", "-") for word in words}
-    repeated = {
-        field.name
-        for field in dataclasses.fields(form.type)
-        if tyro.conf.UseAppendAction in getattr(field.type, "__metadata__", ())
-        and f"--{field.name.replace('_', '-')}" in flags
-    }
+    typed_again = {name for name in form.repeated if f"--{name.replace('_', '-')}" in flags}
     return {
-        name: _at_home_all(name, value) for name, value in values.items() if name not in repeated
+        name: _at_home_all(name, value) for name, value in values.items() if name not in typed_again
     }
 
 

@@ -51,11 +51,11 @@ class GenerateConfig(AnnotateConfig):
     """Everything that `controlset generate` needs to know."""
 
     source: str
-    """Folder (read recursively), glob, tar(s) (`{00000..00041}.tar` works) or Parquet; local or
-    any Beam file system (`gs://…`, `s3://…`), `hf://datasets/OWNER/NAME`, or files at `https://…`."""
+    """Folder (read recursively), glob, tar(s) (`{00000..00041}.tar` works) or Parquet; local or any
+    Beam file system (`gs://…`, `s3://…`), `hf://datasets/OWNER/NAME`, or files at `https://…`."""
 
     output: str
-    """Folder of the data set to write."""
+    """Folder that the data set is written to."""
 
     caption: CaptionMode = "auto"
     """Where captions come from. auto: sidecar, tar member, metadata.jsonl or the column text,
@@ -64,11 +64,11 @@ class GenerateConfig(AnnotateConfig):
     blip: `--caption-model` describes every image. sidecar-else-blip: those without a caption."""
 
     caption_list: CaptionList = "first"
-    """Which one where a caption is a list (several captions, or tags). random: by seed and image.
-    join: all of them, with commas."""
+    """What to take where a source has a list of captions or tags for an image. first: the first
+    one. random: one drawn by seed and image. join: all of them, with commas between."""
 
     caption_text: str | None = None
-    """The caption of every image, with `--caption fixed`."""
+    """Caption of every image, with `--caption fixed`."""
 
     caption_column: str | None = None
     """Parquet column, or field of a JSON sidecar or metadata.jsonl, that holds the caption."""
@@ -87,18 +87,20 @@ class GenerateConfig(AnnotateConfig):
     pictures or in their tar. COLUMN, or COLUMN:TYPE (`id:string`) where the type is not clear."""
 
     source_format: SourceFormat = "auto"
-    """auto: whichever is there; needed only where there are several kinds."""
+    """What to read in the source. auto: whichever of these it holds; needed only where it holds
+    several."""
 
     source_split: SourceSplit = "auto"
-    """Which files, where names (`test-00000.parquet`, a folder `val`) tell several splits: one of
-    them, or all joined. auto: refused where there are several."""
+    """Which split to read where names of files tell several (`test-00000.parquet`, a folder `val`):
+    one of them, or all joined. auto: refused where there are several."""
 
     resolution: int = 512
-    """Side of the stored image, px; with `--fit bucket` the square root of its area."""
+    """Side of the stored images in pixels; with `--fit bucket` the square root of their area."""
 
     fit: Fit = "crop"
-    """crop: centre crop. pad: border. stretch: aspect lost. bucket: nearest aspect bucket
-    with sides that are multiples of 64, then centre crop."""
+    """How an image gets its size. crop: what lies outside of a centred square is cut off. pad: a
+    border makes it square. stretch: its aspect is lost. bucket: the nearest of several aspects,
+    with sides that are multiples of 64, then as crop."""
 
     pad_color: str = "white"
     """Colour of the border of `--fit pad`: white, black, grey or RRGGBB. Maps have none: there they
@@ -108,38 +110,39 @@ class GenerateConfig(AnnotateConfig):
     """How images that had to change are stored. Ones that already fit keep their own bytes."""
 
     quality: int = 95
-    """JPEG or WebP quality, 1..100."""
+    """Quality of JPEG or WebP, 1 to 100."""
 
     keep_metadata: bool = False
     """Leave EXIF (places, names, devices), XMP and comments in images that keep their own bytes.
     Without it they are taken out; not one pixel changes."""
 
     max_pixels: int = 100_000_000
-    """Larger pictures are rejected unread (decompression bombs)."""
+    """Pictures with more pixels are rejected before they are unpacked (decompression bombs)."""
 
     min_side: int | None = None
-    """Smaller pictures are rejected, px. Default: half the resolution."""
+    """Pictures whose shorter side has fewer pixels are rejected. Default: half the resolution."""
 
     max_aspect: float = 4.0
     """Pictures more elongated than this (long side / short side) are rejected."""
 
     shard_rows: int = 1000
-    """Rows a shard should have, about."""
+    """About how many rows a shard, which is one Parquet file, should have."""
 
     validation: float = 0.0
-    """Fraction of the images that goes to the validation split, by hash of their key."""
+    """Fraction of the images that goes to the validation split, chosen by the hash of their key."""
 
     limit: int | None = None
-    """Take this many images only: a fixed sample of a folder, the first of tars and Parquet."""
+    """Take only this many images: a fixed sample of a folder, the first ones of tars and
+    Parquet."""
 
     num_workers: int | None = None
-    """Threads that decode, annotate and encode. Default: one per core."""
+    """How many threads decode, annotate and encode. Default: one for each core."""
 
     overwrite: bool = False
     """Delete the data set that is in the output folder first."""
 
     dry_run: bool = False
-    """Print the resolved configuration and the plan, write nothing."""
+    """Print the resolved configuration and the plan, and write nothing."""
 
     beam_args: tuple[str, ...] = ()
     """Options for Apache Beam, e.g. `--runner=DataflowRunner`; what the command line does not know

@@ -31,19 +31,20 @@ class AblationConfig:
     """Trainings of each variant, with seeds 0, 1, …"""
 
     images: int = 64
-    """Validation rows that every variant is asked for."""
+    """How many validation rows every variant draws and is judged by."""
 
     batch_size: int = 32
-    """Samples of a step."""
+    """Samples that go through the network in one step."""
 
     sample_steps: int = 20
-    """Of the sampler."""
+    """Steps in which a picture is sampled."""
 
     guidance: float = 3.0
-    """Of samples with prompts; empty prompts have nothing to be guided by."""
+    """Scale of classifier-free guidance for pictures with a prompt; without a prompt there is
+    none."""
 
     device: str = "auto"
-    """auto (a GPU if there is one), cpu, or cuda."""
+    """Where to train and sample: auto (a GPU if there is one), cpu or cuda."""
 
     def __post_init__(self) -> None:
         self._need(self.steps > 0 and self.steps % 16 == 0, "steps", "a multiple of 16")

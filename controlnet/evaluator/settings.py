@@ -19,10 +19,10 @@ class EvaluateConfig:
     """Folder or URI of a data set that holds the condition."""
 
     output: str
-    """Folder for scores, pictures and report."""
+    """Folder that scores, pictures and the report are written to."""
 
     condition: str | None = None
-    """Which condition; default: the one that the run was trained on."""
+    """Condition that is judged. Default: the one that the run was trained on."""
 
     base: str | None = None
     """The locked model, if it is not the one that the run names."""
@@ -34,89 +34,96 @@ class EvaluateConfig:
     """File with a LoRA (.safetensors) that is added to the base: `pip install controlset[lora]`."""
 
     split: str = "validation"
-    """Rows to judge by."""
+    """Split of the data set whose rows are sampled and judged."""
 
     limit: int | None = None
-    """At most so many rows; the first ones by key."""
+    """Judge at most this many rows, the first ones by key."""
 
     samples: int = 1
-    """Pictures for each row, each of a seed of its own; more than one show the diversity."""
+    """How many pictures to sample for each row, each from a seed of its own. More than one also
+    measure diversity."""
 
     seed: int = 0
-    """Pictures are drawn from hash(seed, key, number)."""
+    """Seed of the sampled pictures: each is drawn from the hash of seed, key of the row and
+    number."""
 
     preset: Preset = "strict"
-    """cnpp: as ControlNet++ measures (UniPC, 20 steps, guidance 7.5, 4 pictures a row, its
-    extractors), to compare with its table."""
+    """How to measure. strict: with the annotator that drew the data set's maps. cnpp: as
+    ControlNet++ does (UniPC, 20 steps, guidance 7.5, 4 pictures a row, its extractors), to compare
+    with its table."""
 
     scheduler: str | None = None
-    """ddim, dpm++, unipc, euler. Default: ddim; cnpp: unipc."""
+    """Sampler of the pictures: ddim, dpm++, unipc or euler. Default: ddim, with cnpp unipc."""
 
     steps: int = 20
-    """Sampling steps."""
+    """Steps in which a picture is sampled."""
 
     guidance: float | None = None
-    """Of classifier-free guidance; 1 or less is none, as in diffusers. Default: what the run was
-    probed with, 3; cnpp: 7.5."""
+    """Scale of classifier-free guidance; 1 or less is no guidance, as in diffusers. Default: 3, as
+    in the probes of training; with cnpp 7.5."""
 
     scale: float = 1.0
-    """Of the control."""
+    """Scale of the control: how strongly the ControlNet acts; 1 is as trained."""
 
     negative_prompt: str | None = None
-    """Default: empty; cnpp: "worst quality, low quality"."""
+    """What pictures should not look like. Default: nothing; with cnpp "worst quality, low
+    quality"."""
 
     empty_prompt: bool = False
-    """Sample without the rows' captions: all that is left is the control."""
+    """Sample without the rows' captions, so that only the control says what to draw."""
 
     judge: tuple[str, ...] = ()
     """Annotator that looks at the pictures: a name, or options of `generate`, e.g.
     `depth-model=Intel/dpt-large`. Default: the one that drew the data set's maps."""
 
     tolerance: int = 1
-    """Pixels by which an edge may lie beside its counterpart."""
+    """How many pixels an edge may lie off and still counts as found."""
 
     sweep_guidance: tuple[float, ...] = ()
-    """Guidance scales to try."""
+    """Scales of guidance to measure one after the other, for a curve."""
 
     sweep_scale: tuple[float, ...] = ()
-    """Control scales to try."""
+    """Scales of the control to measure one after the other, for a curve."""
 
     curve: bool = False
-    """Judge every saved step of the runs, too."""
+    """Also judge every checkpoint of the runs, for a curve over training steps."""
 
     inception: str | None = None
-    """File with the Inception weights of FID and KID."""
+    """File with the Inception weights that FID and KID need. Without it they are left out."""
 
     clip: str | None = None
-    """CLIP model for the CLIP score: folder, or name on the hub."""
+    """CLIP model for the CLIP score: a folder, or a name on the hub. Without it the score is left
+    out."""
 
     lpips: str | None = None
-    """Folder with LPIPS weights, for diversity."""
+    """Folder with the LPIPS weights that diversity needs. Without it diversity is left out."""
 
     expect: float | None = None
-    """Exit with status 1 unless the first run's first number is at least as good."""
+    """End with exit status 1 unless the first number of the first run is at least as good as
+    this."""
 
     batch_size: int = 8
-    """Pictures sampled together; does not change the scores."""
+    """How many pictures are sampled together; it does not change the scores."""
 
     device: str = "auto"
-    """auto (a GPU if there is one), cpu, or cuda."""
+    """Where to sample: auto (a GPU if there is one), cpu or cuda."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of the networks that draw. auto: bf16 on GPUs that have it, fp32 elsewhere."""
+    """Number format of the networks that sample. auto: bf16 on GPUs that have it, fp32
+    elsewhere."""
 
     weights: str | None = None
-    """Folder that is searched first for weights of the judge."""
+    """Folder that is searched first for the weights of the judging annotator."""
 
     offline: bool = False
-    """Never touch the network."""
+    """Never use the internet; all models must be on this machine."""
 
     trust_model: tuple[str, ...] = ()
     """Models that may be loaded although only the data set or the run names them (hub names or
     folders). Those that are ours by default need not be named."""
 
     report: bool = True
-    """Write report.html."""
+    """Write the report, report.html."""
 
     def __post_init__(self) -> None:
         self._need(bool(self.run), "run", "at least one folder")

@@ -24,7 +24,7 @@ class TrainConfig:
     """The locked model: `nano`, a folder in diffusers' format, or a name on the hub."""
 
     output: str
-    """Folder of the run."""
+    """Folder that the run is written to."""
 
     vae: str | None = None
     """VAE to use instead of the base's: folder, or name on the hub."""
@@ -52,45 +52,49 @@ class TrainConfig:
     """Batches for one optimizer step. Large steps of 64 to 128 samples beat more small ones."""
 
     learning_rate: float = 1e-5
-    """1 for prodigy, which finds its own. A run may go on with a lower one."""
+    """Learning rate of the optimizer. Use 1 with prodigy, which finds its own. A run that goes on
+    may have a lower one."""
 
     schedule: Schedule = "constant"
-    """Learning rate after the warm-up; counts optimizer steps, whatever the number of devices."""
+    """How the learning rate goes on after the warm-up. It counts optimizer steps, whatever the
+    number of devices."""
 
     warmup: int = 0
     """Optimizer steps over which the learning rate rises."""
 
     optimizer: Optimizer = "adamw"
-    """adamw8bit and prodigy: `pip install controlset[optimizers]`."""
+    """Which optimizer trains. adamw8bit and prodigy need `pip install controlset[optimizers]`."""
 
     weight_decay: float = 1e-2
-    """Of AdamW."""
+    """Weight decay of AdamW."""
 
     beta2: float = 0.999
-    """Of AdamW."""
+    """Second beta of AdamW: how slowly its estimate of the squared gradients changes."""
 
     clip: float = 1.0
     """Largest norm of all gradients together; 0 does not clip."""
 
     ema: float | None = None
-    """Decay of averaged weights, e.g. 0.9999; these are then the run's network wherever it is
-    looked at: in probes, checkpoints and the result."""
+    """Average the weights with this decay, e.g. 0.9999. The averaged weights are then the run's
+    network wherever it is looked at: in probes, checkpoints and the result."""
 
     precision: Precision = "auto"
     """Number format of the locked model and of products; the copy's weights stay fp32.
     auto: bf16 on GPUs that have it, fp32 elsewhere."""
 
     tf32: bool = True
-    """Let fp32 products on the GPU use TF32."""
+    """Let products in fp32 on a GPU use TF32: faster, with fewer digits."""
 
     channels_last: bool = True
-    """Memory layout of convolutions: up to 3 times as fast on a CPU, and faster on tensor cores."""
+    """Keep images channels-last in memory: convolutions are up to 3 times as fast on a CPU, and
+    faster on tensor cores."""
 
     compile: bool = False
-    """torch.compile both networks: minutes at the start, faster steps on a GPU."""
+    """Compile both networks with torch.compile: it costs minutes at the start and makes steps on a
+    GPU faster."""
 
     gradient_checkpointing: bool = False
-    """Compute activations again going backward: less memory, slower steps."""
+    """Compute activations a second time in the backward pass: less memory, slower steps."""
 
     prompt_dropout: float = 0.5
     """Share of prompts replaced by "", drawn anew in every epoch."""
@@ -105,7 +109,7 @@ class TrainConfig:
     """Strength of noise that is the same over the whole picture, e.g. 0.05."""
 
     min_snr: float | None = None
-    """Gamma of min-SNR weighting, e.g. 5."""
+    """Weight timesteps by min-SNR with this gamma, e.g. 5. Default: all weigh the same."""
 
     zero_terminal_snr: bool = False
     """Rescale the noise schedule so that the last step is pure noise (v-prediction bases). The
@@ -116,13 +120,16 @@ class TrainConfig:
     every step. auto: the column where it fits the base."""
 
     global_pool: bool | None = None
-    """Average the control over the picture. Default: for `shuffle` only."""
+    """Whether the control is averaged over the picture. Default: only for the condition
+    `shuffle`."""
 
     seed: int = 0
-    """Of everything random."""
+    """Seed of everything that is drawn at random: order, noise, timesteps, dropout and
+    mirroring."""
 
     device: str = "auto"
-    """auto (a GPU if there is one), cpu, or cuda; `accelerate launch` for several."""
+    """Where to train: auto (a GPU if there is one), cpu or cuda. Start with `accelerate launch` to
+    use several."""
 
     loader_workers: int = 2
     """Threads that decode the next batches."""
@@ -131,10 +138,10 @@ class TrainConfig:
     """Steps between losses on screen and in TensorBoard; a GPU waits only then."""
 
     checkpoint_every: int = 500
-    """Steps between checkpoints."""
+    """Optimizer steps between two checkpoints."""
 
     keep_last: int = 2
-    """Checkpoints that stay."""
+    """How many of the newest checkpoints are kept."""
 
     probe_every: int = 500
     """Steps between probes of validation rows: does it obey yet? 0 never probes."""
@@ -143,16 +150,16 @@ class TrainConfig:
     """Validation rows that are probed."""
 
     probe_steps: int = 20
-    """Sampling steps of a probe."""
+    """Steps in which a probe's pictures are sampled."""
 
     probe_guidance: float = 3.0
-    """Classifier-free guidance of a probe; 1 or less is none, as in diffusers."""
+    """Scale of classifier-free guidance in probes; 1 or less is no guidance, as in diffusers."""
 
     tracker: Literal["tensorboard", "wandb", "none"] = "tensorboard"
     """Where curves go beside `metrics.jsonl` and `curves.png`."""
 
     offline: bool = False
-    """Never touch the network; the base must be here."""
+    """Never use the internet; the base must be on this machine."""
 
     trust_model: tuple[str, ...] = ()
     """Models that may judge probes although only the data set names them (hub names or folders).

@@ -17,23 +17,23 @@ COMMAND = "controlset demo"
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class _Options:
     output: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("demo-output")
-    """Folder for pictures, data set, run, evaluation and report."""
+    """Folder that pictures, data set, run, evaluation and report are written to."""
 
     source: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
     """Pictures of your own instead of drawn ones. They are shrunk to 64 px, and the bundled base
     knows coloured shapes only: control will work better than the pictures look."""
 
     pictures: int = 4000
-    """Pictures to draw."""
+    """How many pictures of shapes to draw."""
 
     steps: int = 1100
-    """Training steps of 32 samples."""
+    """How many training steps to take, of 32 samples each."""
 
     rows: int = 128
-    """Validation rows to judge by."""
+    """How many validation rows the ControlNet is judged by."""
 
     seed: int = 0
-    """Of everything random; the same seed gives the same numbers."""
+    """Seed of everything that is drawn at random; the same seed gives the same numbers."""
 
     def __post_init__(self) -> None:
         for name in ("pictures", "steps", "rows"):

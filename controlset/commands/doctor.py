@@ -25,7 +25,7 @@ class _Options(AnnotateConfig):
     listed, none has to be."""
 
     json: bool = False
-    """Print JSON."""
+    """Print JSON instead of tables."""
 
 
 def run(arguments: Sequence[str]) -> int:

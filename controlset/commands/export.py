@@ -21,15 +21,16 @@ class _Options:
     """Folder of a run, of one of its checkpoints, or a diffusers ControlNetModel folder."""
 
     format: Literal["diffusers", "original"]
-    """diffusers: a folder, for any base. original: one file, for SD 1.x and 2.x."""
+    """Form of what is written. diffusers: a folder, for any base. original: one file, for Stable
+    Diffusion 1.x and 2.x."""
 
     output: Annotated[Path, tyro.conf.arg(metavar="PATH")]
-    """What is made: a folder, or a file that ends in .safetensors."""
+    """Where to write: a folder, or a file that ends in .safetensors."""
 
     dtype: Annotated[
         Literal["fp32", "fp16", "bf16"] | None, tyro.conf.arg(metavar="{fp32,fp16,bf16}")
     ] = None
-    """Precision of the weights. Default: as they are stored."""
+    """Number format of the weights. Default: as they are stored."""
 
 
 def run(arguments: Sequence[str]) -> int:

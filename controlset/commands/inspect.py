@@ -30,10 +30,10 @@ class _Options:
     """Also write the numbers to this file."""
 
     sample: int | None = None
-    """Look at so many images only, spread over the set."""
+    """Look at only this many images, spread over the set."""
 
     num_workers: int | None = None
-    """Threads that decode. Default: one per core."""
+    """How many threads decode. Default: one for each core."""
 
 
 def run(arguments: Sequence[str]) -> int:

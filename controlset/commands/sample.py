@@ -30,13 +30,14 @@ class SampleConfig:
     transparent counts as black."""
 
     prompt: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEXT [TEXT ...]")] = ("",)
-    """One for all pictures, or one for each."""
+    """What to draw: one text for all pictures, or one for each."""
 
     output: Annotated[Path, tyro.conf.arg(metavar="PATH")] = Path("sample.png")
-    """File of one picture; folder of several, which gets a grid.png, too."""
+    """File for one picture, or folder for several, which also gets a grid.png."""
 
     annotate: bool = False
-    """The hints are photographs: extract the condition first, as for the training data."""
+    """The hints are photographs: extract the condition from them first, as for the training
+    data."""
 
     base: str | None = None
     """The locked model, if it is not the one that the run names."""
@@ -48,20 +49,20 @@ class SampleConfig:
     """File with a LoRA (.safetensors) that is added to the base: `pip install controlset[lora]`."""
 
     negative_prompt: str = ""
-    """What to keep away from."""
+    """What pictures should not look like."""
 
     scheduler: Literal["ddim", "dpm++", "unipc", "euler"] = "ddim"
-    """Sampler."""
+    """Which sampler draws the pictures."""
 
     steps: int = 20
-    """Sampling steps."""
+    """Steps in which a picture is sampled."""
 
     guidance: float = 3.0
-    """Of classifier-free guidance; 1 or less is none, as in diffusers. 7.5 is usual for Stable
-    Diffusion."""
+    """Scale of classifier-free guidance; 1 or less is no guidance, as in diffusers. 7.5 is usual
+    for Stable Diffusion."""
 
     scale: tuple[float, ...] = (1.0,)
-    """Of the control; one, or one for each run."""
+    """Scale of the control, 1 is as trained: one number, or one for each run."""
 
     start: float = 0.0
     """Share of the steps after which control begins."""
@@ -70,37 +71,40 @@ class SampleConfig:
     """Share of the steps after which control ends."""
 
     guess: bool = False
-    """Guess mode: control without help of a prompt, deep layers louder, guided half only."""
+    """Guess mode, for drawing without a prompt: the control acts on the guided half alone, and more
+    strongly in deep layers."""
 
     resolution_weighting: bool = False
-    """The paper's 64/h weighting under guidance, guided half only."""
+    """Weight each layer's control by 64/h, h being its height, on the guided half alone, as in the
+    paper's section on classifier-free guidance."""
 
     init_image: Path | None = None
-    """Picture to start from."""
+    """Picture to start from, instead of noise."""
 
     strength: float | None = None
-    """How much of it goes: 0 to 1. Default: 0.8; 1 with a mask."""
+    """How much of `--init-image` is replaced, 0 to 1. Default: 0.8, with a mask 1."""
 
     mask: Path | None = None
-    """What is white is painted anew; what is black or transparent stays."""
+    """Mask for `--init-image`: what is white is painted anew, what is black or transparent
+    stays."""
 
     count: int = 1
-    """Pictures of each hint, each of the next seed."""
+    """How many pictures to draw of each hint, each from the next seed."""
 
     seed: int = 0
-    """Of the first picture."""
+    """Seed of the first picture."""
 
     batch_size: int = 8
-    """Pictures drawn together; does not change them."""
+    """How many pictures are drawn together; it does not change them."""
 
     device: str = "auto"
-    """auto (a GPU if there is one), cpu, or cuda."""
+    """Where to draw: auto (a GPU if there is one), cpu or cuda."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Number format. auto: bf16 on GPUs that have it, fp32 elsewhere."""
+    """Number format of the networks. auto: bf16 on GPUs that have it, fp32 elsewhere."""
 
     offline: bool = False
-    """Never touch the network."""
+    """Never use the internet; all models must be on this machine."""
 
     trust_model: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")] = ()
     """Models that may be loaded although only the run names them (hub names or folders). Those that

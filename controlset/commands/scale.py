@@ -35,12 +35,12 @@ class _Question:
     images: Annotated[tuple[float, ...], tyro.conf.arg(metavar="NUMBER [NUMBER ...]")] = (
         *(1e6, 1e8, 1e9),
     )
-    """How many images; several make several columns."""
+    """How many images the set has; several numbers make several columns."""
 
     conditions: _Names = _CONDITIONS
 
     caption: Literal["none", "blip"] = "none"
-    """blip: with captions by a model."""
+    """blip: captions are written by a model, too."""
 
     figures: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Start from the figures in this file (of `--save`) instead of the ones that come along."""
@@ -49,10 +49,10 @@ class _Question:
     """Measure here and now, on pictures of this source, with the options of `generate` below."""
 
     pilot_images: int = 48
-    """With `--measure`: pictures in each of the small runs, at least."""
+    """With `--measure`: how many pictures each of the small runs has at least."""
 
     resolution: int = 512
-    """With `--measure`: side of the stored images, px."""
+    """With `--measure`: side of the stored images in pixels."""
 
     save: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Keep the measured figures in this file."""
@@ -61,7 +61,7 @@ class _Question:
     """Draw hours and lost work over the rows of a shard, for the first number of images."""
 
     json: bool = False
-    """Print JSON."""
+    """Print JSON instead of tables."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class _Options(AnnotateConfig, Faults, Prices, Cluster, _Question):
     """Condition maps of the data set."""
 
     seed: int = 0
-    """Seed of the simulation, and of everything random in measured runs."""
+    """Seed of the simulation, and of what is drawn at random in measured runs."""
 
     def __post_init__(self) -> None:
         for kind in (AnnotateConfig, Cluster, Prices, Faults):

@@ -21,10 +21,11 @@ class _Options:
     """Folder of the data set, or its place in a bucket (`gs://…`, `s3://…`)."""
 
     audit: float = 0.0
-    """Extract the maps of this fraction of the rows again and demand equality, 0..1."""
+    """Extract the maps of this fraction of the rows again, 0 to 1, and demand that they are
+    equal."""
 
     num_workers: int | None = None
-    """Threads that audit. Default: one per core."""
+    """How many threads extract maps again. Default: one for each core."""
 
     device: str = "auto"
     """Where the audit's networks run: auto (a GPU if there is one), cpu, cuda, cuda:N or mps."""
@@ -32,7 +33,8 @@ class _Options:
     weights: str | None = dataclasses.field(
         default_factory=lambda: os.environ.get("CONTROLSET_WEIGHTS") or None
     )
-    """Folder with weights, searched before the hub's cache. Default: $CONTROLSET_WEIGHTS."""
+    """Folder with weights of networks, searched before the hub's cache. Default: what the
+    environment variable CONTROLSET_WEIGHTS says."""
 
     trust_model: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")] = ()
     """Models that the audit may load although only the data set names them (hub names or folders).

@@ -29,7 +29,7 @@ class AddConfig(AnnotateConfig):
     training on it need not do it in every step. In fp32 unless --precision says otherwise."""
 
     latent_flips: bool = False
-    """Encode the mirrored images, too, for training with flips."""
+    """Also encode the mirrored images, for training with `--flip`."""
 
     caption: Literal["none", "blip"] = "none"
     """blip: `--caption-model` describes the images that have no caption."""
@@ -39,10 +39,10 @@ class AddConfig(AnnotateConfig):
     the one that the data set was generated with."""
 
     num_workers: int | None = None
-    """Threads that decode, annotate and encode. Default: one per core."""
+    """How many threads decode, annotate and encode. Default: one for each core."""
 
     dry_run: bool = False
-    """Print what would be added, write nothing."""
+    """Print what would be added, and write nothing."""
 
     def __post_init__(self) -> None:
         AnnotateConfig.__post_init__(self)

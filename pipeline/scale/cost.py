@@ -32,28 +32,28 @@ class Prices:
     """
 
     vcpu_hour: float = 0.056
-    """USD for a vCPU-hour of Dataflow batch."""
+    """US dollars for an hour of a vCPU in a Dataflow batch job."""
 
     gb_hour: float = 0.003557
-    """USD for a GB of memory an hour."""
+    """US dollars for an hour of a GB of memory."""
 
     gpu_hour: float = 0.0
-    """USD for a GPU an hour; needed with figures of a GPU."""
+    """US dollars for an hour of a GPU; needed with figures that were measured on one."""
 
     shuffle_gb: float = 0.011
-    """USD for a GB through the shuffle."""
+    """US dollars for a GB that goes through the shuffle."""
 
     storage_gb_month: float = 0.02
-    """USD for a GB stored for a month."""
+    """US dollars for storing a GB for a month."""
 
     thousand_reads: float = 0.0004
-    """USD for 1,000 reading requests."""
+    """US dollars for 1,000 requests that read."""
 
     thousand_writes: float = 0.005
-    """USD for 1,000 writing and listing requests."""
+    """US dollars for 1,000 requests that write or list."""
 
     spot_factor: float = 1.0
-    """What vCPUs, memory and GPUs cost of the above, e.g. 0.6 for preemptible ones."""
+    """Part of these prices that vCPUs, memory and GPUs cost, e.g. 0.6 for preemptible machines."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(Prices):
@@ -66,22 +66,22 @@ class Cluster:
     """The machines, and how the set is cut."""
 
     machines: int | None = None
-    """How many machines. Default: as many as finish within --hours."""
+    """How many machines work. Default: as many as finish within `--hours`."""
 
     hours: float = 24.0
-    """Wanted hours of work, if --machines does not say how many there are."""
+    """Within how many hours the work should be done, where `--machines` is not given."""
 
     vcpus: int = 8
-    """vCPUs of a machine."""
+    """How many vCPUs a machine has."""
 
     memory_gb: float = 32.0
-    """Memory of a machine, GB."""
+    """How many GB of memory a machine has."""
 
     startup_s: float = 300.0
-    """Until a new machine reads its first image, s: boot, image pull, models. Assumed."""
+    """Seconds until a new machine reads its first image: boot, image pull, models. Assumed."""
 
     shard_rows: int = 1000
-    """Rows of a shard."""
+    """How many rows a shard has."""
 
     def __post_init__(self) -> None:
         need(self.machines is None or self.machines >= 1, "--machines", "1 or more", self.machines)

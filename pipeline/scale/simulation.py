@@ -26,16 +26,16 @@ class Faults:
     """Standard deviation of a shard's time over its mean (log-normal)."""
 
     stragglers: float = 0.02
-    """Fraction of machines that are slow."""
+    """Fraction of the machines that are slow."""
 
     slowdown: float = 3.0
     """How many times longer a slow machine takes."""
 
     preemptions: float = 0.0
-    """Times an hour that a machine is taken away (Spot); a new one starts in its place."""
+    """How many times an hour a machine is taken away (Spot); a new one starts in its place."""
 
     seed: int = 0
-    """Of everything drawn."""
+    """Seed of everything that is drawn at random."""
 
     def __post_init__(self) -> None:
         need(0 <= self.variation <= 5, "--variation", "0 to 5", self.variation)

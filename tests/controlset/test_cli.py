@@ -252,6 +252,30 @@ def test_the_help_of_an_option_flows_whatever_the_line_breaks_of_the_source(caps
     assert all(len(line) > 60 for line in text[:-1])  # filled, not broken where the source is
 
 
+def test_the_help_says_what_has_to_be_given_and_which_switches_are_on(capsys):
+    for command, said in (
+        ("evaluate", "runs are compared with the first. (required) --data"),
+        (
+            "evaluate",
+            "--no-report Write the report, report.html. (on by default; this turns it off)",
+        ),
+        ("sample", "Which sampler draws the pictures. (default: ddim)"),
+    ):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        assert said in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("command", ["evaluate --data x --output y", "sample --hint y"])
+def test_an_option_that_may_be_repeated_has_to_be_given_once(capsys, command):
+    name = command.split()[0]
+    status, _, err = in_process(capsys, *command.split())
+    assert (status, err) == (
+        2,
+        f"controlset {name}: need --run; see controlset {name} --help\n",
+    )
+
+
 def test_help_and_version_answer_in_half_a_second():
     for arguments in (["--help"], ["--version"]):
         seconds = []
