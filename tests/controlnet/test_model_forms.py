@@ -401,7 +401,6 @@ def lora_for(unet, path, scale=1.0):
 
 
 def test_a_lora_is_added_to_the_weights(tmp_path, locked):
-    pytest.importorskip("peft", reason="an extra of its own")
     path = tmp_path / "style.safetensors"
     name, wanted = lora_for(locked.unet, path)
     base_of = load_base(str(base()), vae=False, offline=True, lora=str(path))
@@ -421,10 +420,8 @@ def test_a_file_that_is_no_lora_of_this_base_is_one_line(tmp_path, locked, conte
         path = tmp_path / "style.bin"
         torch.save({}, path)
     if content == "others":
-        pytest.importorskip("peft", reason="an extra of its own")
         save_file({"some.weight": torch.zeros(3)}, path)
     if content == "zero":
-        pytest.importorskip("peft", reason="an extra of its own")
         lora_for(locked.unet, path, scale=0.0)
     with pytest.raises(ConfigError, match=rf"^--base-lora {path}: need a ") as caught:
         load_base(str(base()), vae=False, text=False, offline=True, lora=str(path))
