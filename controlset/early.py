@@ -4,7 +4,6 @@ Importing those takes 5 to 14 seconds of a core. Only what is certain is refused
 everything is checked again, and more closely, by whoever uses it.
 """
 
-import dataclasses
 import json
 import os
 import re
@@ -53,8 +52,7 @@ def need_conditions(options: AnnotateConfig) -> None:
     """
     from annotators.registry import specs_of
 
-    # `add` takes the set's own seed where none is asked for; names and options are the same.
-    specs_of(options if options.seed is not None else dataclasses.replace(options, seed=0))
+    specs_of(options)
 
 
 def need_output(output: str) -> None:

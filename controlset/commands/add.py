@@ -44,7 +44,7 @@ def run(arguments: Sequence[str]) -> int:
         if config.latents == nano.NAME:
             config = dataclasses.replace(config, latents=str(nano.base_folder()))
         early.need_dataset(config.output)
-        early.need_conditions(config)
+        early.need_conditions(config.with_seed_of({}))
         if config.latents is not None:
             early.need_paths("--latents", [config.latents], "a base in diffusers' format")
         from pipeline.adding import launch
