@@ -7,7 +7,7 @@ from typing import Any
 import diffusers
 from diffusers.utils import is_peft_available
 
-from controlnet.architecture.model_folder import first_line
+from controlnet.architecture.loading import refusing
 from schemas.errors import ConfigError
 
 
@@ -32,18 +32,12 @@ def add_lora(file: str, unet: Any, text_models: Sequence[Any]) -> None:
         )
     pipeline = _pipeline(unet, text_models)
     before = _total(unet, text_models)
-    try:
+    with refusing(lambda said: f"--base-lora {file}: need a LoRA for this base, got {said}"):
         pipeline.load_lora_weights(
             str(path.parent), weight_name=path.name, use_safetensors=True, local_files_only=True
         )
         pipeline.fuse_lora()
         pipeline.unload_lora_weights()
-    except MemoryError:
-        raise
-    except Exception as error:  # a strange file makes diffusers and peft raise nearly anything
-        raise ConfigError(
-            f"--base-lora {file}: need a LoRA for this base, got {first_line(error)}"
-        ) from error
     if _total(unet, text_models) == before:
         raise ConfigError(
             f"--base-lora {file}: need a LoRA for this base, got one that changes nothing in it"

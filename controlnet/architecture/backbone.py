@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from controlnet.architecture.control import ControlNet, control_config
-from controlnet.architecture.loading import without_bars
+from controlnet.architecture.loading import refusing, without_bars
 from controlnet.architecture.model_folder import (
     need_base_folder,
     network_of,
@@ -294,10 +294,8 @@ def scheduler(base: Base, kind: str = "DDIMScheduler", **overrides: Any) -> Any:
     found: Any = getattr(diffusers, kind, None)
     if not isinstance(found, type) or not issubclass(found, diffusers.SchedulerMixin):
         raise ConfigError(f"--scheduler: need the name of a sampler, got {kind!r}")
-    try:
+    with refusing(lambda said: no_base(base.name, "scheduler", said)):
         return found.from_config(config, **overrides)
-    except Exception as error:  # a strange configuration makes diffusers raise nearly anything
-        raise no_base(base.name, "scheduler", error) from error
 
 
 def _text_encoder(name: str, unet: Any, offline: bool) -> TextEncoder:
@@ -313,7 +311,7 @@ def _text_encoder(name: str, unet: Any, offline: bool) -> TextEncoder:
             words = (
                 f"{len(tokenizer)} words, of which its text encoder knows {model.config.vocab_size}"
             )
-            raise no_base(name, part, ValueError(words))
+            raise ConfigError(no_base(name, part, words))
     return TextEncoder(tokenizers, models)
 
 

@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from controlnet.architecture.control import ControlNet
-from controlnet.architecture.loading import need_finite, without_bars
-from controlnet.architecture.model_folder import first_line, weights_file, whole
+from controlnet.architecture.loading import need_finite, refusing, without_bars
+from controlnet.architecture.model_folder import weights_file, whole
 from controlnet.original_keys import same_names, to_diffusers
 from schemas.errors import ConfigError
 from schemas.model_files import read_model_config
@@ -91,14 +91,10 @@ def metadata_of_file(control: Path) -> dict[str, str]:
     path = weights_of(control)
     if path.suffix != _TENSORS:
         return {}
-    try:
-        with safe_open(path, framework="pt") as opened:
-            return opened.metadata() or {}
-    except Exception as error:
-        raise ConfigError(
-            f"{path}: need a whole safetensors file, got {error}; train again, "
-            "or take a checkpoint of the run"
-        ) from error
+    torn = f"{path}: need a whole safetensors file, got "
+    advice = "; train again, or take a checkpoint of the run"
+    with refusing(lambda said: torn + said + advice), safe_open(path, framework="pt") as opened:
+        return opened.metadata() or {}
 
 
 @without_bars()
@@ -117,15 +113,11 @@ def load_control(control: Path, unet: Any = None) -> ControlNet:
         ConfigError: it is not there, torn, pickled, of another kind (a union ControlNet, one for
             maps of 1 or 6 channels, one without a middle block), or for another base.
     """
-    try:
+    form = "ControlNet's weights" if control.is_file() else "diffusers ControlNetModel folder"
+    with refusing(lambda said: f"{control}: need a {form}, got {said}"):
         found = _of_file(control, unet) if control.is_file() else _of_folder(control)
-        need_finite(found.state_dict(), str(control))
-        return found
-    except (MemoryError, ConfigError):
-        raise
-    except Exception as error:  # a strange file makes the libraries raise nearly anything
-        form = "ControlNet's weights" if control.is_file() else "diffusers ControlNetModel folder"
-        raise ConfigError(f"{control}: need a {form}, got {first_line(error)}") from error
+    need_finite(found.state_dict(), str(control))
+    return found
 
 
 def _of_folder(folder: Path) -> ControlNet:
@@ -219,13 +211,10 @@ def _from_hub(name: str, option: str, offline: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     files = ["config.json", f"{STEM}{_TENSORS}", f"{STEM}.fp16{_TENSORS}"]
-    try:
+    nothing = f"{option} {name}: no folder here, and from the hub: "
+    advice = "; give the folder of a run, of a ControlNetModel, or one file of weights"
+    with refusing(lambda said: nothing + said + advice):
         folder = Path(snapshot_download(name, allow_patterns=files, local_files_only=offline))
         if weights_file(folder) is None:
             raise FileNotFoundError(f"no {STEM}{_TENSORS}")
-        return folder
-    except Exception as error:
-        raise ConfigError(
-            f"{option} {name}: no folder here, and from the hub: {first_line(error)}; give the "
-            "folder of a run, of a ControlNetModel, or one file of weights"
-        ) from error
+    return folder

@@ -1,11 +1,34 @@
-"""What is common to loading networks: their values, and what is shown meanwhile."""
+"""What is common to loading networks: refusals, their values, and what is shown meanwhile."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from torch import Tensor
 
 from schemas.errors import ConfigError
+
+
+@contextlib.contextmanager
+def refusing(refusal: Callable[[str], str]) -> Iterator[None]:
+    """One line of ours for whatever a strange file makes the libraries raise: nearly anything.
+
+    Want of memory, and what is such a line already, go through.
+
+    Args:
+        refusal: makes it of the first line of what they say.
+
+    Raises:
+        ConfigError: instead of theirs.
+    """
+    try:
+        yield
+    except (MemoryError, ConfigError):
+        raise
+    except Exception as error:
+        # A KeyError's own text would be in quotes.
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        said = ((str(text) or type(error).__name__).splitlines() or [""])[0][:160]
+        raise ConfigError(refusal(said)) from error
 
 
 def need_finite(weights: Mapping[str, Tensor], where: str) -> None:

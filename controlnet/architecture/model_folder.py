@@ -4,6 +4,7 @@ A folder may be anybody's. Nothing of it is run, no pickle is read, and whatever
 one line that names the part.
 """
 
+import contextlib
 import json
 import math
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import diffusers
 import msgspec
 from msgspec import Meta
 
+from controlnet.architecture.loading import refusing
 from schemas.errors import ConfigError
 from schemas.model_files import (
     NO_CODE,
@@ -93,17 +95,13 @@ def part_config(name: str, part: str, *, offline: bool) -> dict[str, Any]:
         ConfigError: not there, not JSON, of another class, or with values that cannot be.
     """
     kind: Any = _KINDS[part or "vae"]
-    try:
+    with _usable(name, part):
         read = kind.load_config(name, subfolder=part or None, local_files_only=offline)
         config = json.loads(json.dumps(dict(read), default=str))
         check_model_config(config)
         _need_class(config.get("_class_name"), part or "vae")
         msgspec.convert(config, _RECORDS[part or "vae"])
-        return config
-    except MemoryError:
-        raise
-    except Exception as error:  # a strange file makes the libraries raise nearly anything
-        raise no_base(name, part, error) from error
+    return config
 
 
 def network_of(kind: Any, name: str, part: str, *, offline: bool, **options: Any) -> Any:
@@ -121,12 +119,8 @@ def network_of(kind: Any, name: str, part: str, *, offline: bool, **options: Any
     Raises:
         ConfigError: not there, torn, pickled, of another class or of another shape.
     """
-    try:
+    with _usable(name, part):
         return whole(kind, name, part, offline=offline, **options)
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise no_base(name, part, error) from error
 
 
 def whole(kind: Any, name: str, part: str, *, offline: bool, **options: Any) -> Any:
@@ -175,7 +169,7 @@ def tokenizer_of(kind: Any, name: str, part: str, *, offline: bool) -> Any:
     Raises:
         ConfigError: not there, torn or empty.
     """
-    try:
+    with _usable(name, part):
         with no_questions():
             tokenizer = kind.from_pretrained(
                 name, subfolder=part, local_files_only=offline, **NO_CODE
@@ -187,11 +181,11 @@ def tokenizer_of(kind: Any, name: str, part: str, *, offline: bool) -> Any:
         if not isinstance(tokenizer.model_max_length, int | float):
             raise TypeError(f"a model_max_length of {tokenizer.model_max_length!r}")
         tokenizer(["a"], padding="max_length", truncation=True, max_length=4)
-        return tokenizer
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise no_base(name, part, error) from error
+    return tokenizer
+
+
+def _usable(name: str, part: str) -> contextlib.AbstractContextManager[None]:
+    return refusing(lambda said: no_base(name, part, said))
 
 
 def need_base_folder(name: str) -> None:
@@ -236,23 +230,15 @@ def _what_it_is(path: Path) -> str | None:
     return f"got a {family} without unet/; give a Stable Diffusion 1.x, 2.x or XL base"
 
 
-def no_base(name: str, part: str, error: Exception) -> ConfigError:
-    """The error of a base without a usable part; "" is a VAE of its own."""
-    if not part:
-        return ConfigError(
-            f"--vae {name}: need an AutoencoderKL in diffusers' folder format, found none that is "
-            f"usable ({first_line(error)}); give its folder or its name on the hub"
-        )
-    return ConfigError(
-        f"--base {name}: need a model in diffusers' folder format, found no usable {part}/ "
-        f"({first_line(error)}); give its folder or its name on the hub"
+def no_base(name: str, part: str, said: str) -> str:
+    """What is said of a base without a usable part; "" is a VAE of its own."""
+    what = (
+        f"--base {name}: need a model in diffusers' folder format, found no usable {part}/"
+        if part
+        else f"--vae {name}: need an AutoencoderKL in diffusers' folder format, found none that is "
+        "usable"
     )
-
-
-def first_line(error: Exception) -> str:
-    """What a library says, short."""
-    text = error.args[0] if isinstance(error, KeyError) and error.args else error  # else in quotes
-    return ((str(text) or type(error).__name__).splitlines() or [""])[0][:160]
+    return f"{what} ({said}); give its folder or its name on the hub"
 
 
 def weights_file(folder: Path, stem: str = "diffusion_pytorch_model") -> Path | None:

@@ -8,9 +8,8 @@ import torch
 from PIL import Image
 
 from controlnet.architecture.backbone import fingerprint
-from controlnet.architecture.loading import without_bars
-from controlnet.architecture.model_folder import first_line, whole
-from schemas.errors import ConfigError
+from controlnet.architecture.loading import refusing, without_bars
+from controlnet.architecture.model_folder import whole
 from schemas.model_files import NO_CODE, no_questions
 from schemas.pixels import RgbU8
 
@@ -90,18 +89,15 @@ class ClipScore:
 def _loaded(name: str, offline: bool) -> tuple[Any, Any]:
     from transformers import CLIPModel, CLIPProcessor
 
-    try:
+    unusable = (
+        f"--clip {name}: need a CLIP model in transformers' folder format, found none that is"
+    )
+    advice = "give its folder or its name on the hub with --clip NAME"
+    with refusing(lambda said: f"{unusable} usable ({said}); {advice}"):
         model = whole(CLIPModel, name, "", offline=offline)
         with no_questions():
             processor = CLIPProcessor.from_pretrained(name, local_files_only=offline, **NO_CODE)
         tokenizer = processor.tokenizer
         if tokenizer.vocab_size <= len(tokenizer.all_special_ids):  # its answer to no files
             raise FileNotFoundError("no vocabulary")
-    except MemoryError:
-        raise
-    except Exception as error:  # a strange folder makes transformers raise nearly anything
-        raise ConfigError(
-            f"--clip {name}: need a CLIP model in transformers' folder format, found none that is "
-            f"usable ({first_line(error)}); give its folder or its name on the hub with --clip NAME"
-        ) from error
     return model, processor
