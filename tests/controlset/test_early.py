@@ -86,4 +86,4 @@ def test_a_refusal_takes_a_second_and_imports_nothing_heavy(places, case):
     status, cpu_s, *heavy = done.stdout.split()[-10:]
     assert (status, heavy) == ("2", [])
     assert done.stderr.count("\n") == 1
-    assert float(cpu_s) < 2.5  # 0.2 to 0.9 on an idle core; 5 to 14 with what is heavy
+    assert float(cpu_s) < 1.0  # 0.1 to 0.5 on a busy core; 5 to 14 with what is heavy
