@@ -1,15 +1,18 @@
 """Half precision changes pictures by noise, never to black; a black one is no result."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from controlnet import nano
 from controlnet.architecture.backbone import load_base
 from controlset.cli import main
 from schemas.errors import ConfigError
 from tests.controlnet.tiny_bases import one_thread  # noqa: F401
-from tests.controlnet.tiny_runs import changed_base, trained
+from tests.controlnet.tiny_runs import changed_base, data, trained
 
 LARGEST = 65504  # of float16
 
@@ -66,6 +69,70 @@ def test_half_precision_differs_by_noise_and_not_by_blackness(run, tmp_path, cap
         pictures[precision] = np.asarray(Image.open(path)).astype(int)
     assert pictures["fp32"].std() > 5
     assert 0 < abs(pictures["fp16"] - pictures["fp32"]).mean() < 2
+
+
+def fine_tuned(weights):
+    """Every weight a hundredth of its tensor's spread away."""
+    rng = torch.Generator().manual_seed(1)
+    return {
+        name: one + 0.01 * one.std(correction=0) * torch.randn(one.shape, generator=rng)
+        for name, one in weights.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def halved(tmp_path_factory):
+    """Trained for some steps in bf16 on nano."""
+    output = tmp_path_factory.mktemp("halved") / "run"
+    return trained(output, steps=5, base=str(nano.base_folder()), precision="bf16")
+
+
+@pytest.fixture(scope="module", params=["its own base", "a fine-tune of it"])
+def on_base(request, tmp_path_factory):
+    """Words that name the base, and whether its weights are others than in training."""
+    if request.param == "its own base":
+        return [], False
+    folder = tmp_path_factory.mktemp("bases") / "tuned"
+    tuned = changed_base(folder, "unet", fine_tuned, of=nano.base_folder())
+    return ["--base", str(tuned)], True
+
+
+def test_a_run_in_bf16_draws_the_same_but_for_noise_in_fp32(halved, on_base, tmp_path, capsys):
+    words, others = on_base
+    pictures = {}
+    for precision in ("bf16", "fp32"):
+        path = tmp_path / f"{precision}.png"
+        status, path = drawn(halved, path, "--precision", precision, *words, steps=4)
+        said = " ".join(capsys.readouterr().err.split())
+        assert status == 0, said
+        assert ("with other weights" in said) == others
+        pictures[precision] = np.asarray(Image.open(path)).astype(int)
+    assert pictures["fp32"].std() > 20
+    assert 0 < abs(pictures["bf16"] - pictures["fp32"]).mean() < 1.5
+
+
+def evaluated(run, output, *words):
+    """Value of the headline by row, and what was warned of."""
+    given = ["--run", str(run), "--data", str(data()), "--output", str(output), *words]
+    assert main(["evaluate", *given, "--steps", "2", "--device", "cpu", "--no-report"]) == 0
+    document = json.loads((output / "evaluation.json").read_text())
+    headline = document["measures"][0]["name"]
+    values = {row["row"]: row["values"][headline]["value"] for row in document["rows"]}
+    return values, " ".join(document["warnings"])
+
+
+@pytest.fixture(scope="module")
+def in_bf16(halved, tmp_path_factory):
+    return evaluated(halved, tmp_path_factory.mktemp("e") / "bf16", "--precision", "bf16")[0]
+
+
+def test_a_run_in_bf16_is_evaluated_nearly_the_same_in_fp32(halved, in_bf16, on_base, tmp_path):
+    words, others = on_base
+    values, said = evaluated(halved, tmp_path / "fp32", "--precision", "fp32", *words)
+    assert ("with other weights" in said) == others
+    assert values["ceiling"] == in_bf16["ceiling"]
+    assert values == pytest.approx(in_bf16, abs=0.03)
+    assert values != in_bf16
 
 
 def nan(weights):

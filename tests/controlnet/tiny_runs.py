@@ -98,9 +98,9 @@ def base(prediction="epsilon", name="base", width=16, vae_seed=0):
     return folder
 
 
-def changed_base(folder, part, change):
-    """A copy of the tiny base whose weights of one part went through `change`."""
-    shutil.copytree(base(), folder)
+def changed_base(folder, part, change, of=None):
+    """A copy of a base (the tiny one), whose weights of one part went through `change`."""
+    shutil.copytree(of or base(), folder)
     path = folder / part / WEIGHTS
     save_file(change(load_file(path)), path, metadata={"format": "pt"})
     return folder
