@@ -17,7 +17,7 @@ from controlnet.trainer.draws import DrawOptions
 from controlnet.trainer.index import scan
 from controlnet.trainer.judge import Map
 from controlnet.trainer.learner import inputs_of
-from controlnet.trainer.prefetch import Loader
+from controlnet.trainer.loader import Loader
 from controlnet.trainer.probe import maps_of, to_pictures
 from controlnet.trainer.texts import Texts
 from schemas.errors import ConfigError

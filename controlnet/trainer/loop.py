@@ -26,8 +26,8 @@ from controlnet.trainer.folder import (
 from controlnet.trainer.journal import PROBES, Journal, read_lines
 from controlnet.trainer.judge import Judge
 from controlnet.trainer.learner import Method
+from controlnet.trainer.loader import starving_sizes
 from controlnet.trainer.optimizers import learning_rate
-from controlnet.trainer.order import starving_sizes
 from controlnet.trainer.probe import Bounds
 from controlnet.trainer.setup import Run, prepare
 from controlnet.trainer.snap import snap_step

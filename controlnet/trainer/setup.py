@@ -37,10 +37,10 @@ from controlnet.trainer.exclude import digest_of_keys, read_keys, without
 from controlnet.trainer.index import Index, open_shard, scan
 from controlnet.trainer.judge import Judge
 from controlnet.trainer.learner import Learner, Method, controlled
+from controlnet.trainer.loader import Loader
 from controlnet.trainer.loss import Diffusion
 from controlnet.trainer.metadata import metadata_of
 from controlnet.trainer.optimizers import new_optimizer
-from controlnet.trainer.prefetch import Loader
 from controlnet.trainer.probe import Probe
 from controlnet.trainer.texts import Texts, fits_in_memory
 from schemas.consumed import check_shards

@@ -35,7 +35,7 @@ def run_ours(folder: Path, *, noise: bool = False) -> Iterator[tuple[Any, Any]]:
     """Our shards through `Loader`."""
     from controlnet.trainer.draws import DrawOptions
     from controlnet.trainer.index import scan
-    from controlnet.trainer.prefetch import Loader
+    from controlnet.trainer.loader import Loader
 
     index = scan(str(folder / "set"), split="train", condition="canny", wants_latents=False)
     loader = Loader(
@@ -145,7 +145,7 @@ def epoch_of(name: str, folder: Path) -> dict[str, float]:
 
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    modules = {"ours": "controlnet.trainer.prefetch", "trainer": "controlnet.trainer.prefetch"}
+    modules = {"ours": "controlnet.trainer.loader", "trainer": "controlnet.trainer.loader"}
     __import__(modules.get(name, name))
     images = total = 0
     first_s = 0.0

@@ -172,8 +172,8 @@ def gradients_agree(base: Path, data: Path) -> Iterator[tuple[str, float]]:
     from controlnet.trainer.draws import DrawOptions
     from controlnet.trainer.index import scan
     from controlnet.trainer.learner import Learner, inputs_of
+    from controlnet.trainer.loader import Loader
     from controlnet.trainer.loss import Diffusion
-    from controlnet.trainer.prefetch import Loader
     from controlnet.trainer.steps import losses
     from controlnet.trainer.texts import Texts
 

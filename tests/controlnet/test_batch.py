@@ -16,7 +16,7 @@ from PIL import Image
 from controlnet.trainer.batch import StoredRow, decode_image, decode_map
 from controlnet.trainer.draws import DrawOptions, draw
 from controlnet.trainer.index import scan
-from controlnet.trainer.prefetch import Loader
+from controlnet.trainer.loader import Loader
 from pipeline.encode import encode_image
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from controlnet.architecture.backbone import load_base, new_control
-from controlnet.trainer import loop, prefetch, steps
+from controlnet.trainer import loader, loop, steps
 from controlnet.trainer.checkpoint import save_control
 from controlnet.trainer.optimizers import learning_rate
 from tests.controlnet.tiny_runs import (
@@ -199,7 +199,7 @@ def test_accumulated_batches_are_one_large_batch(tmp_path, monkeypatch):
     gradients = {}
     for size in (8, 4):
         with monkeypatch.context() as patched:
-            patched.setattr(prefetch.Loader, "plan", first_eight_rows(size))
+            patched.setattr(loader.Loader, "plan", first_eight_rows(size))
             patched.setattr(loop, "prepare", noting(gradients.setdefault(size, [])))
             trained(tmp_path / f"of-{size}", steps=1, batch_size=size, accumulation=8 // size)
     for one, other in zip(gradients[8][0], gradients[4][0], strict=True):
@@ -208,7 +208,7 @@ def test_accumulated_batches_are_one_large_batch(tmp_path, monkeypatch):
 
 def first_eight_rows(size):
     """A plan of rows 0 to 7 in order."""
-    planned = prefetch.Loader.plan
+    planned = loader.Loader.plan
 
     def plan(loader, epoch):
         batches = np.arange(8).reshape(-1, size)

@@ -129,7 +129,7 @@ def _load(latents: bool) -> Callable[[World], tuple[int, str]]:
     def read(world: World) -> tuple[int, str]:
         from controlnet.trainer.draws import DrawOptions
         from controlnet.trainer.index import scan
-        from controlnet.trainer.prefetch import Loader
+        from controlnet.trainer.loader import Loader
 
         index = scan(str(world.at("set")), split="train", condition="canny", wants_latents=latents)
         options = DrawOptions(num_train_timesteps=1000)

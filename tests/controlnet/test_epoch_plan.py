@@ -5,7 +5,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from controlnet.trainer.index import Index
-from controlnet.trainer.order import plan_epoch, starving_sizes
+from controlnet.trainer.loader import plan_epoch, starving_sizes
 from schemas.errors import ConfigError
 
 WIDE, SQUARE, TALL = (96, 64), (64, 64), (64, 96)
