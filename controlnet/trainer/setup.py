@@ -33,8 +33,7 @@ from controlnet.trainer.devices import (
     resolved_precision,
 )
 from controlnet.trainer.draws import DrawOptions
-from controlnet.trainer.exclude import digest_of_keys, read_keys, without
-from controlnet.trainer.index import Index, open_shard, scan
+from controlnet.trainer.index import Index, digest_of_keys, open_shard, read_keys, scan, without
 from controlnet.trainer.judge import Judge
 from controlnet.trainer.learner import Learner, Method, controlled
 from controlnet.trainer.loader import Loader

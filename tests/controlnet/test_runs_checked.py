@@ -18,9 +18,8 @@ from controlnet.evaluator.sampler import Request
 from controlnet.evaluator.settings import EvaluateConfig
 from controlnet.evaluator.studio import Studio
 from controlnet.trainer.checkpoint import find_checkpoint, last_checkpoint
-from controlnet.trainer.exclude import without
 from controlnet.trainer.folder import read_record
-from controlnet.trainer.index import scan
+from controlnet.trainer.index import scan, without
 from controlnet.trainer.journal import read_journal
 from schemas.documents import with_digest
 from schemas.errors import ConfigError
