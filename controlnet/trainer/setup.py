@@ -23,7 +23,6 @@ from controlnet.architecture.control import ControlNet, checkpoint_blocks
 from controlnet.architecture.control_files import find_control, load_control
 from controlnet.architecture.hint import hint_widths
 from controlnet.architecture.sampling import SampleOptions
-from controlnet.trainer.average import Average
 from controlnet.trainer.checkpoint import WEIGHTS
 from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.devices import (
@@ -39,7 +38,7 @@ from controlnet.trainer.learner import Learner, Method, controlled
 from controlnet.trainer.loader import Loader
 from controlnet.trainer.loss import Diffusion
 from controlnet.trainer.metadata import metadata_of
-from controlnet.trainer.optimizers import new_optimizer
+from controlnet.trainer.optimizers import Average, new_optimizer
 from controlnet.trainer.probe import Probe
 from controlnet.trainer.texts import Texts, fits_in_memory
 from schemas.consumed import check_shards

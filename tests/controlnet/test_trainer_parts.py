@@ -13,12 +13,11 @@ import torch
 
 from controlnet.architecture.backbone import load_base
 from controlnet.trainer import recipes, texts
-from controlnet.trainer.average import Average
 from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.display import Display
 from controlnet.trainer.folder import same_run
 from controlnet.trainer.journal import Journal, read_lines, write_png
-from controlnet.trainer.optimizers import new_optimizer
+from controlnet.trainer.optimizers import Average, new_optimizer
 from controlnet.trainer.stopping import StopRequest
 from controlnet.trainer.texts import Texts
 from schemas.errors import ConfigError
