@@ -12,9 +12,9 @@ import torch
 from controlnet.trainer import checkpoint
 from controlnet.trainer.batch import Batch
 from controlnet.trainer.config import TrainConfig
-from controlnet.trainer.curves import draw_curves, draw_strips
 from controlnet.trainer.devices import other_processes
 from controlnet.trainer.display import Display
+from controlnet.trainer.figures import draw_curves, draw_strips
 from controlnet.trainer.folder import (
     CONTROL_DIR,
     SUMMARY_NAME,

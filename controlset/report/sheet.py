@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from controlnet.trainer.mosaic import mosaic_of
+from controlnet.trainer.figures import mosaic_of
 from controlset.report.canvas import DPI, Plate, saved, styled
 from controlset.report.records import Evaluation, PictureView
 from schemas.errors import Rejected
