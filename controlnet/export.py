@@ -27,7 +27,7 @@ from torch import Tensor
 
 from controlnet.original_keys import family, original_names, to_original
 from controlnet.trainer.checkpoint import WEIGHTS
-from controlnet.trainer.folder import CONFIG_NAME, CONTROL_DIR, check_result
+from controlnet.trainer.run_folder import CONFIG_NAME, CONTROL_DIR, check_result
 from schemas.errors import ConfigError
 
 Layout = Literal["diffusers", "original"]

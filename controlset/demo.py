@@ -159,7 +159,7 @@ def _train(options: Demo, data: Path, run: Path) -> None:
 
 
 def _is_finished(run: Path, steps: int) -> bool:
-    from controlnet.trainer.folder import SUMMARY_NAME, read_record
+    from controlnet.trainer.run_folder import SUMMARY_NAME, read_record
 
     summary = read_record(run / SUMMARY_NAME)
     return summary.get("stopped_by", -1) is None and summary.get("step") == steps

@@ -19,7 +19,7 @@ from controlnet.trainer.judge import Map
 from controlnet.trainer.learner import inputs_of
 from controlnet.trainer.loader import Loader
 from controlnet.trainer.probe import maps_of, to_pictures
-from controlnet.trainer.texts import Texts
+from controlnet.trainer.text_cache import Texts
 from schemas.errors import ConfigError
 from schemas.pixels import RgbU8
 

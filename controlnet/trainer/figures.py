@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from controlnet.trainer.journal import METRICS, PROBES, SAMPLES, read_lines
 from controlnet.trainer.judge import Map
+from controlnet.trainer.log import METRICS, PROBES, SAMPLES, read_lines
 from controlnet.trainer.probe import Bounds
 from schemas.errors import Rejected
 from schemas.pixels import RgbU8, decode_stored_rgb

@@ -13,9 +13,14 @@ from controlnet.trainer import checkpoint
 from controlnet.trainer.batch import Batch
 from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.devices import other_processes
-from controlnet.trainer.display import Display
 from controlnet.trainer.figures import draw_curves, draw_strips
-from controlnet.trainer.folder import (
+from controlnet.trainer.judge import Judge
+from controlnet.trainer.learner import Method
+from controlnet.trainer.loader import starving_sizes
+from controlnet.trainer.log import PROBES, Display, Journal, read_lines
+from controlnet.trainer.optimizers import learning_rate
+from controlnet.trainer.probe import Bounds
+from controlnet.trainer.run_folder import (
     CONTROL_DIR,
     SUMMARY_NAME,
     claimed_output,
@@ -23,12 +28,6 @@ from controlnet.trainer.folder import (
     same_run,
     write_config,
 )
-from controlnet.trainer.journal import PROBES, Journal, read_lines
-from controlnet.trainer.judge import Judge
-from controlnet.trainer.learner import Method
-from controlnet.trainer.loader import starving_sizes
-from controlnet.trainer.optimizers import learning_rate
-from controlnet.trainer.probe import Bounds
 from controlnet.trainer.setup import Run, prepare
 from controlnet.trainer.snap import snap_step
 from controlnet.trainer.steps import Place, Step, batches_from, optimize, refuse_nan

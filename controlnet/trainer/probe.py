@@ -22,7 +22,7 @@ from controlnet.trainer.batch import Batch
 from controlnet.trainer.judge import Judge, Map
 from controlnet.trainer.learner import Inputs, inputs_of
 from controlnet.trainer.loss import Diffusion
-from controlnet.trainer.texts import Texts
+from controlnet.trainer.text_cache import Texts
 from schemas.pixels import RgbU8
 
 BINS = 5

@@ -40,7 +40,7 @@ from controlnet.trainer.loss import Diffusion
 from controlnet.trainer.metadata import metadata_of
 from controlnet.trainer.optimizers import Average, new_optimizer
 from controlnet.trainer.probe import Probe
-from controlnet.trainer.texts import Texts, fits_in_memory
+from controlnet.trainer.text_cache import Texts, fits_in_memory
 from schemas.consumed import check_shards
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from controlnet.evaluator.cells import digest
-from controlnet.trainer.folder import CONFIG_NAME, SUMMARY_NAME, read_record
-from controlnet.trainer.journal import METRICS, PROBES, SAMPLES, read_journal
+from controlnet.trainer.log import METRICS, PROBES, SAMPLES, read_journal
 from controlnet.trainer.probe import Bounds
+from controlnet.trainer.run_folder import CONFIG_NAME, SUMMARY_NAME, read_record
 from controlset.report.records import (
     Difference,
     Evaluation,

@@ -175,7 +175,7 @@ def gradients_agree(base: Path, data: Path) -> Iterator[tuple[str, float]]:
     from controlnet.trainer.loader import Loader
     from controlnet.trainer.loss import Diffusion
     from controlnet.trainer.steps import losses
-    from controlnet.trainer.texts import Texts
+    from controlnet.trainer.text_cache import Texts
 
     loaded = load_base(str(base), offline=True)
     assert loaded.text is not None

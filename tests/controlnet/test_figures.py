@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from controlnet.trainer.figures import draw_curves, mosaic_of
-from controlnet.trainer.journal import METRICS, PROBES
+from controlnet.trainer.log import METRICS, PROBES
 from controlnet.trainer.probe import Bounds
 
 STEPS = (0, 500, 250_000)
@@ -46,7 +46,7 @@ def test_no_text_is_cut_off_however_small_or_large_the_numbers(tmp_path, size):
     assert np.any(middle)
 
 
-def drawn(titles, rows, **options):
+def page_of(titles, rows, **options):
     """The saved figure, uint8."""
     figure = mosaic_of(titles, rows, **{"cell_px": 60, "dpi": 100, **options})
     buffer = io.BytesIO()
@@ -60,7 +60,7 @@ def flat(height, width, value):
 
 def test_small_pictures_grow_by_a_whole_factor_and_keep_every_pixel():
     picture = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
-    page = drawn(["one"], [[picture]])
+    page = page_of(["one"], [[picture]])
     grown = page[-62:-2, 2:62]
     assert np.array_equal(grown, picture.repeat(3, axis=0).repeat(3, axis=1))
 
@@ -68,12 +68,12 @@ def test_small_pictures_grow_by_a_whole_factor_and_keep_every_pixel():
 def test_large_pictures_are_averaged_not_sampled():
     stripes = np.zeros((600, 600, 3), np.uint8)
     stripes[:, ::2] = 200
-    page = drawn(["one"], [[stripes]])
+    page = page_of(["one"], [[stripes]])
     assert np.abs(page[-62:-2, 2:62].astype(int) - 100).max() <= 1
 
 
 def test_rows_lie_below_each_other_and_columns_side_by_side():
-    page = drawn(["a", "b"], [[flat(60, 60, 10), flat(60, 60, 60)], [flat(60, 60, 110), None]])
+    page = page_of(["a", "b"], [[flat(60, 60, 10), flat(60, 60, 60)], [flat(60, 60, 110), None]])
     height = page.shape[0]
     assert page.shape[1] == 2 * 64
     assert page[height - 96, 32].tolist() == [10] * 3
@@ -83,14 +83,14 @@ def test_rows_lie_below_each_other_and_columns_side_by_side():
 
 
 def test_titles_stand_above_and_touch_no_picture():
-    page = drawn(["condition"], [[flat(60, 60, 255)]])
+    page = page_of(["condition"], [[flat(60, 60, 255)]])
     assert page[:-64].min() < 100
     assert page[-64:].min() == 255
 
 
 @pytest.mark.parametrize("size", [(60, 30), (30, 60), (900, 300), (1, 500)])
 def test_pictures_keep_their_shape(size):
-    page = drawn(["one", "two"], [[flat(*size, 0), flat(60, 60, 255)]])
+    page = page_of(["one", "two"], [[flat(*size, 0), flat(60, 60, 255)]])
     dark = np.argwhere(page[-64:, :64, 0] == 0)
     tall, wide = np.ptp(dark, axis=0) + 1
     assert max(tall, wide) == 60
@@ -98,5 +98,5 @@ def test_pictures_keep_their_shape(size):
 
 
 def test_a_short_row_and_no_picture_at_all():
-    assert drawn(["a", "b"], [[flat(9, 9, 0)], []]).shape[1] == 2 * 58
-    assert (drawn([""], [[None]]) == 255).all()
+    assert page_of(["a", "b"], [[flat(9, 9, 0)], []]).shape[1] == 2 * 58
+    assert (page_of([""], [[None]]) == 255).all()

@@ -18,9 +18,9 @@ from controlnet.evaluator.sampler import Request
 from controlnet.evaluator.settings import EvaluateConfig
 from controlnet.evaluator.studio import Studio
 from controlnet.trainer.checkpoint import find_checkpoint, last_checkpoint
-from controlnet.trainer.folder import read_record
 from controlnet.trainer.index import scan, without
-from controlnet.trainer.journal import read_journal
+from controlnet.trainer.log import read_journal
+from controlnet.trainer.run_folder import read_record
 from schemas.documents import with_digest
 from schemas.errors import ConfigError
 from schemas.writing import OutputError, write_json

@@ -12,14 +12,13 @@ import pytest
 import torch
 
 from controlnet.architecture.backbone import load_base
-from controlnet.trainer import recipes, texts
+from controlnet.trainer import recipes, text_cache
 from controlnet.trainer.config import TrainConfig
-from controlnet.trainer.display import Display
-from controlnet.trainer.folder import same_run
-from controlnet.trainer.journal import Journal, read_lines, write_png
+from controlnet.trainer.log import Display, Journal, read_lines, write_png
 from controlnet.trainer.optimizers import Average, new_optimizer
+from controlnet.trainer.run_folder import same_run
 from controlnet.trainer.stopping import StopRequest
-from controlnet.trainer.texts import Texts
+from controlnet.trainer.text_cache import Texts
 from schemas.errors import ConfigError
 from tests.controlnet.tiny_runs import base, config_for, trained
 
@@ -94,10 +93,10 @@ def test_captions_that_are_too_many_are_embedded_batch_by_batch(encoder, monkeyp
     asked = [CAPTIONS[2], CAPTIONS[0], CAPTIONS[2]]
     known = Texts(encoder, CAPTIONS)
     assert torch.allclose(lazy(asked).text_BLD, known(asked).text_BLD, atol=1e-5)
-    assert texts.fits_in_memory(CAPTIONS, encoder)
-    monkeypatch.setattr(texts, "CACHE_BYTES", 2 * 24 * 64 * 4)
-    assert texts.fits_in_memory(CAPTIONS[:2] * 9, encoder)
-    assert not texts.fits_in_memory(CAPTIONS, encoder)
+    assert text_cache.fits_in_memory(CAPTIONS, encoder)
+    monkeypatch.setattr(text_cache, "CACHE_BYTES", 2 * 24 * 64 * 4)
+    assert text_cache.fits_in_memory(CAPTIONS[:2] * 9, encoder)
+    assert not text_cache.fits_in_memory(CAPTIONS, encoder)
     trained(tmp_path / "run", steps=2)  # trains that way, too
 
 

@@ -14,8 +14,8 @@ from controlnet.architecture.backbone import load_base
 from controlnet.evaluator.depth_scores import DepthScorer
 from controlnet.trainer import loop
 from controlnet.trainer.checkpoint import last_checkpoint
-from controlnet.trainer.journal import PROBES, read_lines
 from controlnet.trainer.judge import Judge
+from controlnet.trainer.log import PROBES, read_lines
 from controlnet.trainer.probe import BINS, maps_of, to_pictures
 from controlnet.trainer.snap import snap_step
 from controlset.judging import judge_of

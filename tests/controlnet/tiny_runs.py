@@ -25,7 +25,7 @@ from controlnet.nano.denoiser import new_text_encoder
 from controlnet.nano.scenes import draw, random_scene
 from controlnet.nano.words import write_tokenizer
 from controlnet.trainer.config import TrainConfig
-from controlnet.trainer.journal import METRICS, read_lines
+from controlnet.trainer.log import METRICS, read_lines
 from controlnet.trainer.loop import train
 from schemas.dataset import open_dataset
 
