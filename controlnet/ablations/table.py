@@ -24,7 +24,7 @@ from controlnet.ablations.runs import (
 from controlnet.ablations.variants import VARIANTS, Variant
 from controlnet.ablations.words import markdown
 from controlnet.trainer.judge import Judge
-from controlnet.trainer.snap import snap_step
+from controlnet.trainer.probe import snap_step
 from schemas.folder_lock import held
 from schemas.writing import machine_limits, write_json, write_text
 

@@ -19,7 +19,7 @@ from controlnet.trainer.learner import Method
 from controlnet.trainer.loader import starving_sizes
 from controlnet.trainer.log import PROBES, Display, Journal, read_lines
 from controlnet.trainer.optimizers import learning_rate
-from controlnet.trainer.probe import Bounds
+from controlnet.trainer.probe import Bounds, snap_step
 from controlnet.trainer.run_folder import (
     CONTROL_DIR,
     SUMMARY_NAME,
@@ -29,7 +29,6 @@ from controlnet.trainer.run_folder import (
     write_config,
 )
 from controlnet.trainer.setup import Run, prepare
-from controlnet.trainer.snap import snap_step
 from controlnet.trainer.steps import Place, Step, batches_from, optimize, refuse_nan
 from controlnet.trainer.stopping import StopRequest
 from schemas.documents import with_digest

@@ -3,6 +3,9 @@
 The loss does not show it: it hardly moves when control snaps in. What does: the loss with the true
 condition against that with somebody else's (condition gain), and whether sampled pictures,
 annotated again, have the edges that they were asked for (adherence).
+
+Control snaps in at the first crossing of half the way that lasts: the paper sees it appear
+suddenly, within few steps.
 """
 
 import dataclasses
@@ -223,3 +226,26 @@ def to_pictures(unit_BCHW: Tensor) -> list[RgbU8]:
 
 def _rms(tensor: Tensor) -> float:
     return tensor.detach().float().square().mean().sqrt().item()
+
+
+def snap_step(
+    steps: Sequence[int], scores: Sequence[float | None], *, floor: float, ceiling: float
+) -> int | None:
+    """The step at which control snapped in.
+
+    Args:
+        steps: of the probes, rising.
+        scores: adherence at each; None, which was not measured, is not above.
+        floor: adherence of the base without control.
+        ceiling: adherence of the real pictures, through the VAE and back.
+
+    Returns:
+        The first probe at or above floor + half of (ceiling - floor) whose successor is there, too;
+        None if there is none (yet).
+    """
+    half = floor + 0.5 * (ceiling - floor)
+    above = [score is not None and score >= half for score in scores]
+    for step, now, then in zip(steps[:-1], above[:-1], above[1:], strict=True):
+        if now and then:
+            return step
+    return None

@@ -11,7 +11,7 @@ from controlnet.architecture.backbone import load_base, new_control
 from controlnet.trainer import loop, steps
 from controlnet.trainer.checkpoint import save_control
 from controlnet.trainer.draws import DrawOptions, draw
-from controlnet.trainer.snap import snap_step
+from controlnet.trainer.probe import snap_step
 from tests.controlnet.tiny_runs import (
     base,
     keys_of,

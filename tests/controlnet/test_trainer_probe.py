@@ -16,8 +16,7 @@ from controlnet.trainer import loop
 from controlnet.trainer.checkpoint import last_checkpoint
 from controlnet.trainer.judge import Judge
 from controlnet.trainer.log import PROBES, read_lines
-from controlnet.trainer.probe import BINS, maps_of, to_pictures
-from controlnet.trainer.snap import snap_step
+from controlnet.trainer.probe import BINS, maps_of, snap_step, to_pictures
 from controlset.judging import judge_of
 from tests.controlnet.tiny_runs import base, data, keys_of, tensors_of, trained
 
