@@ -17,7 +17,7 @@ from controlnet.evaluator.cells import Cell, RunPlace, floor_of, told_by
 from controlnet.evaluator.sampler import Request, Sampler
 from controlnet.evaluator.settings import EvaluateConfig
 from controlnet.nano import NAME, base_folder
-from controlnet.trainer.metadata import published
+from controlnet.trainer.checkpoint import published
 from controlnet.trainer.probe import to_pictures
 from controlnet.trainer.run_folder import (
     CONFIG_NAME,

@@ -23,7 +23,7 @@ from controlnet.architecture.control import ControlNet, checkpoint_blocks
 from controlnet.architecture.control_files import find_control, load_control
 from controlnet.architecture.hint import hint_widths
 from controlnet.architecture.sampling import SampleOptions
-from controlnet.trainer.checkpoint import WEIGHTS
+from controlnet.trainer.checkpoint import WEIGHTS, metadata_of
 from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.devices import (
     DTYPES,
@@ -37,7 +37,6 @@ from controlnet.trainer.judge import Judge
 from controlnet.trainer.learner import Learner, Method, controlled
 from controlnet.trainer.loader import Loader
 from controlnet.trainer.loss import Diffusion
-from controlnet.trainer.metadata import metadata_of
 from controlnet.trainer.optimizers import Average, new_optimizer
 from controlnet.trainer.probe import Probe
 from controlnet.trainer.text_cache import Texts, fits_in_memory
