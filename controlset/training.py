@@ -4,12 +4,12 @@ import dataclasses
 
 from annotators.runtime import Runtime
 from controlnet import nano
-from controlnet.trainer import loop
+from controlnet.trainer import train as training
 from controlnet.trainer.config import TrainConfig
 from controlset.judging import judge_of
 
 
-def train(config: TrainConfig) -> loop.Outcome:
+def train(config: TrainConfig) -> training.Outcome:
     """Train a ControlNet; probes are judged by the annotator that drew the data set's maps.
 
     Args:
@@ -26,4 +26,4 @@ def train(config: TrainConfig) -> loop.Outcome:
         judge = judge_of(config.data, config.condition, Runtime(), trusted=config.trust_model)
     if config.base == nano.NAME:
         config = dataclasses.replace(config, base=str(nano.base_folder()))
-    return loop.train(config, judge=judge)
+    return training.train(config, judge=judge)

@@ -16,9 +16,9 @@ from controlnet.trainer.devices import new_accelerator
 from controlnet.trainer.draws import DrawOptions
 from controlnet.trainer.index import scan
 from controlnet.trainer.judge import Map
-from controlnet.trainer.learner import inputs_of
 from controlnet.trainer.loader import Loader
 from controlnet.trainer.probe import maps_of, to_pictures
+from controlnet.trainer.step import inputs_of
 from controlnet.trainer.text_cache import Texts
 from schemas.errors import ConfigError
 from schemas.pixels import RgbU8

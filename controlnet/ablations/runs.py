@@ -22,8 +22,8 @@ from controlnet.architecture.control import ControlNet
 from controlnet.trainer.checkpoint import WEIGHTS
 from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.log import METRICS, read_lines
-from controlnet.trainer.loop import train
 from controlnet.trainer.run_folder import CONFIG_NAME, CONTROL_DIR
+from controlnet.trainer.train import train
 from schemas.documents import read_checked, with_digest
 from schemas.errors import ConfigError
 from schemas.writing import clear_temporary, replacing, write_json

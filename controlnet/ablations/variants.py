@@ -12,8 +12,8 @@ from controlnet.ablations.unlocked import Unlocked, base_of, predict_unlocked
 from controlnet.architecture.backbone import Base
 from controlnet.architecture.control import ControlNet
 from controlnet.trainer.config import TrainConfig
-from controlnet.trainer.learner import Method, controlled
 from controlnet.trainer.setup import CONTROLNET, new_or_given
+from controlnet.trainer.step import Method, controlled
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

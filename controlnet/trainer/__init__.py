@@ -1,6 +1,7 @@
 """Training: shards in, a ControlNet out.
 
-Reading order: `config` (what can be asked for), `index` `order` `draws` `batch` `prefetch` (data),
-`texts` `loss` `learner` (one step), `optimizers`, `checkpoint`, `probe` `snap` `curves` (does it
-obey yet?), `loop` (all of it). Shape letters as in `controlnet.architecture`.
+Reading order: `config` (what can be asked for), `train` (the loop), `setup` (its parts); then the way
+of a batch: `index`, `loader`, `draws`, `batch`, `step`, `text_cache`, `loss`, `optimizers`; and what
+comes of it: `log`, `probe`, `figures`, `checkpoint`, `run_folder`. The whole way, with the network:
+docs/architecture.md. Shape letters as in `controlnet.architecture`.
 """

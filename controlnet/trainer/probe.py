@@ -23,8 +23,8 @@ from controlnet.architecture.sampling import SampleOptions, sample
 from controlnet.architecture.unet import Prompt, embedding, encode
 from controlnet.trainer.batch import Batch
 from controlnet.trainer.judge import Judge, Map
-from controlnet.trainer.learner import Inputs, inputs_of
 from controlnet.trainer.loss import Diffusion
+from controlnet.trainer.step import Inputs, inputs_of
 from controlnet.trainer.text_cache import Texts
 from schemas.pixels import RgbU8
 

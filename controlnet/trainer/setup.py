@@ -34,11 +34,11 @@ from controlnet.trainer.devices import (
 from controlnet.trainer.draws import DrawOptions
 from controlnet.trainer.index import Index, digest_of_keys, open_shard, read_keys, scan, without
 from controlnet.trainer.judge import Judge
-from controlnet.trainer.learner import Learner, Method, controlled
 from controlnet.trainer.loader import Loader
 from controlnet.trainer.loss import Diffusion
 from controlnet.trainer.optimizers import Average, new_optimizer
 from controlnet.trainer.probe import Probe
+from controlnet.trainer.step import Learner, Method, controlled
 from controlnet.trainer.text_cache import Texts, fits_in_memory
 from schemas.consumed import check_shards
 from schemas.dataset import open_dataset

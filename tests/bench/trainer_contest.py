@@ -171,10 +171,9 @@ def gradients_agree(base: Path, data: Path) -> Iterator[tuple[str, float]]:
     from controlnet.architecture.backbone import load_base, new_control, scheduler
     from controlnet.trainer.draws import DrawOptions
     from controlnet.trainer.index import scan
-    from controlnet.trainer.learner import Learner, inputs_of
     from controlnet.trainer.loader import Loader
     from controlnet.trainer.loss import Diffusion
-    from controlnet.trainer.steps import losses
+    from controlnet.trainer.step import Learner, inputs_of, losses
     from controlnet.trainer.text_cache import Texts
 
     loaded = load_base(str(base), offline=True)

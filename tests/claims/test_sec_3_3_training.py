@@ -8,7 +8,7 @@ import torch
 from diffusers import ControlNetModel, DDPMScheduler, UNet2DConditionModel
 
 from controlnet.architecture.backbone import load_base, new_control
-from controlnet.trainer import loop, steps
+from controlnet.trainer import train as training
 from controlnet.trainer.checkpoint import save_control
 from controlnet.trainer.draws import DrawOptions, draw
 from controlnet.trainer.probe import snap_step
@@ -25,14 +25,14 @@ from tests.controlnet.tiny_runs import (
 def batches(monkeypatch):
     """Every batch that is trained on meanwhile, and what the network got of it."""
     seen = []
-    whole = steps.inputs_of
+    whole = training.inputs_of
 
     def watched(batch, *arguments, **options):
         inputs = whole(batch, *arguments, **options)
         seen.append((batch, inputs))
         return inputs
 
-    monkeypatch.setattr(steps, "inputs_of", watched)
+    monkeypatch.setattr(training, "inputs_of", watched)
     return seen
 
 
@@ -130,13 +130,13 @@ def test_none_and_all_can_be_dropped_too(batches, tmp_path):
 # the copy learns, "the locked copy" keeps every weight.
 def test_only_the_copy_learns(tmp_path, monkeypatch):
     kept = []
-    whole = loop.prepare
+    whole = training.prepare
 
     def prepare(config, judge):
         kept.append(whole(config, judge))
         return kept[-1]
 
-    monkeypatch.setattr(loop, "prepare", prepare)
+    monkeypatch.setattr(training, "prepare", prepare)
     run = trained(tmp_path / "run", steps=5)
     locked, fresh = kept[0].base.unet, load_base(str(base())).unet
     assert sha256_of(locked) == sha256_of(fresh)

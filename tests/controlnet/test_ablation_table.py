@@ -20,7 +20,7 @@ from controlnet.ablations.variants import VARIANTS
 from controlnet.architecture.backbone import load_base
 from controlnet.evaluator.scores import Estimate, mean
 from controlnet.trainer.judge import Judge
-from controlnet.trainer.loop import Outcome
+from controlnet.trainer.train import Outcome
 from schemas.errors import ConfigError
 from tests.controlnet.tiny_runs import base, data
 

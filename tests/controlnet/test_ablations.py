@@ -13,9 +13,8 @@ from controlnet.architecture.prompts import Embedded
 from controlnet.architecture.sampling import SampleOptions, sample
 from controlnet.architecture.unet import Prompt
 from controlnet.nano import base_folder
-from controlnet.trainer.loop import train
 from controlnet.trainer.setup import prepare
-from controlnet.trainer.steps import Place, batches_from, optimize
+from controlnet.trainer.train import Position, batches_from, optimize, train
 from tests.controlnet.tiny_runs import base as tiny
 from tests.controlnet.tiny_runs import config_for, furthest, trained, weights_of
 
@@ -176,7 +175,7 @@ def stepped(name, steps=4):
     changes = dict(BY_NAME[name].changes)
     run = prepare(config_for("unused", **changes), None, BY_NAME[name].method)
     before = {key: value.clone() for key, value in run.base.unet.state_dict().items()}
-    place = Place()
+    place = Position()
     batches = batches_from(run, place)
     for _ in range(steps):
         optimize(run, place, batches)
@@ -204,7 +203,7 @@ def test_direct_fine_tuning_changes_every_weight_of_the_base():
 def test_without_prompt_dropout_every_prompt_is_shown():
     assert BY_NAME["no-dropout"].changes == {"prompt_dropout": 0.0}
     run = prepare(config_for("unused", prompt_dropout=0.0), None)
-    batches = batches_from(run, Place())
+    batches = batches_from(run, Position())
     assert all(next(batches).texts)
     batches.close()
 

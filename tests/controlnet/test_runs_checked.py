@@ -233,7 +233,7 @@ def test_a_disk_without_room_for_two_checkpoints_is_said_before_training(
     tmp_path, capsys, monkeypatch
 ):
     room = shutil.disk_usage(tmp_path)._replace(free=100_000)
-    monkeypatch.setattr("controlnet.trainer.loop.shutil.disk_usage", lambda _: room)
+    monkeypatch.setattr("controlnet.trainer.train.shutil.disk_usage", lambda _: room)
     trained(tmp_path / "run", steps=1, keep_last=1)
     said = " ".join(capsys.readouterr().err.split())
     assert "2 checkpoints of " in said

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from controlnet.architecture.backbone import load_base, new_control
-from controlnet.trainer import loader, loop, steps
+from controlnet.trainer import loader
+from controlnet.trainer import train as training
 from controlnet.trainer.checkpoint import save_control
 from controlnet.trainer.optimizers import learning_rate
 from tests.controlnet.tiny_runs import (
@@ -180,14 +181,14 @@ def test_latents_of_another_vae_are_not_taken_for_this_ones(with_latents, tmp_pa
 
 def test_the_logged_loss_is_the_mean_over_all_batches_since_the_last_line(tmp_path, monkeypatch):
     seen = []
-    whole = steps.losses
+    whole = training.losses
 
     def watched(learner, inputs):
         loss_B = whole(learner, inputs)
         seen.append(loss_B.detach().mean().item())
         return loss_B
 
-    monkeypatch.setattr(steps, "losses", watched)
+    monkeypatch.setattr(training, "losses", watched)
     run = trained(tmp_path / "run", steps=4, accumulation=3, log_every=2, checkpoint_every=50)
     assert len(seen) == 12
     assert losses_of(run) == pytest.approx([sum(seen[:6]) / 6, sum(seen[6:]) / 6], rel=1e-6)
@@ -200,7 +201,7 @@ def test_accumulated_batches_are_one_large_batch(tmp_path, monkeypatch):
     for size in (8, 4):
         with monkeypatch.context() as patched:
             patched.setattr(loader.Loader, "plan", first_eight_rows(size))
-            patched.setattr(loop, "prepare", noting(gradients.setdefault(size, [])))
+            patched.setattr(training, "prepare", noting(gradients.setdefault(size, [])))
             trained(tmp_path / f"of-{size}", steps=1, batch_size=size, accumulation=8 // size)
     for one, other in zip(gradients[8][0], gradients[4][0], strict=True):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-7)
@@ -219,7 +220,7 @@ def first_eight_rows(size):
 
 def noting(gradients):
     """`prepare`, whose optimizer notes the gradients of each step before it takes it."""
-    whole = loop.prepare
+    whole = training.prepare
 
     def prepare(config, judge):
         run = whole(config, judge)
@@ -270,7 +271,7 @@ def test_the_step_is_as_long_as_the_learning_rate_says(tmp_path):
 
 def test_gradients_are_clipped_together(tmp_path, monkeypatch):
     gradients = []
-    monkeypatch.setattr(loop, "prepare", noting(gradients))
+    monkeypatch.setattr(training, "prepare", noting(gradients))
     run = trained(tmp_path / "run", steps=2, clip=1e-2)
     assert all(line["grad_norm"] > 2e-2 for line in metrics_of(run))  # before
     norms = [torch.stack([one.norm() for one in step]).norm().item() for step in gradients]

@@ -17,8 +17,8 @@ from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.log import Display, Journal, read_lines, write_png
 from controlnet.trainer.optimizers import Average, new_optimizer
 from controlnet.trainer.run_folder import same_run
-from controlnet.trainer.stopping import StopRequest
 from controlnet.trainer.text_cache import Texts
+from controlnet.trainer.train import StopRequest
 from schemas.errors import ConfigError
 from tests.controlnet.tiny_runs import base, config_for, trained
 

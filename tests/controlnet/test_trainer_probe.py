@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from annotators.runtime import Runtime
 from controlnet.architecture.backbone import load_base
 from controlnet.evaluator.depth_scores import DepthScorer
-from controlnet.trainer import loop
+from controlnet.trainer import train as training
 from controlnet.trainer.checkpoint import last_checkpoint
 from controlnet.trainer.judge import Judge
 from controlnet.trainer.log import PROBES, read_lines
@@ -41,13 +41,13 @@ def run(judge, tmp_path_factory):
 def parts(monkeypatch):
     """The parts of every run that is trained meanwhile."""
     seen = []
-    whole = loop.prepare
+    whole = training.prepare
 
     def prepare(config, judge):
         seen.append(whole(config, judge))
         return seen[-1]
 
-    monkeypatch.setattr(loop, "prepare", prepare)
+    monkeypatch.setattr(training, "prepare", prepare)
     return seen
 
 

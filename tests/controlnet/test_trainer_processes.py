@@ -28,20 +28,21 @@ pytestmark = pytest.mark.slow  # each process imports torch and diffusers
 # What `torchrun --nproc-per-node 2` starts; writes down which rows and what noise each rank saw.
 _RANK = """
 import json, os, sys
-from controlnet.trainer import loop, steps
+from controlnet.trainer import train as training
+from controlnet.trainer import train as training
 from controlnet.trainer.config import TrainConfig
 
 config = TrainConfig(**json.loads(sys.argv[1]))
 seen = []
-inputs_of = steps.inputs_of
+inputs_of = training.inputs_of
 
 def watched(batch, *arguments, **options):
     inputs = inputs_of(batch, *arguments, **options)
     seen.append([batch.keys, inputs.noise_BCHW.flatten(1)[:, :3].tolist()])
     return inputs
 
-steps.inputs_of = watched
-outcome = loop.train(config)
+training.inputs_of = watched
+outcome = training.train(config)
 with open(f"{config.output}-{os.environ['RANK']}.json", "w") as file:
     json.dump(seen, file)
 sys.exit(0 if outcome.stopped_by is None else 128 + outcome.stopped_by)

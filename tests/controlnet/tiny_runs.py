@@ -26,7 +26,7 @@ from controlnet.nano.scenes import draw, random_scene
 from controlnet.nano.words import write_tokenizer
 from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.log import METRICS, read_lines
-from controlnet.trainer.loop import train
+from controlnet.trainer.train import train
 from schemas.dataset import open_dataset
 
 SCENES = 40

@@ -11,7 +11,8 @@ import pytest
 
 from annotators.runtime import Runtime
 from controlnet.nano import base_folder
-from controlnet.trainer import loop, recipes
+from controlnet.trainer import recipes
+from controlnet.trainer import train as training
 from controlnet.trainer.probe import Bounds
 from controlset.cli import main
 from controlset.commands import train as command
@@ -255,7 +256,7 @@ def test_a_second_run_into_the_same_folder_is_refused_and_resume_goes_on(capsys,
 
 @pytest.mark.parametrize("number", [2, 15])
 def test_a_run_that_was_stopped_ends_with_the_status_of_its_signal(capsys, monkeypatch, number):
-    outcome = loop.Outcome(
+    outcome = training.Outcome(
         step=40,
         stopped_by=number,
         seconds=90.0,
@@ -265,7 +266,7 @@ def test_a_run_that_was_stopped_ends_with_the_status_of_its_signal(capsys, monke
         bounds=Bounds(floor=0.1, ceiling=0.9),
         snap=None,
     )
-    monkeypatch.setattr(loop, "train", lambda config, judge=None: outcome)
+    monkeypatch.setattr(training, "train", lambda config, judge=None: outcome)
     real = ["--data", str(data()), "--condition", "canny", "--base", str(base()), "--output", "run"]
     status, out, _ = in_process(capsys, *real, "--probe-every", "0")
     assert status == 128 + number
@@ -283,7 +284,7 @@ def test_nano_is_a_folder_by_the_time_that_training_starts(capsys, monkeypatch):
         seen.append(config)
         raise ConfigError("enough")
 
-    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(training, "train", train)
     nano = ["--data", str(data()), *NEEDED[2:-3], "nano", *NEEDED[-2:], "--probe-every", "0"]
     assert in_process(capsys, *nano)[0] == 2
     assert seen[0].base == str(base_folder())

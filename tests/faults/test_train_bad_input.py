@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from controlnet.architecture.backbone import load_base, new_control
-from controlnet.trainer import steps
+from controlnet.trainer import train as training
 from controlnet.trainer.checkpoint import last_checkpoint, read_progress, save_control
 from controlnet.trainer.config import TrainConfig
 from schemas.errors import ConfigError
@@ -256,7 +256,7 @@ def test_a_base_with_a_broken_weight_stops_at_the_first_step_and_stores_nothing(
 
 def test_one_broken_sample_is_named_and_the_last_good_checkpoint_stays(tmp_path, monkeypatch):
     whole = trained(tmp_path / "whole", steps=2)
-    good = steps.inputs_of
+    good = training.inputs_of
     named = []
 
     def break_one(batch, *arguments, **options):
@@ -266,7 +266,7 @@ def test_one_broken_sample_is_named_and_the_last_good_checkpoint_stays(tmp_path,
             named.append(batch.keys[2])
         return inputs
 
-    monkeypatch.setattr(steps, "inputs_of", break_one)
+    monkeypatch.setattr(training, "inputs_of", break_one)
     output = tmp_path / "run"
     with pytest.raises(ConfigError, match="loss is not finite") as error:
         trained(output, steps=8)
@@ -281,14 +281,14 @@ def test_one_broken_sample_is_named_and_the_last_good_checkpoint_stays(tmp_path,
 
 
 def test_a_broken_gradient_names_its_batch(tmp_path, monkeypatch):
-    good = steps.losses
+    good = training.losses
 
     def infinite_slope(learner, inputs):
         loss_B = good(learner, inputs)
         # finite in value, not in slope
         return loss_B + (loss_B - loss_B.detach()).abs().sqrt()
 
-    monkeypatch.setattr(steps, "losses", infinite_slope)
+    monkeypatch.setattr(training, "losses", infinite_slope)
     with pytest.raises(ConfigError, match=r"step 1: gradient is not finite in the batch \w+, \w+,"):
         trained(tmp_path / "run")
 

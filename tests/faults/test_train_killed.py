@@ -20,7 +20,8 @@ from tests.controlnet.tiny_runs import config_for, metrics_of, weights_of
 # to kill itself at its n-th look at a file of the run: opening, renaming, removing one.
 _DRIVER = """
 import json, os, signal, sys
-from controlnet.trainer import checkpoint, loop
+from controlnet.trainer import checkpoint
+from controlnet.trainer import train as training
 from controlnet.trainer.config import TrainConfig
 from tests.controlnet import tiny_bases  # the libraries import these models at their first use
 
@@ -57,7 +58,7 @@ for line in sys.stdin:
     if child == 0:
         seen = watch(order["config"]["output"], order["at_event"], None)
         tear(order["torn_file"])
-        outcome = loop.train(TrainConfig(**order["config"]))
+        outcome = training.train(TrainConfig(**order["config"]))
         if order["count_to"]:
             open(order["count_to"], "w").write(str(seen()))
         os._exit(0 if outcome.stopped_by is None else 128 + outcome.stopped_by)
