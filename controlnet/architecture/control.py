@@ -12,17 +12,21 @@ The decoder is not copied. State-dict keys and config are those of diffusers' `C
 """
 
 import copy
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
-from controlnet.architecture.hint import HintBlock
 from controlnet.architecture.residuals import Residuals
 from controlnet.architecture.unet import Prompt, embedding, encode
-from controlnet.architecture.zero_conv import zero_conv
 from schemas.errors import ConfigError
+
+HINT_WIDTHS = (16, 32, 96, 256)
+"""Channels of the released ControlNets; each step but the first halves height and width."""
 
 _SHARED_CONFIG = (
     "act_fn addition_embed_type addition_time_embed_dim attention_head_dim block_out_channels "
@@ -35,6 +39,99 @@ _SHARED_CONFIG = (
 
 _PARTS = ("conv_in", "time_proj", "time_embedding", "down_blocks", "mid_block")
 _SDXL_PARTS = ("add_time_proj", "add_embedding")
+
+
+def zero_conv(channels: int) -> nn.Conv2d:
+    """1x1 convolution with weight and bias exactly zero.
+
+    Args:
+        channels: C of its input and of its output.
+
+    Source: Zhang et al. 2023 (arXiv 2302.05543), section 3.1.
+    """
+    return zeroed(nn.Conv2d(channels, channels, kernel_size=1))
+
+
+def zeroed(conv: nn.Conv2d) -> nn.Conv2d:
+    """The same convolution with weight and bias exactly zero."""
+    for parameter in conv.parameters():
+        nn.init.zeros_(parameter)
+    return conv
+
+
+class ControlledBlock(nn.Module):
+    """y_c = F(x; locked) + Z_out(F(x + Z_in(c); copy)): the paper's equation 2 for one block.
+
+    `ControlNet` is this for half a U-Net at once; this one is here to be read and tested.
+
+    Args:
+        block: any shape-preserving module, frozen already or not; it gets frozen.
+        channels: C of its input and output.
+    """
+
+    def __init__(self, block: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.copy = copy.deepcopy(block).requires_grad_(True)
+        self.locked = block.requires_grad_(False)
+        self.zero_in = zero_conv(channels)
+        self.zero_out = zero_conv(channels)
+
+    def forward(
+        self, x_BCHW: Float[Tensor, "B C H W"], hint_BCHW: Float[Tensor, "B C H W"]
+    ) -> Float[Tensor, "B C H W"]:
+        control_BCHW = self.copy(x_BCHW + self.zero_in(hint_BCHW))
+        return self.locked(x_BCHW) + self.zero_out(control_BCHW)
+
+
+class HintBlock(nn.Module):
+    """3x3 convolutions, SiLU between them, the last one zero; eight of them for a factor of 8.
+
+    The released weights have this form, not the four 4x4 convolutions of the paper's text.
+    State-dict keys are those of diffusers' `controlnet_cond_embedding`.
+
+    Args:
+        out_channels: channels of the U-Net's first convolution (320 in Stable Diffusion).
+        in_channels: of the map; grey maps are repeated to three.
+        widths: channels at full, half, quarter … size; their number sets the factor.
+    """
+
+    def __init__(
+        self, out_channels: int, *, in_channels: int = 3, widths: Sequence[int] = HINT_WIDTHS
+    ) -> None:
+        super().__init__()
+        self.conv_in = _conv(in_channels, widths[0])
+        self.blocks = nn.ModuleList()
+        for width, wider in itertools.pairwise(widths):
+            self.blocks.append(_conv(width, width))
+            self.blocks.append(_conv(width, wider, stride=2))
+        self.conv_out = zeroed(_conv(widths[-1], out_channels))
+
+    def forward(self, hint_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2 H2 W2"]:
+        """Features of a map.
+
+        Args:
+            hint_BCHW: in [0, 1].
+
+        Returns:
+            As large as the latent: height and width divided by the factor.
+        """
+        h_BCHW = functional.silu(self.conv_in(hint_BCHW))
+        for conv in self.blocks:
+            h_BCHW = functional.silu(conv(h_BCHW))
+        return self.conv_out(h_BCHW)  # no activation: negative features are features
+
+
+def hint_widths(factor: int) -> tuple[int, ...]:
+    """Widths of a hint block that shrinks by `factor`.
+
+    Args:
+        factor: of the base's VAE, a power of two from 1 to 8: 8 for Stable Diffusion, 4 for nano.
+    """
+    return HINT_WIDTHS[: factor.bit_length()]
+
+
+def _conv(in_channels: int, out_channels: int, *, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=stride, padding=1)
 
 
 class ControlNet(nn.Module):
@@ -73,7 +170,7 @@ class ControlNet(nn.Module):
 
         Args:
             unet: a diffusers `UNet2DConditionModel`, frozen or not, in any precision.
-            hint_widths: see `hint.hint_widths`.
+            hint_widths: see `hint_widths`.
             global_pool: average residuals over the picture, for `shuffle`.
 
         Returns:
@@ -140,7 +237,7 @@ def control_config(
 
     Args:
         unet_config: diffusers' config of a `UNet2DConditionModel`.
-        hint_widths: see `hint.hint_widths`.
+        hint_widths: see `hint_widths`.
         global_pool: see `ControlNet.from_unet`.
 
     Raises:

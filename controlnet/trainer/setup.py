@@ -19,9 +19,8 @@ from controlnet.architecture.backbone import (
     vae_sha256,
     zero_terminal,
 )
-from controlnet.architecture.control import ControlNet, checkpoint_blocks
+from controlnet.architecture.control import ControlNet, checkpoint_blocks, hint_widths
 from controlnet.architecture.control_files import find_control, load_control
-from controlnet.architecture.hint import hint_widths
 from controlnet.architecture.sampling import SampleOptions
 from controlnet.trainer.checkpoint import WEIGHTS, metadata_of
 from controlnet.trainer.config import TrainConfig

@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from controlnet.architecture.backbone import predict
-from controlnet.architecture.control import ControlNet
-from controlnet.architecture.hint import HINT_WIDTHS
+from controlnet.architecture.control import HINT_WIDTHS, ControlNet
 from controlnet.architecture.unet import Prompt
 from tests.controlnet.tiny_bases import Inputs, woken
 

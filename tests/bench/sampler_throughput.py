@@ -37,7 +37,7 @@ LEVELS = 1  # of 255
 def write_control(folder: Path, base: str) -> Path:
     """A ControlNet for a base with nothing left zero; what is there already is kept."""
     from controlnet.architecture.backbone import load_base, new_control
-    from controlnet.architecture.hint import hint_widths
+    from controlnet.architecture.control import hint_widths
     from tests.controlnet.tiny_bases import twin, woken
 
     if not (folder / "diffusion_pytorch_model.safetensors").exists():

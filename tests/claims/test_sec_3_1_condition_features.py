@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from controlnet.architecture.hint import HINT_WIDTHS, HintBlock, hint_widths
+from controlnet.architecture.control import HINT_WIDTHS, HintBlock, hint_widths
 from tests.controlnet.tiny_bases import (
     KINDS,
     control_of,

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from controlnet.architecture.backbone import predict
-from controlnet.architecture.zero_conv import ControlledBlock, zero_conv
+from controlnet.architecture.control import ControlledBlock, zero_conv
 from tests.controlnet.tiny_bases import (
     KINDS,
     control_of,

@@ -9,8 +9,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from controlnet.architecture.control import ControlNet
-from controlnet.architecture.hint import HINT_WIDTHS
+from controlnet.architecture.control import HINT_WIDTHS, ControlNet
 from controlnet.architecture.unet import Prompt
 
 # What the configs of the published models say, diffusers' defaults aside.
