@@ -168,7 +168,7 @@ def load_base(
     unet = network_of(kind, name, "unet", offline=offline)
     encoder = _text_encoder(name, unet, offline) if text else None
     if lora is not None:
-        from controlnet.architecture.adapters import add_lora
+        from controlnet.architecture.lora import add_lora
 
         add_lora(lora, unet, encoder.models if encoder is not None else ())
     own = network_of(diffusers.AutoencoderKL, place, part, offline=offline) if vae else None
