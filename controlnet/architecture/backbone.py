@@ -25,8 +25,6 @@ from controlnet.architecture.model_folder import (
     weights_file,
 )
 from controlnet.architecture.prompts import TextEncoder
-from controlnet.architecture.residuals import Residuals
-from controlnet.architecture.unet import Prompt, decode, embedding, encode
 from schemas.errors import ConfigError
 from schemas.model_files import VaeConfig
 
@@ -99,32 +97,6 @@ def _as_it_is(device: torch.device) -> torch.autocast:
     Inside, SDXL's and others exceed 65504, float16's largest value: pictures come out black.
     """
     return torch.autocast(device.type, enabled=False)
-
-
-def predict(
-    unet: Any, noisy_BCHW: Tensor, timestep_B: Tensor, prompt: Prompt, control: Residuals | None
-) -> Tensor:
-    """What the locked U-Net predicts, control added to its skips and middle.
-
-    Its encoder and middle block run without autograd: control never enters them, so no gradient
-    could leave them.
-
-    Args:
-        unet: of a `Base`.
-        noisy_BCHW: noisy latent.
-        timestep_B: int64, 0..999.
-        prompt: of each sample.
-        control: from a `ControlNet`; None is the base alone.
-
-    Returns:
-        Like `noisy_BCHW`: noise, velocity or sample.
-    """
-    with torch.no_grad():
-        emb_BE = embedding(unet, timestep_B, prompt, noisy_BCHW.dtype)
-        skips, middle_BCHW = encode(unet, unet.conv_in(noisy_BCHW), emb_BE, prompt.text_BLD)
-    if control is not None:
-        skips, middle_BCHW = control.added_to(skips, middle_BCHW)
-    return decode(unet, skips, middle_BCHW, emb_BE, prompt.text_BLD)
 
 
 @without_bars()

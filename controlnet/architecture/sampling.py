@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from controlnet.architecture.backbone import Base, predict, scheduler
+from controlnet.architecture.backbone import Base, scheduler
 from controlnet.architecture.control import ControlNet
 from controlnet.architecture.prompts import Embedded
 from controlnet.architecture.residuals import (
@@ -16,7 +16,7 @@ from controlnet.architecture.residuals import (
     resolution_weights,
     summed,
 )
-from controlnet.architecture.unet import Prompt
+from controlnet.architecture.unet import Prompt, predict
 from schemas.errors import ConfigError
 
 SCHEDULERS = {

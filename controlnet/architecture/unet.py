@@ -1,4 +1,4 @@
-"""How a U-Net of the Stable Diffusion family is walked: embedding, encoder, middle, decoder.
+"""How a U-Net of the Stable Diffusion family is walked, under control or alone.
 
 The locked model and the trainable copy have the same parts under the same names, so both go through
 these functions. Blocks are diffusers' own; none of it is imported here.
@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from controlnet.architecture.residuals import Residuals
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
@@ -22,6 +24,32 @@ class Prompt:
     pooled_BP: Tensor | None = None  # SDXL only
     # SDXL only: original height, width, crop top, left, target height, width, px
     sizes_B6: Tensor | None = None
+
+
+def predict(
+    unet: Any, noisy_BCHW: Tensor, timestep_B: Tensor, prompt: Prompt, control: Residuals | None
+) -> Tensor:
+    """What the locked U-Net predicts, control added to its skips and middle.
+
+    Its encoder and middle block run without autograd: control never enters them, so no gradient
+    could leave them.
+
+    Args:
+        unet: of a base.
+        noisy_BCHW: noisy latent.
+        timestep_B: int64, 0..999.
+        prompt: of each sample.
+        control: from a `ControlNet`; None is the base alone.
+
+    Returns:
+        Like `noisy_BCHW`: noise, velocity or sample.
+    """
+    with torch.no_grad():
+        emb_BE = embedding(unet, timestep_B, prompt, noisy_BCHW.dtype)
+        skips, middle_BCHW = encode(unet, unet.conv_in(noisy_BCHW), emb_BE, prompt.text_BLD)
+    if control is not None:
+        skips, middle_BCHW = control.added_to(skips, middle_BCHW)
+    return decode(unet, skips, middle_BCHW, emb_BE, prompt.text_BLD)
 
 
 def embedding(net: Any, timestep_B: Tensor, prompt: Prompt, dtype: torch.dtype) -> Tensor:

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from controlnet.architecture.backbone import Base, predict
+from controlnet.architecture.backbone import Base
 from controlnet.architecture.control import ControlNet
 from controlnet.architecture.sampling import SampleOptions, sample
-from controlnet.architecture.unet import Prompt, embedding, encode
+from controlnet.architecture.unet import Prompt, embedding, encode, predict
 from controlnet.trainer.batch import Batch
 from controlnet.trainer.judge import Judge, Map
 from controlnet.trainer.loss import Diffusion

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from controlnet.architecture.backbone import Base, predict
+from controlnet.architecture.backbone import Base
 from controlnet.architecture.control import ControlNet
 from controlnet.architecture.prompts import Embedded
-from controlnet.architecture.unet import Prompt
+from controlnet.architecture.unet import Prompt, predict
 from controlnet.trainer.batch import Batch
 from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.loss import Diffusion

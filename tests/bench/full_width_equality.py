@@ -15,9 +15,8 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import Tensor
 from torch.nn import functional
 
-from controlnet.architecture.backbone import predict
 from controlnet.architecture.control import HINT_WIDTHS, ControlNet
-from controlnet.architecture.unet import Prompt
+from controlnet.architecture.unet import Prompt, predict
 from tests.controlnet.tiny_bases import Inputs, woken
 
 TEXT_WIDTH = 768

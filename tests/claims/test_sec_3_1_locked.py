@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from controlnet.architecture.backbone import load_base, new_control, predict
+from controlnet.architecture.backbone import load_base, new_control
+from controlnet.architecture.unet import predict
 from tests.controlnet.tiny_bases import (
     HINT_WIDTHS,
     KINDS,

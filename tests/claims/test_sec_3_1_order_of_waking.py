@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from controlnet.architecture.backbone import predict
+from controlnet.architecture.unet import predict
 from tests.controlnet.tiny_bases import (
     KINDS,
     SKIPS,

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from controlnet.architecture.backbone import predict
 from controlnet.architecture.control import ControlledBlock, zero_conv
+from controlnet.architecture.unet import predict
 from tests.controlnet.tiny_bases import (
     KINDS,
     control_of,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import ControlNetModel
 
-from controlnet.architecture.backbone import predict
+from controlnet.architecture.unet import predict
 from tests.controlnet.tiny_bases import (
     HINT_WIDTHS,
     KINDS,

@@ -5,11 +5,11 @@ import itertools
 import pytest
 import torch
 
-from controlnet.architecture.backbone import load_base, predict, scheduler
+from controlnet.architecture.backbone import load_base, scheduler
 from controlnet.architecture.prompts import Embedded
 from controlnet.architecture.residuals import guess_weights, resolution_weights, summed
 from controlnet.architecture.sampling import SampleOptions, sample
-from controlnet.architecture.unet import Prompt
+from controlnet.architecture.unet import Prompt, predict
 from tests.controlnet.tiny_bases import (
     KINDS,
     base_folder,

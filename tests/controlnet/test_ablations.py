@@ -8,10 +8,10 @@ import torch
 from controlnet.ablations.lite import ControlNetLite
 from controlnet.ablations.unlocked import predict_unlocked
 from controlnet.ablations.variants import VARIANTS
-from controlnet.architecture.backbone import load_base, predict
+from controlnet.architecture.backbone import load_base
 from controlnet.architecture.prompts import Embedded
 from controlnet.architecture.sampling import SampleOptions, sample
-from controlnet.architecture.unet import Prompt
+from controlnet.architecture.unet import Prompt, predict
 from controlnet.nano import base_folder
 from controlnet.trainer.setup import prepare
 from controlnet.trainer.train import Position, batches_from, optimize, train

@@ -8,9 +8,9 @@ from diffusers import MultiControlNetModel
 from diffusers.models.resnet import ResnetBlock2D
 from torch.nn import functional
 
-from controlnet.architecture.backbone import predict
 from controlnet.architecture.control import checkpoint_blocks
 from controlnet.architecture.residuals import guess_weights, summed
+from controlnet.architecture.unet import predict
 from tests.controlnet.tiny_bases import (
     KINDS,
     control_of,
