@@ -139,27 +139,6 @@ def need_runs(runs: Sequence[str]) -> None:
     need_paths("--run", runs, "the folder of a run or a ControlNetModel folder")
 
 
-def need_run_output(output: str, *, resume: bool) -> None:
-    """Refuse a folder that holds a run already, or something else, or no run to resume.
-
-    Raises:
-        ConfigError: says which.
-    """
-    folder = Path(output)
-    if not folder.exists() and resume:
-        raise ConfigError(
-            f"{folder}: need a run to resume, found none; leave --resume out to start one"
-        )
-    if folder.is_file():
-        raise ConfigError(
-            f"{folder}: need an empty folder or a run, got something else; take another --output"
-        )
-    if (folder / "config.json").is_file() and not resume:
-        raise ConfigError(
-            f"{folder}: holds a run already; go on with --resume, or take another --output"
-        )
-
-
 def need_new(output: Path) -> None:
     """Refuse to make what exists.
 

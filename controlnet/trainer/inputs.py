@@ -8,6 +8,7 @@ from controlnet import nano
 from controlnet.trainer.config import TrainConfig
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
+from schemas.writing import is_temporary, writing
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _PARTS = ("unet", "vae", "scheduler", "tokenizer", "text_encoder")
@@ -42,7 +43,7 @@ def check_inputs(config: TrainConfig) -> dict[str, object]:
         named = option == "--init" and _HUB_NAME.fullmatch(path or "")
         if path is not None and not named and not os.path.exists(path):
             raise ConfigError(f"{option} {path}: need a file or folder that exists, found none")
-    _check_output(config)
+    need_output(config)
     return {
         "rows": rows.get("train", 0),
         "validation_rows": rows.get("validation", 0),
@@ -50,21 +51,40 @@ def check_inputs(config: TrainConfig) -> dict[str, object]:
     }
 
 
-def _check_output(config: TrainConfig) -> None:
+def need_output(config: TrainConfig) -> bool:
+    """Refuse an output that holds something else than a run, or a run that is not asked for.
+
+    Returns:
+        Whether a run stands there; it is to go on.
+
+    Raises:
+        ConfigError: says what stands there, or that there is nothing to resume.
+        OutputError: it cannot be looked at.
+    """
     folder = Path(config.output)
-    holds = os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir()))
-    if holds and not (folder / "config.json").is_file():
+    if not _holds_something(folder):
+        if config.resume:
+            raise ConfigError(
+                f"{folder}: need a run to resume, found none; leave --resume out to start one"
+            )
+        return False
+    if not (folder / "config.json").is_file():
         raise ConfigError(
             f"{folder}: need an empty folder or a run, got something else; take another --output"
         )
-    if holds and not config.resume:
+    if not config.resume:
         raise ConfigError(
             f"{folder}: holds a run already; go on with --resume, or take another --output"
         )
-    if config.resume and not holds:
-        raise ConfigError(
-            f"{folder}: need a run to resume, found none; leave --resume out to start one"
-        )
+    return True
+
+
+def _holds_something(folder: Path) -> bool:
+    """Whether more stands there than what a run leaves that was killed before its first file."""
+    with writing(folder):
+        if not folder.exists():
+            return False
+        return folder.is_file() or any(not is_temporary(path.name) for path in folder.iterdir())
 
 
 def _found_base(config: TrainConfig) -> str:

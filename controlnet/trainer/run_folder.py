@@ -19,10 +19,11 @@ from controlnet.trainer import checkpoint
 from controlnet.trainer.checkpoint import Found
 from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.devices import is_first_process
+from controlnet.trainer.inputs import need_output
 from schemas.documents import as_record, read_checked, with_digest
 from schemas.errors import ConfigError
 from schemas.folder_lock import held
-from schemas.writing import clear_temporary, is_temporary, write_json, writing
+from schemas.writing import clear_temporary, write_json
 
 CONFIG_NAME, SUMMARY_NAME, CONTROL_DIR = "config.json", "summary.json", "controlnet"
 RESULT_FILES = (f"{CONTROL_DIR}/config.json", f"{CONTROL_DIR}/{checkpoint.WEIGHTS}")
@@ -53,30 +54,8 @@ def claim_output(config: TrainConfig) -> Found:
     Returns:
         The checkpoint to resume from, or none: then the run starts anew.
     """
-    folder = Path(config.output)
-    if not _holds_something(folder):
-        if config.resume:
-            raise ConfigError(
-                f"{folder}: need a run to resume, found none; leave --resume out to start one"
-            )
-        return Found(newest=None)
-    if not (folder / CONFIG_NAME).is_file():
-        raise ConfigError(
-            f"{folder}: need an empty folder or a run, got something else; take another --output"
-        )
-    if not config.resume:
-        raise ConfigError(
-            f"{folder}: holds a run already; go on with --resume, or take another --output"
-        )
-    return checkpoint.find_checkpoint(folder)
-
-
-def _holds_something(folder: Path) -> bool:
-    """Whether more stands there than what a run leaves that was killed before its first file."""
-    with writing(folder):
-        if not folder.exists():
-            return False
-        return folder.is_file() or any(not is_temporary(path.name) for path in folder.iterdir())
+    begun = need_output(config)
+    return checkpoint.find_checkpoint(Path(config.output)) if begun else Found(newest=None)
 
 
 def write_config(

@@ -18,12 +18,12 @@ def run(arguments: Sequence[str]) -> int:
     """Train a ControlNet, or print what would be trained."""
     with leaving_at_once("train"):
         config = _config(arguments)
-        if config.dry_run:
-            from controlnet.trainer.inputs import check_inputs
+        from controlnet.trainer.inputs import check_inputs, need_output
 
+        if config.dry_run:
             say_json({**dataclasses.asdict(config), "found": check_inputs(config)})
             return 0
-        early.need_run_output(config.output, resume=config.resume)
+        need_output(config)
         early.need_dataset(config.data, config.condition)
         if config.base != nano.NAME:
             early.need_paths("--base", [config.base], "a base in diffusers' format")
