@@ -195,7 +195,9 @@ def fits(control: ControlNet, base: Base) -> None:
         "down_block_types",
     ):
         have, need = control.config.get(name), base.unet.config.get(name)
-        have, need = (list(one) if isinstance(one, list | tuple) else one for one in (have, need))
+        have, need = (
+            list(value) if isinstance(value, list | tuple) else value for value in (have, need)
+        )
         if have != need:
             raise ConfigError(
                 f"--base {base.name}: need a base with {name} {have}, for which this ControlNet "
@@ -207,13 +209,14 @@ def fits(control: ControlNet, base: Base) -> None:
             f"--base {base.name}: need a base whose VAE shrinks pictures {shrinks} times, as this "
             f"ControlNet its maps, got {base.space.factor}; use the base that it was trained on"
         )
-    shapes = {name: tuple(one.shape) for name, one in base.unet.named_parameters()}
-    for name, one in control.named_parameters():
-        if name.startswith(_COPIED) and shapes.get(name) != tuple(one.shape):
+    shapes = {name: tuple(weight.shape) for name, weight in base.unet.named_parameters()}
+    for name, weight in control.named_parameters():
+        shape = tuple(weight.shape)
+        if name.startswith(_COPIED) and shapes.get(name) != shape:
             raise ConfigError(
-                f"--base {base.name}: need a base with {name} of {tuple(one.shape)}, for which "
-                f"this ControlNet was trained, got {shapes.get(name)}; use the base that it was "
-                "trained on, or a fine-tune of it"
+                f"--base {base.name}: need a base with {name} of {shape}, for which this "
+                f"ControlNet was trained, got {shapes.get(name)}; use the base that it was trained "
+                "on, or a fine-tune of it"
             )
 
 
@@ -276,8 +279,8 @@ def _text_encoder(name: str, unet: Any, offline: bool) -> TextEncoder:
     parts: list[tuple[str, str, Any]] = [("tokenizer", "text_encoder", CLIPTextModel)]
     if unet.config.addition_embed_type == "text_time":
         parts.append(("tokenizer_2", "text_encoder_2", CLIPTextModelWithProjection))
-    tokenizers = [tokenizer_of(CLIPTokenizer, name, one, offline=offline) for one, _, _ in parts]
-    models = [network_of(kind, name, one, offline=offline) for _, one, kind in parts]
+    tokenizers = [tokenizer_of(CLIPTokenizer, name, part, offline=offline) for part, _, _ in parts]
+    models = [network_of(kind, name, part, offline=offline) for _, part, kind in parts]
     for tokenizer, model, (part, _, _) in zip(tokenizers, models, parts, strict=True):
         if len(tokenizer) > model.config.vocab_size:
             words = (

@@ -60,7 +60,7 @@ def find_control(given: str, option: str, *, offline: bool = False) -> Path:
     if not path.exists() and not path.parent.exists() and _HUB_NAME.fullmatch(given):
         return _from_hub(given, option, offline)
     checkpoints = sorted(path.glob("checkpoints/step-*/controlnet"))
-    whole_ones = [one.parent for one in checkpoints if weights_file(one) is not None]
+    whole_ones = [folder.parent for folder in checkpoints if weights_file(folder) is not None]
     if whole_ones:
         raise ConfigError(
             f"{option} {given}: this run was stopped before its result was written; "
@@ -170,7 +170,9 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     state = torch.load(path, map_location="cpu", weights_only=True)
     state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(one, Tensor) for one in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(tensor, Tensor) for tensor in state.values()
+    ):
         raise ValueError("a file of other things than tensors")
     return state
 
@@ -188,13 +190,15 @@ def _hint_block(state: Mapping[str, Tensor]) -> tuple[tuple[int, ...], bool]:
         for name in state
         if (m := _OURS.fullmatch(name))
     }
-    convolutions = [one for _, one in sorted((original or ours).items())]
+    convolutions = [weight for _, weight in sorted((original or ours).items())]
     if len(convolutions) < 2:
         some = ", ".join(sorted(state)[:2])
         raise ValueError(f"{len(state)} tensors without a ControlNet's hint block ({some}, …)")
     if convolutions[0].shape[1] != 3:
         raise ValueError(f"one for maps of {convolutions[0].shape[1]} channels; need 3")
-    return tuple(one.shape[0] for one in (convolutions[0], *convolutions[2:-1:2])), bool(original)
+    return tuple(weight.shape[0] for weight in (convolutions[0], *convolutions[2:-1:2])), bool(
+        original
+    )
 
 
 def _hearing_rgb(control: ControlNet) -> ControlNet:

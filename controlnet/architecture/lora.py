@@ -64,4 +64,6 @@ def _pipeline(unet: Any, text_models: Sequence[Any]) -> Any:
 
 def _total(unet: Any, text_models: Sequence[Any]) -> float:
     networks = [unet, *text_models]
-    return sum(one.double().abs().sum().item() for net in networks for one in net.parameters())
+    return sum(
+        parameter.double().abs().sum().item() for net in networks for parameter in net.parameters()
+    )

@@ -144,7 +144,7 @@ def whole(kind: Any, name: str, part: str, *, offline: bool, **options: Any) -> 
     missing = sorted(found["missing_keys"])
     if missing:
         raise KeyError(f"no {missing[0]} in its file, nor {len(missing) - 1} other weights")
-    spare = sorted(one for one in found["unexpected_keys"] if not one.endswith(_SPARE))
+    spare = sorted(key for key in found["unexpected_keys"] if not key.endswith(_SPARE))
     if spare:
         raise KeyError(
             f"{spare[0]} in its file, and {len(spare) - 1} other weights, for which this kind of "
@@ -254,7 +254,7 @@ def weights_file(folder: Path, stem: str = "diffusion_pytorch_model") -> Path | 
 def _variant(folder: Path, stem: str) -> str | None:
     found = weights_file(folder, stem)
     names = found.name.split(".") if found is not None else []
-    return next((one for one in _VARIANTS if one in names), None)
+    return next((variant for variant in _VARIANTS if variant in names), None)
 
 
 def _need_class(kind: object, part: str) -> None:

@@ -26,12 +26,12 @@ class Residuals:
         """
         if isinstance(weights, float | int):
             return self._each(lambda residual: residual * weights)
-        scaled = [one * weight for one, weight in zip(self.all, weights, strict=True)]
+        scaled = [residual * weight for residual, weight in zip(self.all, weights, strict=True)]
         return Residuals(skips=tuple(scaled[:-1]), middle=scaled[-1])
 
     def only_middle(self) -> "Residuals":
         """Leave the skips as they are in the base (the original's `only_mid_control`)."""
-        return Residuals(skips=tuple(one * 0 for one in self.skips), middle=self.middle)
+        return Residuals(skips=tuple(skip * 0 for skip in self.skips), middle=self.middle)
 
     def pooled(self) -> "Residuals":
         """Average over height and width: `shuffle` controls style, not places."""
@@ -45,14 +45,16 @@ class Residuals:
         return tuple(skip + residual for skip, residual in pairs), middle + self.middle
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Residuals":
-        return Residuals(skips=tuple(change(one) for one in self.skips), middle=change(self.middle))
+        return Residuals(
+            skips=tuple(change(residual) for residual in self.skips), middle=change(self.middle)
+        )
 
 
 def summed(several: Sequence[Residuals]) -> Residuals:
     """Several ControlNets at once: a plain sum, as in the paper's section 3.4."""
     total = several[0]
-    for one in several[1:]:
-        skips, middle = one.added_to(total.skips, total.middle)
+    for residuals in several[1:]:
+        skips, middle = residuals.added_to(total.skips, total.middle)
         total = Residuals(skips=skips, middle=middle)
     return total
 

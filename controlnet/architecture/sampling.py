@@ -171,7 +171,8 @@ class _Steered:
         self._prompt = single if self._half else prompt
         copies = 2 if guided and not self._half else 1
         self._parts = [
-            (one, one.control.features(one.hint_BCHW).repeat(copies, 1, 1, 1)) for one in steering
+            (shown, shown.control.features(shown.hint_BCHW).repeat(copies, 1, 1, 1))
+            for shown in steering
         ]
 
     def __call__(
@@ -192,15 +193,17 @@ class _Steered:
         if self._half:
             noisy_BCHW, timestep_B = noisy_BCHW.chunk(2)[1], timestep_B.chunk(2)[1]
         said = [
-            self._weighted(one.control.answer(noisy_BCHW, timestep_B, self._prompt, features), one)
-            for one, features in self._parts
+            self._weighted(
+                shown.control.answer(noisy_BCHW, timestep_B, self._prompt, features), shown
+            )
+            for shown, features in self._parts
         ]
         total = summed(said)
         return _below_nothing(total) if self._half else total
 
-    def _weighted(self, residuals: Residuals, one: Steering) -> Residuals:
+    def _weighted(self, residuals: Residuals, shown: Steering) -> Residuals:
         options, several = self._options, residuals.all
-        weights = [options.scale * one.scale] * len(several)
+        weights = [options.scale * shown.scale] * len(several)
         if options.guess:
             # diffusers' 0.1 ... 1 evenly in log scale: 0.8254^k for 13 residuals
             by = guess_weights(len(several), base=10 ** (-1 / (len(several) - 1)))
@@ -213,7 +216,7 @@ class _Steered:
 
 def _below_nothing(residuals: Residuals) -> Residuals:
     """Zeros for the unguided half, on top of the guided half's residuals."""
-    doubled = [torch.cat([torch.zeros_like(one), one]) for one in residuals.all]
+    doubled = [torch.cat([torch.zeros_like(residual), residual]) for residual in residuals.all]
     return Residuals(skips=tuple(doubled[:-1]), middle=doubled[-1])
 
 
@@ -254,9 +257,9 @@ def _precision(device: str) -> str:
 
 def one_prompt(embedded: Sequence[Embedded]) -> Embedded:
     """Several rows of embeddings as one batch."""
-    pooled = [one.pooled_BP for one in embedded if one.pooled_BP is not None]
+    pooled = [prompt.pooled_BP for prompt in embedded if prompt.pooled_BP is not None]
     return Embedded(
-        text_BLD=torch.cat([one.text_BLD for one in embedded]),
+        text_BLD=torch.cat([prompt.text_BLD for prompt in embedded]),
         pooled_BP=torch.cat(pooled) if pooled else None,
     )
 

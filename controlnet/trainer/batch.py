@@ -141,15 +141,15 @@ def collate(
     with_image, offsets = rows[0].image is not None, draws[0].offset_C11 is not None
     return Batch(
         keys=[row.key for row in rows],
-        texts=["" if one.drop_prompt else row.text or "" for row, one in pairs],
+        texts=["" if drawn.drop_prompt else row.text or "" for row, drawn in pairs],
         hint_BCHW=_hints(rows, draws),
         image_BHWC=_images(rows, draws) if with_image else None,
         moments_BCHW=None if with_image else _stacked([_moments(*pair) for pair in pairs]),
-        noise_BCHW=_stacked([one.noise_CHW for one in draws]),
-        posterior_BCHW=_stacked([one.posterior_CHW for one in draws]),
-        timestep_B=torch.tensor([one.timestep for one in draws]),
-        offset_BC11=_stacked([one.offset_C11 for one in draws]) if offsets else None,
-        drop_condition_B=torch.tensor([one.drop_condition for one in draws]),
+        noise_BCHW=_stacked([drawn.noise_CHW for drawn in draws]),
+        posterior_BCHW=_stacked([drawn.posterior_CHW for drawn in draws]),
+        timestep_B=torch.tensor([drawn.timestep for drawn in draws]),
+        offset_BC11=_stacked([drawn.offset_C11 for drawn in draws]) if offsets else None,
+        drop_condition_B=torch.tensor([drawn.drop_condition for drawn in draws]),
         original_size_B2=torch.tensor([row.original_size for row in rows]),
         crop_B2=torch.tensor([row.crop for row in rows]),
         size_B2=torch.tensor([row.size for row in rows]),
@@ -160,8 +160,8 @@ def collate(
 
 def _images(rows: Sequence[StoredRow], draws: Sequence[Draw]) -> Tensor:
     image_BHWC = np.empty((len(rows), *rows[0].size, 3), np.uint8)
-    for n, (row, one) in enumerate(zip(rows, draws, strict=True)):
-        image_BHWC[n] = _mirrored(decode_image(row), one)
+    for n, (row, drawn) in enumerate(zip(rows, draws, strict=True)):
+        image_BHWC[n] = _mirrored(decode_image(row), drawn)
     return torch.from_numpy(image_BHWC)
 
 
@@ -169,27 +169,27 @@ def _hints(rows: Sequence[StoredRow], draws: Sequence[Draw]) -> Tensor:
     first = decode_map(rows[0])
     kind, shape = first.dtype, first.shape
     stored = np.zeros((len(rows), *shape), np.float32 if kind == np.uint16 else np.uint8)
-    for n, (row, one) in enumerate(zip(rows, draws, strict=True)):
+    for n, (row, drawn) in enumerate(zip(rows, draws, strict=True)):
         pixels = decode_map(row) if n else first
         if (pixels.dtype, pixels.shape) != (kind, shape):
             found = f"{pixels.dtype} {pixels.shape} after {kind} {shape}"
             raise row.unreadable("map of one kind", found)
-        if not one.drop_condition:
-            stored[n] = _mirrored(pixels, one)
+        if not drawn.drop_condition:
+            stored[n] = _mirrored(pixels, drawn)
     if kind == np.uint16:
         stored /= _DEEPEST
     hint_BHWC = stored.reshape(*stored.shape[:3], -1)
     return torch.from_numpy(hint_BHWC).permute(0, 3, 1, 2)
 
 
-def _mirrored(pixels: np.ndarray, one: Draw) -> np.ndarray:
-    return pixels[:, ::-1] if one.flip else pixels
+def _mirrored(pixels: np.ndarray, drawn: Draw) -> np.ndarray:
+    return pixels[:, ::-1] if drawn.flip else pixels
 
 
-def _moments(row: StoredRow, one: Draw) -> np.ndarray:
+def _moments(row: StoredRow, drawn: Draw) -> np.ndarray:
     """(2c, h, w) float16; a mirrored image has other moments than mirrored moments."""
-    channels, height, width = one.noise_CHW.shape
-    stored = row.moments_flipped if one.flip else row.moments
+    channels, height, width = drawn.noise_CHW.shape
+    stored = row.moments_flipped if drawn.flip else row.moments
     try:
         return decode_moments(stored or b"", channels=channels, height=height, width=width)
     except ValueError as error:

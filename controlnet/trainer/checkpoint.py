@@ -96,7 +96,10 @@ def save_checkpoint(
     folder = run / "checkpoints" / f"step-{progress.step:08d}"
     tensors, plain = _flattened(optimizer)
     if average is not None:
-        tensors |= {f"own.{name}": one.detach().cpu() for name, one in control.named_parameters()}
+        tensors |= {
+            f"own.{name}": parameter.detach().cpu()
+            for name, parameter in control.named_parameters()
+        }
     with _swapped(folder) as temporary:
         _write_control(control, temporary / "controlnet", metadata, average)
         stored = {name: value.contiguous() for name, value in tensors.items()}
@@ -105,7 +108,7 @@ def save_checkpoint(
         state = {
             **dataclasses.asdict(progress),
             "optimizer": plain,
-            "files": {str(one.relative_to(temporary)): digest(one) for one in files},
+            "files": {str(path.relative_to(temporary)): digest(path) for path in files},
         }
         text = json.dumps(with_digest(state), indent=1, allow_nan=False)
         (temporary / _STATE).write_text(f"{text}\n")

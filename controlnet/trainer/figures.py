@@ -40,7 +40,7 @@ def draw_curves(
     figure.subplots_adjust(
         left=0.09, right=0.985, bottom=0.075, top=0.925, hspace=0.36, wspace=0.23
     )
-    steps = [one["step"] for one in probes]
+    steps = [probe["step"] for probe in probes]
     _adherence(panels[0, 0], probes, steps, bounds, judge)
     _gain(panels[0, 1], probes, steps)
     _loss(panels[1, 0], metrics, probes, steps)
@@ -65,7 +65,7 @@ def draw_strips(folder: Path, maps: Sequence[Map], real: Sequence[RgbU8]) -> Non
         return
     height, width = real[0].shape[:2]
     chosen = np.unique(np.linspace(0, len(files) - 1, min(_COLUMNS, len(files))).round())
-    columns = [("condition", [_shown(one) for one in maps])]
+    columns = [("condition", [_shown(pixels) for pixels in maps])]
     for number in chosen.astype(int):
         try:
             strip = decode_stored_rgb(files[number].read_bytes())
@@ -93,8 +93,8 @@ def _adherence(
     if bounds is None:
         panel.text(0.5, 0.5, "no adherence was measured", ha="center", color=_FAINT)
         return
-    panel.plot(steps, [one["adherence"] for one in probes], color=_CONTROL, marker="o", ms=3)
-    panel.plot(steps, [one["shuffled"] for one in probes], color=_FAINT, marker="o", ms=2)
+    panel.plot(steps, [probe["adherence"] for probe in probes], color=_CONTROL, marker="o", ms=3)
+    panel.plot(steps, [probe["shuffled"] for probe in probes], color=_FAINT, marker="o", ms=2)
     half = bounds.floor + 0.5 * (bounds.ceiling - bounds.floor)
     for value, name in ((bounds.ceiling, "ceiling"), (half, "half way"), (bounds.floor, "floor")):
         panel.axhline(value, color=_INK, linewidth=0.6, linestyle=":")
@@ -119,7 +119,7 @@ def _adherence(
 
 def _gain(panel: Axes, probes: Sequence[dict[str, Any]], steps: Sequence[int]) -> None:
     panel.set_title("Condition gain: what the true condition is worth", loc="left")
-    panel.plot(steps, [one["gain"] for one in probes], color=_CONTROL, marker="o", ms=3)
+    panel.plot(steps, [probe["gain"] for probe in probes], color=_CONTROL, marker="o", ms=3)
     panel.axhline(0, color=_FAINT, linewidth=0.6)
     panel.set_ylabel("validation loss, shuffled - true")
 
@@ -132,14 +132,14 @@ def _loss(
 ) -> None:
     panel.set_title("Loss (says little)", loc="left")
     panel.plot(
-        [one["step"] for one in metrics],
-        [one["loss"] for one in metrics],
+        [line["step"] for line in metrics],
+        [line["loss"] for line in metrics],
         color=_FAINT,
         linewidth=0.8,
     )
     panel.plot(
         steps,
-        [float(np.mean(one["loss_bins"])) for one in probes],
+        [float(np.mean(probe["loss_bins"])) for probe in probes],
         color=_CONTROL,
         marker="o",
         ms=3,
@@ -151,7 +151,7 @@ def _loss(
 
 def _doors(panel: Axes, probes: Sequence[dict[str, Any]], steps: Sequence[int]) -> None:
     panel.set_title("Zero convolutions open", loc="left")
-    norms = np.array([one["zero_norms"] for one in probes])
+    norms = np.array([probe["zero_norms"] for probe in probes])
     if not len(norms):
         return
     shades = matplotlib.colormaps["viridis"](np.linspace(0.1, 0.9, norms.shape[1]))
@@ -190,8 +190,10 @@ def mosaic_of(
             that its pixels stay square and sharp; a larger one is averaged down.
         dpi: at which the figure must be saved, for its pixels to be those of the pictures.
     """
-    shown = [[None if one is None else _fitted(one, cell_px) for one in row] for row in rows]
-    sizes = [one.shape[:2] for row in shown for one in row if one is not None]
+    shown = [
+        [None if picture is None else _fitted(picture, cell_px) for picture in row] for row in rows
+    ]
+    sizes = [picture.shape[:2] for row in shown for picture in row if picture is not None]
     height = max((size[0] for size in sizes), default=cell_px) + _GAP_PX
     width = max((size[1] for size in sizes), default=cell_px) + _GAP_PX
     sheet = np.full((height * len(rows), width * len(titles), 3), 255, np.uint8)

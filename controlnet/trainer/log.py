@@ -70,7 +70,7 @@ class Journal:
         numbers: dict[str, float] = {}
         for name, value in values.items():
             if isinstance(value, list | tuple):
-                numbers |= {f"{group}/{name}/{n}": one for n, one in enumerate(value)}
+                numbers |= {f"{group}/{name}/{n}": number for n, number in enumerate(value)}
             elif isinstance(value, int | float) and name != "step":
                 numbers[f"{group}/{name}"] = value
         self._accelerator.log(numbers, step=values["step"])

@@ -69,7 +69,9 @@ class Average:
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self._module, self._decay = module, decay
-        self.weights = {name: one.detach().clone() for name, one in module.named_parameters()}
+        self.weights = {
+            name: parameter.detach().clone() for name, parameter in module.named_parameters()
+        }
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -79,7 +81,7 @@ class Average:
             step: optimizer steps done before it.
         """
         decay = min(self._decay, (1 + step) / (10 + step))
-        current = [one.detach() for _, one in self._module.named_parameters()]
+        current = [parameter.detach() for _, parameter in self._module.named_parameters()]
         torch._foreach_lerp_(list(self.weights.values()), current, 1 - decay)
 
     def restore(self, weights: Mapping[str, Tensor]) -> None:
@@ -91,11 +93,11 @@ class Average:
     def applied(self) -> Iterator[None]:
         """The module has averaged weights inside, its own ones after."""
         parameters = dict(self._module.named_parameters())
-        own = {name: one.data for name, one in parameters.items()}
-        for name, one in parameters.items():
-            one.data = self.weights[name]
+        own = {name: parameter.data for name, parameter in parameters.items()}
+        for name, parameter in parameters.items():
+            parameter.data = self.weights[name]
         try:
             yield
         finally:
-            for name, one in parameters.items():
-                one.data = own[name]
+            for name, parameter in parameters.items():
+                parameter.data = own[name]

@@ -199,8 +199,10 @@ class Probe:
         assert self._judge is not None
         maps = [*self.maps[shift:], *self.maps[:shift]]
         keys = [*self._keys[shift:], *self._keys[:shift]]
-        scores = [one for one in self._judge.score(pictures, maps, keys) if not math.isnan(one)]
-        if any(math.isinf(one) for one in scores):
+        scores = [
+            score for score in self._judge.score(pictures, maps, keys) if not math.isnan(score)
+        ]
+        if any(math.isinf(score) for score in scores):
             raise ValueError(f"{self._judge.name}: need finite scores, got {scores}")
         return float(np.mean(scores)) if scores else None
 
@@ -215,7 +217,7 @@ def maps_of(hint_BCHW: Tensor) -> list[Map]:
         hint_BCHW = (hint_BCHW * 65535).round().to(torch.int32)
     kind = np.uint8 if hint_BCHW.dtype == torch.uint8 else np.uint16
     maps_BHWC = hint_BCHW.permute(0, 2, 3, 1).cpu().numpy().astype(kind)
-    return [one[..., 0] if one.shape[-1] == 1 else one for one in maps_BHWC]
+    return [pixels[..., 0] if pixels.shape[-1] == 1 else pixels for pixels in maps_BHWC]
 
 
 def to_pictures(unit_BCHW: Tensor) -> list[RgbU8]:

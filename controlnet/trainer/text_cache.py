@@ -54,9 +54,13 @@ class Texts:
             distinct = list(dict.fromkeys(captions))
             embedded = self._encoder(distinct)
             places = {caption: row for row, caption in enumerate(distinct)}
-            return _picked(embedded.text_BLD, embedded.pooled_BP, [places[one] for one in captions])
+            return _picked(
+                embedded.text_BLD, embedded.pooled_BP, [places[caption] for caption in captions]
+            )
         assert self._text_NLD is not None
-        return _picked(self._text_NLD, self._pooled_NP, [self._rows[one] for one in captions])
+        return _picked(
+            self._text_NLD, self._pooled_NP, [self._rows[caption] for caption in captions]
+        )
 
 
 def fits_in_memory(captions: Iterable[str], encoder: TextEncoder) -> bool:

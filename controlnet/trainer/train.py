@@ -196,7 +196,7 @@ class _Loop:
             return
         refuse_nan(self._run, self._unread)
         every_loss = torch.stack(
-            [one.float().mean() for step in self._unread for one in step.losses]
+            [loss_B.float().mean() for step in self._unread for loss_B in step.losses]
         )
         mean = self._run.accelerator.reduce(every_loss.mean(), reduction="mean").item()
         norms = [step.norm.item() for step in self._unread]
@@ -381,7 +381,7 @@ def _short_of_room(run: Run) -> list[str]:
     """A word before training where its checkpoints will not fit: one more than stays is written."""
     config, folder = run.config, run.folder / "checkpoints"
     copies = 3 if config.ema is None else 4  # weights, two moments, averages; float32
-    each = copies * 4 * sum(one.numel() for one in run.control.parameters())
+    each = copies * 4 * sum(parameter.numel() for parameter in run.control.parameters())
     there = len(list(folder.glob("step-*")))
     need, free = (config.keep_last + 1 - there) * each, shutil.disk_usage(run.folder).free
     if free >= need:
