@@ -35,6 +35,7 @@ class EpochPlan:
     """The batches of one epoch, in order."""
 
     batches: np.ndarray  # (batches, batch_size) int64: row numbers of the index
+    drawn_in: np.ndarray  # likewise: the epoch in which noise and all else of a row is drawn
     dropped: int  # rows that did not fill a last batch of their size
     block_rows: int  # rows of the largest block: what a reader has to hold
 
@@ -45,7 +46,7 @@ class EpochPlan:
 def plan_epoch(
     index: Index, *, seed: int, epoch: int, batch_size: int, shuffle_groups: int = SHUFFLE_GROUPS
 ) -> EpochPlan:
-    """Batches of rows of equal size (width, height); no row comes twice.
+    """Batches of rows of equal size (width, height); no row comes twice in a batch's own epoch.
 
     Args:
         index: of the data set.
@@ -56,7 +57,7 @@ def plan_epoch(
 
     Returns:
         At least one batch. A batch comes when its last row does: sizes wait for each other across
-        blocks, but not across epochs.
+        blocks. Only those with too few rows for a batch wait across epochs, too, and come last.
 
     Raises:
         ConfigError: no size has enough rows for one batch, or a number is out of range.
@@ -68,7 +69,7 @@ def plan_epoch(
             f"{index.path}: need batch_size >= 1 and shuffle_groups >= 1, "
             f"got {batch_size} and {shuffle_groups}"
         )
-    rng = np.random.default_rng(_seed_of(seed, epoch))
+    rng = _rng(f"order:{seed}:{epoch}")
     blocks = _blocks(index.group_numbers, rng, shuffle_groups)
     rows = np.lexsort((rng.random(len(index)), blocks))  # block by block, mixed inside
     sizes = np.unique(index.size_codes, return_inverse=True)[1]
@@ -80,20 +81,53 @@ def plan_epoch(
             f"{most}; take a smaller batch or generate with another --fit"
         )
     batches = rows[dealt]
+    few, drawn_in = _over_epochs(index, seed=seed, epoch=epoch, batch_size=batch_size)
+    waiting = sum(starving_sizes(index, batch_size).values())
     return EpochPlan(
-        batches=batches,
-        dropped=len(index) - batches.size,
+        batches=np.concatenate([batches, few]),
+        drawn_in=np.concatenate([np.full(batches.shape, epoch), drawn_in]),
+        dropped=len(index) - waiting - batches.size,
         block_rows=int(np.bincount(blocks).max()),
     )
 
 
 def starving_sizes(index: Index, batch_size: int) -> dict[tuple[int, int], int]:
-    """Sizes that never fill a batch: (width, height) in px -> rows that are never seen."""
+    """Sizes that fill no batch in one epoch: (width, height) in px -> rows."""
     return {size: rows for size, rows in index.sizes.items() if rows < batch_size}
 
 
-def _seed_of(seed: int, epoch: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"order:{seed}:{epoch}".encode()).digest()[:16], "big")
+def _over_epochs(
+    index: Index, *, seed: int, epoch: int, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Batches of sizes with fewer rows than a batch, which get full in this epoch.
+
+    The rows of such a size come once in every epoch, each time in another order, one epoch after
+    the other; whenever there are `batch_size` of them, a batch is full. A row may come twice in it,
+    out of two epochs: then with other noise.
+
+    Returns:
+        Two arrays (batches, batch_size) int64: rows, and the epoch from which each waits.
+    """
+    batches, waited = [np.zeros((0, batch_size), np.int64)], [np.zeros((0, batch_size), np.int64)]
+    for (width, height), count in starving_sizes(index, batch_size).items():
+        full = epoch * count // batch_size  # batches of this size in all epochs before
+        if (epoch + 1) * count // batch_size == full:
+            continue
+        own = np.flatnonzero((index.widths == width) & (index.heights == height))
+        turns, places = np.divmod(np.arange(full * batch_size, (full + 1) * batch_size), count)
+        orders = {
+            turn: _rng(f"few:{seed}:{turn}:{width}x{height}").permutation(own)
+            for turn in set(turns.tolist())
+        }
+        rows = [orders[turn][place] for turn, place in zip(turns.tolist(), places, strict=True)]
+        batches.append(np.array([rows]))
+        waited.append(turns[None])
+    return np.concatenate(batches), np.concatenate(waited)
+
+
+def _rng(words: str) -> np.random.Generator:
+    digest = hashlib.sha256(words.encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 
 def _blocks(groups: np.ndarray, rng: np.random.Generator, shuffle_groups: int) -> np.ndarray:
@@ -167,7 +201,7 @@ class Loader:
         self._check()
 
     def plan(self, epoch: int) -> EpochPlan:
-        """The batches of an epoch; every epoch has equally many."""
+        """The batches of an epoch; equally many in each, but for those of sizes with few rows."""
         return plan_epoch(
             self.index,
             seed=self.seed,
@@ -189,7 +223,8 @@ class Loader:
         """
         plan = self.plan(epoch)
         part = self.batch_size // self._world
-        mine = plan.batches[start:, self._rank * part : (self._rank + 1) * part]
+        columns = slice(self._rank * part, (self._rank + 1) * part)
+        mine, drawn_in = plan.batches[start:, columns], plan.drawn_in[start:, columns]
         budget = plan.block_rows // self._world
         local = isinstance(self.index.filesystem, pafs.LocalFileSystem)
         readers = ThreadPoolExecutor(1 if local else _REMOTE_READERS, "controlset-read")
@@ -198,8 +233,8 @@ class Loader:
         pending: collections.deque[Future[Batch]] = collections.deque()
         try:
             for number in range(len(mine)):
-                task = (mine[number], ahead.shelves(number), epoch, start + number)
-                pending.append(makers.submit(self._make, *task))
+                task = (mine[number], ahead.shelves(number), drawn_in[number])
+                pending.append(makers.submit(self._make, *task, epoch, start + number))
                 del task  # or the row groups of a batch live until the next one
                 if len(pending) > self._prefetch:
                     yield pending.popleft().result()
@@ -232,24 +267,37 @@ class Loader:
         still = dataclasses.replace(
             self.options, prompt_dropout=0.0, condition_dropout=0.0, flip=0.0
         )
-        return self._collate([shelf[int(n)] for n in numbers], still, epoch, 0)
+        return self._collate(
+            [shelf[int(n)] for n in numbers], np.full(len(numbers), epoch), still, epoch, 0
+        )
 
     def _make(
-        self, numbers: np.ndarray, shelves: Sequence[Future[Shelf]], epoch: int, index: int
+        self,
+        numbers: np.ndarray,
+        shelves: Sequence[Future[Shelf]],
+        drawn_in: np.ndarray,
+        epoch: int,
+        index: int,
     ) -> Batch:
-        rows = [
-            shelf.result().pop(int(number)) for number, shelf in zip(numbers, shelves, strict=True)
-        ]
-        return self._collate(rows, self.options, epoch, index)
+        shelf_of = dict(zip(numbers.tolist(), shelves, strict=True))
+        taken = {number: shelf.result().pop(number) for number, shelf in shelf_of.items()}
+        rows = [taken[number] for number in numbers.tolist()]
+        return self._collate(rows, drawn_in, self.options, epoch, index)
 
     def _collate(
-        self, rows: Sequence[StoredRow], options: DrawOptions, epoch: int, index: int
+        self,
+        rows: Sequence[StoredRow],
+        drawn_in: np.ndarray,
+        options: DrawOptions,
+        epoch: int,
+        index: int,
     ) -> Batch:
         channels, factor = self._latent
         height, width = rows[0].size
         shape = (channels, height // factor, width // factor)
         draws = [
-            draw(self.seed, epoch, row.key, latent_shape=shape, options=options) for row in rows
+            draw(self.seed, int(turn), row.key, latent_shape=shape, options=options)
+            for row, turn in zip(rows, drawn_in, strict=True)
         ]
         batch = collate(rows, draws, epoch=epoch, index=index)
         return batch.pinned() if self._pin else batch

@@ -328,12 +328,12 @@ class _Loop:
         told = ", ".join(f"{count} {why}" for why, count in skipped.items() if count)
         if told:
             display.say(f"rows left out in epoch {self._position.epoch}: {told}")
-        never = starving_sizes(index, run.loader.batch_size)
-        if never:
-            each = ", ".join(f"{rows} of {w}x{h} px" for (w, h), rows in never.items())
+        few = starving_sizes(index, run.loader.batch_size)
+        if few:
+            each = ", ".join(f"{rows} of {w}x{h} px" for (w, h), rows in few.items())
             display.say(
-                f"never trained on: {each}; a batch takes {run.loader.batch_size} rows of one "
-                "size: take a smaller --batch-size, or generate with another --fit"
+                f"sizes with fewer rows than the {run.loader.batch_size} of a batch, whose batches "
+                f"fill up over several epochs: {each}"
             )
         for note in [*self._notes, *_short_of_room(run)]:
             display.say(note)

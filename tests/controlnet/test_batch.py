@@ -152,9 +152,28 @@ def test_parts_of_all_processes_together_are_the_batch_of_one(index, world):
         assert not torch.equal(parts[0].noise_BCHW, parts[1].noise_BCHW)
 
 
+@pytest.mark.parametrize("world", [1, 3])
+def test_a_row_that_waited_over_epochs_comes_with_the_noise_of_its_own(index, world):
+    # Nine wide rows and batches of twelve: the first is full in the second epoch.
+    parts = [loader_of(index, batch_size=12, rank=rank, world=world) for rank in range(world)]
+    assert all(len(part.plan(0)) == 3 for part in parts)
+    *usual, few = zip(*(part.iterate(1) for part in parts), strict=True)
+    assert all(part.size_B2[0].tolist() == [64, 64] for batch in usual for part in batch)
+    drawn_in = parts[0].plan(1).drawn_in[-1].tolist()
+    assert drawn_in == [0] * 9 + [1] * 3
+    keys = [key for part in few for key in part.keys]
+    assert sorted(Counter(keys).values()) == [1] * 6 + [2] * 3
+    noise_BCHW = torch.cat([part.noise_BCHW for part in few])
+    for number, (key, turn) in enumerate(zip(keys, drawn_in, strict=True)):
+        wanted = draw(3, turn, key, latent_shape=(4, 8, 9), options=DrawOptions())
+        assert np.array_equal(noise_BCHW[number].numpy(), wanted.noise_CHW)
+    assert {(part.epoch, part.index) for part in few} == {(1, 3)}
+
+
+@pytest.mark.parametrize("batch_size", [4, 12])
 @pytest.mark.parametrize("epoch", [0, 3])
-def test_a_start_in_the_middle_continues_exactly(index, epoch):
-    loader = loader_of(index)
+def test_a_start_in_the_middle_continues_exactly(index, epoch, batch_size):
+    loader = loader_of(index, batch_size=batch_size)
     whole = list(loader.iterate(epoch))
     for start in range(len(whole) + 1):
         rest = list(loader.iterate(epoch, start))

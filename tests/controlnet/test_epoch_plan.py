@@ -1,3 +1,4 @@
+import hashlib
 import time
 
 import numpy as np
@@ -112,10 +113,39 @@ def test_sizes_take_turns_as_their_batches_fill_up():
     assert np.count_nonzero(np.diff(widths)) >= 8
 
 
-def test_sizes_that_never_fill_a_batch_are_told(mixed):
+def test_sizes_that_fill_no_batch_in_one_epoch_are_told(mixed):
     tall = mixed.sizes[TALL]
     assert starving_sizes(mixed, tall) == {}
     assert starving_sizes(mixed, tall + 1) == {TALL: tall}
+
+
+def test_a_size_with_few_rows_fills_its_batches_over_epochs():
+    index = index_of([SQUARE] * 16 + [TALL] * 3)
+    waited = []
+    for epoch in range(8):
+        planned = plan(index, epoch=epoch)
+        (usual, few), drawn_in = np.split(planned.batches, [2]), planned.drawn_in
+        assert sorted(usual.ravel()) == list(range(16))
+        assert (drawn_in[:2] == epoch).all()
+        assert planned.dropped == 0
+        # 3 rows an epoch: 8 of them are there in the third, the sixth and the eighth epoch.
+        assert len(few) == (epoch in {2, 5, 7})
+        waited += zip(few.ravel().tolist(), drawn_in[2:].ravel().tolist(), strict=True)
+        assert all(turn <= epoch for _, turn in waited)
+    # Every row of every epoch came, once, and in another order each time.
+    assert sorted(waited) == [(row, turn) for row in (16, 17, 18) for turn in range(8)]
+    orders = {tuple(row for row, turn in waited if turn == each) for each in range(8)}
+    assert len(orders) > 2
+
+
+@pytest.mark.parametrize(
+    ("sizes", "digest"),
+    [([SQUARE] * 100, "88bc420f9670a0eb"), ([SQUARE, WIDE] * 60, "8812ea1b9785141d")],
+)
+def test_where_every_size_fills_a_batch_the_plan_is_that_of_older_releases(sizes, digest):
+    planned = plan(index_of(sizes), epoch=3)
+    assert (planned.drawn_in == 3).all()
+    assert hashlib.sha256(planned.batches.astype("<i8").tobytes()).hexdigest()[:16] == digest
 
 
 def test_not_one_batch_is_an_error():

@@ -219,14 +219,15 @@ def test_a_run_may_go_on_with_a_lower_learning_rate_but_with_no_higher_one(run):
         trained(run, steps=6, resume=True, learning_rate=1e-2)
 
 
-def test_sizes_with_too_few_rows_for_a_batch_are_named_before_training(tmp_path, capsys):
+def test_sizes_whose_batches_fill_up_over_epochs_are_named_before_training(tmp_path, capsys):
     folder = tmp_path / "set"
     rows = [row_of(photograph("coffee", 64), f"{n}") for n in range(4)]
     rows.append(row_of(photograph("coffee", 96), "9"))
     write_dataset(folder, {"train": rows})
     trained(tmp_path / "run", data=str(folder), steps=1, batch_size=2)
     said = " ".join(capsys.readouterr().err.split())
-    assert "never trained on: 1 of 96x96 px; a batch takes 2 rows of one size" in said
+    assert "sizes with fewer rows than the 2 of a batch" in said
+    assert "fill up over several epochs: 1 of 96x96 px" in said
 
 
 def test_a_disk_without_room_for_two_checkpoints_is_said_before_training(

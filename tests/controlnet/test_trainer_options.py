@@ -213,7 +213,8 @@ def first_eight_rows(size):
 
     def plan(loader, epoch):
         batches = np.arange(8).reshape(-1, size)
-        return dataclasses.replace(planned(loader, epoch), batches=batches)
+        first = {"batches": batches, "drawn_in": np.zeros_like(batches)}
+        return dataclasses.replace(planned(loader, epoch), **first)
 
     return plan
 
