@@ -29,10 +29,6 @@ class Residuals:
         scaled = [residual * weight for residual, weight in zip(self.all, weights, strict=True)]
         return Residuals(skips=tuple(scaled[:-1]), middle=scaled[-1])
 
-    def only_middle(self) -> "Residuals":
-        """Leave the skips as they are in the base (the original's `only_mid_control`)."""
-        return Residuals(skips=tuple(skip * 0 for skip in self.skips), middle=self.middle)
-
     def pooled(self) -> "Residuals":
         """Average over height and width: `shuffle` controls style, not places."""
         return self._each(lambda residual: residual.mean(dim=(2, 3), keepdim=True))

@@ -3,15 +3,6 @@
 from controlnet.trainer.config import TrainConfig
 
 
-def stable_diffusion(*, data: str, condition: str, base: str, output: str) -> TrainConfig:
-    """The paper's settings for a real base; every option's default.
-
-    `controlset train --data DIR --condition canny --base BASE --output RUN`. Not measured: no GPU
-    was at hand. Expect control to snap in before step 10,000 at 32 or more samples a step.
-    """
-    return TrainConfig(data=data, condition=condition, base=base, output=output)
-
-
 def nano(*, data: str, condition: str, output: str) -> TrainConfig:
     """The bundled base: control in minutes on two cores.
 

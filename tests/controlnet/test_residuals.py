@@ -65,13 +65,6 @@ def test_scaling_is_for_gradients_too():
     assert torch.equal(weight.grad, torch.full_like(weight, 1.5))
 
 
-def test_only_the_middle_leaves_skips_as_they_are_in_the_base(residuals):
-    base = some(seed=1)
-    skips, middle = residuals.only_middle().added_to(base.skips, base.middle)
-    assert all(torch.equal(a, b) for a, b in zip(skips, base.skips, strict=True))
-    assert torch.equal(middle, base.middle + residuals.middle)
-
-
 def test_pooled_ones_are_means_over_height_and_width(residuals):
     pooled = residuals.pooled()
     assert [one.shape for one in pooled.all] == [(2, 4, 1, 1), (2, 4, 1, 1)] + [(2, 6, 1, 1)] * 2
