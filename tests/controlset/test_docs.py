@@ -1,5 +1,7 @@
 """README and docs: command lines are understood, output is as printed, links lead somewhere."""
 
+import ast
+import dataclasses
 import importlib
 import itertools
 import os
@@ -14,6 +16,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
+import controlset
 from controlset.cli import COMMANDS, main
 from controlset.commands.generate import parse_config
 
@@ -130,6 +133,18 @@ def test_the_three_lines_of_the_readme_print_what_it_says(tmp_path):
     assert len(commands.splitlines()) == 3
     for line in output.splitlines():
         assert line in done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_python_of_the_docs_names_what_the_package_has(path):
+    for block in re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "controlset":
+                assert node.attr in controlset.__all__
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Config"):
+                kind = getattr(controlset, ast.unparse(node.func).removeprefix("controlset."))
+                given = {keyword.arg for keyword in node.keywords}
+                assert given <= {field.name for field in dataclasses.fields(kind)}
 
 
 def test_the_readme_is_short():
