@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from schemas.dataset import open_dataset as open
     from schemas.errors import ConfigError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AddConfig",
