@@ -131,6 +131,7 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_Printable())
     interrupts = _counted_interrupts()
+    _let_own_files_be_used()
     try:
         with leaving_at_once(name):
             command = importlib.import_module(f"controlset.commands.{name}")
@@ -169,6 +170,14 @@ def _lack_of_the_machine(error: BaseException) -> str | None:
         return None
     where = f"{error.filename}: " if error.filename is not None else ""
     return f"{where}need the system to allow it, got {error.strerror or error}"
+
+
+def _let_own_files_be_used() -> None:
+    """Let the umask say what others may, and the owner do everything.
+
+    A command reads what it wrote; under umask 777 it could not enter the folder that it made.
+    """
+    os.umask(os.umask(0o077) & 0o077)
 
 
 def _counted_interrupts() -> list[int]:

@@ -1,5 +1,6 @@
 """Files appear whole or not at all; folders are locked; names from data stay names."""
 
+import contextlib
 import errno
 import os
 import resource
@@ -12,7 +13,7 @@ import pytest
 from schemas.documents import check_digest, read_checked, with_digest
 from schemas.errors import ConfigError
 from schemas.file_names import file_name
-from schemas.folder_lock import locked
+from schemas.folder_lock import held, locked
 from schemas.writing import (
     OutputError,
     clear_temporary,
@@ -137,6 +138,19 @@ def test_a_locked_folder_is_refused_to_a_second_process_and_free_after_a_kill(tm
         other.kill()
     with locked(tmp_path):
         pass
+
+
+def test_a_folder_that_stays_empty_goes_and_what_happened_is_told(tmp_path, monkeypatch):
+    def unreadable(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.iterdir", unreadable)  # as of a folder of umask 777
+    for name, parts in (("empty", ()), ("full", ("file",))):
+        with contextlib.suppress(ZeroDivisionError), held(tmp_path / name):
+            for part in parts:
+                (tmp_path / name / part).touch()
+            _ = 1 / 0
+    assert os.listdir(tmp_path) == ["full"]
 
 
 def test_a_document_that_was_changed_is_refused_and_one_without_digest_is_taken(tmp_path):
