@@ -1,1 +1,1 @@
-"""Eyes: one spec and one annotator per condition. Knows `schemas` and nothing of Beam."""
+"""One spec and one annotator a condition; captions; latents. Knows `schemas`, nothing of Beam."""

@@ -41,7 +41,7 @@ def load_normal_bae(checkpoint: Mapping[str, Any], path: Path) -> "NormalNetwork
             f"{path}: need the weights of NormalBae under 'model', got "
             f"{', '.join(list(checkpoint)[:3])}; delete it and fetch it again"
         )
-    state = {name.removeprefix("module."): one for name, one in tensors.items()}
+    state = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     encoder = timm.create_model(_ENCODER, pretrained=False, num_classes=0)
     decoder = reference("normalbae.nets.submodules.decoder").Decoder(
         types.SimpleNamespace(architecture="BN", sampling_ratio=0.4, importance_ratio=0.7)
@@ -53,7 +53,7 @@ def load_normal_bae(checkpoint: Mapping[str, Any], path: Path) -> "NormalNetwork
 
 
 def _part(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): one for name, one in state.items() if prefix in name}
+    return {name.removeprefix(prefix): state[name] for name in state if prefix in name}
 
 
 class NormalNetwork(nn.Module):

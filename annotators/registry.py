@@ -37,7 +37,7 @@ _OURS = {
     "grey": "annotators.plain:GreySpec",
     "tile": "annotators.plain:TileSpec",
 }
-CAPTIONERS = {"blip": "annotators.blip:BlipSpec"}
+CAPTIONERS = {"blip": "annotators.captions.blip:BlipSpec"}
 _MADE_AGAIN = "generate the data set again, or train again"
 _ATTRIBUTES = ("name", "revision", "hint_mode", "stats", "licence", "load")
 

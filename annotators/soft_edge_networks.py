@@ -90,7 +90,9 @@ def with_plain_convolutions(network: nn.Module) -> nn.Module:
     """
     pidi = reference("pidi.model")
     modules: list[tuple[str, Any]] = [
-        (name, one) for name, one in network.named_modules() if isinstance(one, pidi.Conv2d)
+        (name, module)
+        for name, module in network.named_modules()
+        if isinstance(module, pidi.Conv2d)
     ]
     for (name, module), kind in zip(modules, pidi.nets["carv4"].values(), strict=True):
         weight = _plain(kind, module.weight.detach())

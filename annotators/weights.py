@@ -137,7 +137,7 @@ def is_here(weights: Weights, runtime: Runtime) -> bool:
 
 def missing(wanted: Sequence[Weights], runtime: Runtime) -> ConfigError:
     """The error for weights that are nowhere to be found; names each of them."""
-    named = "; ".join(_wanted(one, runtime) for one in wanted)
+    named = "; ".join(_wanted(weights, runtime) for weights in wanted)
     places = ["the hub's cache"]
     if runtime.weights:
         gone = "" if Path(runtime.weights).is_dir() else " (which is not there)"
@@ -234,21 +234,21 @@ def fetch(wanted: Sequence[Weights], runtime: Runtime) -> None:
         ConfigError: not here, and `--offline` or the hub cannot be reached (names all that is
             still missing); or a file arrived that is not the released one.
     """
-    absent = [one for one in dict.fromkeys(wanted) if not is_here(one, runtime)]
+    absent = [weights for weights in dict.fromkeys(wanted) if not is_here(weights, runtime)]
     if absent and runtime.offline:
         raise missing(absent, runtime)
-    for number, one in enumerate(absent):
-        into = Path(runtime.weights, one.hub_id.replace("/", "--")) if runtime.weights else None
+    for number, weights in enumerate(absent):
+        into = Path(runtime.weights, weights.hub_id.replace("/", "--")) if runtime.weights else None
         try:
-            path = hub.download(one.hub_id, one.file, into)
+            path = hub.download(weights.hub_id, weights.file, into)
         except hub.HubError as error:
             raise ConfigError(f"{missing(absent[number:], runtime)} ({error})") from error
-        if one.file is None and not _is_model(path):
+        if weights.file is None and not _is_model(path):
             raise ConfigError(
-                f"weights: need *.safetensors in {one.hub_id}, found none; choose another model, "
-                "or convert it and name its folder"
+                f"weights: need *.safetensors in {weights.hub_id}, found none; choose another "
+                "model, or convert it and name its folder"
             )
-        _refuse_damaged(one, path)
+        _refuse_damaged(weights, path)
 
 
 def _refuse_damaged(weights: Weights, path: Path) -> None:

@@ -80,11 +80,11 @@ def people_from(heat: Map, field: Map) -> list[Person]:
                 may_begin=number < _NEW_PEOPLE_BEFORE,
             )
     good = [
-        one
-        for one in drafts
-        if one.count >= _LEAST_JOINTS and one.score / one.count >= _LEAST_MEAN_SCORE
+        draft
+        for draft in drafts
+        if draft.count >= _LEAST_JOINTS and draft.score / draft.count >= _LEAST_MEAN_SCORE
     ]
-    return [_person(one, peaks) for one in good]
+    return [_person(draft, peaks) for draft in good]
 
 
 def find_peaks(heat: Map) -> Peaks:
@@ -131,7 +131,7 @@ def _connections(peaks: Peaks, limb: int, field: Map) -> list[tuple[int, int, fl
     starts, ends = np.array(peaks.of(start)), np.array(peaks.of(end))
     if not len(starts) or not len(ends):
         return []
-    scores, good = _affinities(peaks, starts, ends, *(field(one) for one in _FIELDS[limb]))
+    scores, good = _affinities(peaks, starts, ends, *(field(channel) for channel in _FIELDS[limb]))
     pairs = np.argwhere(good)
     order = np.argsort(-scores[good], kind="stable")
     taken: list[tuple[int, int, float]] = []
@@ -175,7 +175,9 @@ def _join(
     may_begin: bool,
 ) -> None:
     """Give a connection to whoever has one of its ends; to a new person if nobody has."""
-    owners = [one for one in drafts if one.joints[start] == first or one.joints[end] == second][:2]
+    owners = [
+        draft for draft in drafts if draft.joints[start] == first or draft.joints[end] == second
+    ][:2]
     if not owners:
         if may_begin:
             joints = np.full(_JOINTS, -1)

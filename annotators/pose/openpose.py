@@ -67,8 +67,8 @@ class OpenPose:
             sizes = (fed.shape[1:3], inner, (height, width))
             people.append(
                 people_from(
-                    lambda one, heat=heat, sizes=sizes: enlarged(heat[one], *sizes),
-                    lambda one, field=field, sizes=sizes: enlarged(field[one], *sizes),
+                    lambda joint, heat=heat, sizes=sizes: enlarged(heat[joint], *sizes),
+                    lambda axis, field=field, sizes=sizes: enlarged(field[axis], *sizes),
                 )
             )
         return people
@@ -96,7 +96,7 @@ class OpenPose:
         heats = self.detector.face_estimation(bgr[top : top + side, left : left + side])
         landmarks: list[Keypoint | None] = []
         for heat in heats:
-            row, column = (int(one) for one in np.unravel_index(heat.argmax(), heat.shape))
+            row, column = (int(place) for place in np.unravel_index(heat.argmax(), heat.shape))
             # The reference takes a place on the crop's upper or left edge for none.
             seen = heat[row, column] > _LEAST_LANDMARK and row > 0 and column > 0
             place = Keypoint(
@@ -146,7 +146,7 @@ def _read(network: Any, weights: Weights, runtime: Runtime) -> Any:
     path = locate(weights, runtime)
     state = load_state(path)
     blocks = {name.split(".", 1)[1]: name for name in network.state_dict()}
-    load_into(network, {blocks.get(name, name): one for name, one in state.items()}, path)
+    load_into(network, {blocks.get(name, name): tensor for name, tensor in state.items()}, path)
     return network
 
 
@@ -178,8 +178,8 @@ def prepared(images: Sequence[RgbU8]) -> tuple[np.ndarray, tuple[int, int]]:
 def _in_pixels(points: Any, height: int, width: int) -> Joints:
     """Points of a hand, which the reference gives relative to the size; -1: not seen."""
     return [
-        Keypoint(x=float(one.x) * width, y=float(one.y) * height, score=float(one.score))
-        if one.x >= 0 and one.y >= 0
+        Keypoint(x=float(point.x) * width, y=float(point.y) * height, score=float(point.score))
+        if point.x >= 0 and point.y >= 0
         else None
-        for one in points or ()
+        for point in points or ()
     ]

@@ -95,7 +95,7 @@ def _draw_hand(canvas: RgbU8, joints: Joints) -> None:
 
 def _seen(joints: Joints, canvas: RgbU8) -> list[tuple[int, int]]:
     """Pixels of joints that do not lie on the image's upper or left edge."""
-    pixels = [_pixel(one.x, one.y, canvas) for one in joints if one is not None]
+    pixels = [_pixel(joint.x, joint.y, canvas) for joint in joints if joint is not None]
     return [(x, y) for x, y in pixels if x > _EPSILON and y > _EPSILON]
 
 

@@ -43,8 +43,8 @@ class VitPose:
         None where an answer is not finite.
         """
         boxes = self.boxes(images)
-        people: list[list[Person] | None] = [None if one is None else [] for one in boxes]
-        crowded = {n: one for n, one in enumerate(boxes) if one is not None and len(one)}
+        people: list[list[Person] | None] = [None if persons is None else [] for persons in boxes]
+        crowded = {n: found for n, found in enumerate(boxes) if found is not None and len(found)}
         if crowded:
             found = self._poses([images[n] for n in crowded], list(crowded.values()))
             for number, persons in zip(crowded, found, strict=True):
@@ -58,15 +58,15 @@ class VitPose:
         )
         outputs.logits, outputs.pred_boxes = outputs.logits.float(), outputs.pred_boxes.float()
         found = self.detector_processor.post_process_object_detection(
-            outputs, threshold=_LEAST_PERSON, target_sizes=[one.shape[:2] for one in images]
+            outputs, threshold=_LEAST_PERSON, target_sizes=[image.shape[:2] for image in images]
         )
         finite = outputs.logits.isfinite().flatten(1).all(1).tolist()
         several: list[np.ndarray | None] = []
-        for one, good in zip(found, finite, strict=True):
+        for answer, good in zip(found, finite, strict=True):
             if not good:
                 several.append(None)
                 continue
-            corners = one["boxes"][one["labels"] == self.person_label].cpu().numpy()
+            corners = answer["boxes"][answer["labels"] == self.person_label].cpu().numpy()
             corners[:, 2:] -= corners[:, :2]
             several.append(corners[(corners[:, 2:] > 0).all(1)])
         return several

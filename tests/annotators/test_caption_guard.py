@@ -1,6 +1,6 @@
 import pytest
 
-from annotators.caption_guard import guarded
+from annotators.captions.guard import guarded
 from schemas.errors import Reason, Rejected
 
 

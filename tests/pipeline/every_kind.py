@@ -3,8 +3,8 @@
 import cv2
 import numpy as np
 
-from annotators.blip import BlipSpec
 from annotators.canny import CannySpec
+from annotators.captions.blip import BlipSpec
 from annotators.depth import DepthSpec
 from annotators.mlsd import MlsdSpec
 from annotators.plain import TileSpec, tile

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from annotators.caption_guard import guarded
-from annotators.caption_search import Nucleus, quicken, shared_cache
+from annotators.captions.guard import guarded
+from annotators.captions.search import Nucleus, quicken, shared_cache
 from annotators.options import need
 from annotators.pretrained import captioning_processor_of, kind_of, model_of
 from annotators.protocol import Captioner
@@ -171,7 +171,7 @@ class _Captioner:
         import torch
 
         # Copied: decoded pictures are read-only, which torch does not know.
-        channels_first = [torch.from_numpy(np.array(one)).permute(2, 0, 1) for one in images]
+        channels_first = [torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images]
         pixels = self.processor.image_processor(
             images=channels_first,
             input_data_format="channels_first",
