@@ -138,7 +138,7 @@ def captioner(monkeypatch):
     changes = {}
 
     def captioner_of(_name, asked):
-        return FakeCaptioner(beams=asked.caption_beams, **changes)
+        return FakeCaptioner(beams=asked.options.get("caption_beams", 3), **changes)
 
     monkeypatch.setattr(pipeline.launch, "captioner_of", captioner_of)
     monkeypatch.setattr(pipeline.adding.job, "captioner_of", captioner_of)
