@@ -57,7 +57,8 @@ class Installed(EntryPoint):
 
 
 @pytest.fixture(autouse=True)
-def _installed(monkeypatch):
+def _installed(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     entry = Installed("dots", "my_package:DotsSpec", registry.GROUP)
     monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
 
