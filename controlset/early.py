@@ -12,11 +12,24 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from annotators.options import AnnotateConfig
+from controlnet import nano
 from pipeline.options import GenerateConfig
 from schemas.errors import ConfigError
 
 _NOT_LITERAL = re.compile(r"[*?\[{]")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+_MODELS = {
+    "base": "a base in diffusers' format",
+    "vae": "a VAE in diffusers' format",
+    "base_lora": "a .safetensors file with a LoRA",
+    "init": "a run or a ControlNet",
+    "exclude_keys": "a text file of keys",
+    "inception": "a file with Inception weights",
+    "clip": "a CLIP model in transformers' format",
+    "lpips": "a folder with LPIPS weights",
+}
+"""Options that name models or files, in whichever command has them, and what they name."""
 
 
 class _MadeWith(TypedDict):
@@ -132,6 +145,21 @@ def need_paths(flag: str, places: Iterable[str | os.PathLike[str] | None], what:
     for place in filter(None, places):
         if is_local(str(place)) and not os.path.exists(place):
             raise ConfigError(f"{flag} {place}: need {what}, got no such file or folder")
+
+
+def need_models(options: Any) -> None:
+    """Refuse models and files that a command names and that are not there.
+
+    Args:
+        options: of any command; what it does not have is not looked for.
+
+    Raises:
+        ConfigError: names the first.
+    """
+    for name, what in _MODELS.items():
+        place = getattr(options, name, None)
+        if isinstance(place, str) and place != nano.NAME:  # `--clip` of `train` is a number
+            need_paths(f"--{name.replace('_', '-')}", [place], what)
 
 
 def need_runs(runs: Sequence[str]) -> None:

@@ -1,7 +1,5 @@
 """Whether what a training run is given is there: data, condition, base; light to import."""
 
-import os
-import re
 from pathlib import Path
 
 from controlnet import nano
@@ -10,7 +8,6 @@ from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
 from schemas.writing import is_temporary, writing
 
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _PARTS = ("unet", "vae", "scheduler", "tokenizer", "text_encoder")
 
 
@@ -24,7 +21,7 @@ def check_inputs(config: TrainConfig) -> dict[str, object]:
         What would be trained: rows, rows that are looked at, and the base.
 
     Raises:
-        ConfigError: no such data set, condition, base or file; or the output holds something.
+        ConfigError: no such data set, condition, rows to look at, or base.
     """
     data = open_dataset(config.data, split="train")
     if config.condition not in data.conditions:
@@ -41,11 +38,6 @@ def check_inputs(config: TrainConfig) -> dict[str, object]:
             f"{config.data}: need validation rows to see whether control works, found none; "
             "generate with --validation 0.02, or train blindly with --probe-every 0"
         )
-    for option, path in (("--init", config.init), ("--exclude-keys", config.exclude_keys)):
-        named = option == "--init" and _HUB_NAME.fullmatch(path or "")
-        if path is not None and not named and not os.path.exists(path):
-            raise ConfigError(f"{option} {path}: need a file or folder that exists, found none")
-    need_output(config)
     return {
         "rows": rows.get("train", 0),
         "validation_rows": rows.get("validation", 0),

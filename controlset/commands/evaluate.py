@@ -27,6 +27,7 @@ def run(arguments: Sequence[str]) -> int:
     with leaving_at_once("evaluate"):
         config = _config(arguments)
         early.need_runs(config.run)
+        early.need_models(config)
         early.need_dataset(config.data, config.condition)
         from controlset.evaluation import run_evaluation
 

@@ -149,6 +149,7 @@ def run(arguments: Sequence[str]) -> int:
             example=f'{COMMAND} --run run --hint map.png --prompt "a red star"',
         )
         early.need_runs(config.run)
+        early.need_models(config)
         early.need_paths("--hint", config.hint, "a picture")
         given = {"--init-image": config.init_image, "--mask": config.mask}
         for flag, path in given.items():

@@ -20,13 +20,12 @@ def run(arguments: Sequence[str]) -> int:
         config = _config(arguments)
         from controlnet.trainer.inputs import check_inputs, need_output
 
+        need_output(config)
+        early.need_dataset(config.data, config.condition)
+        early.need_models(config)
         if config.dry_run:
             say_json({**dataclasses.asdict(config), "found": check_inputs(config)})
             return 0
-        need_output(config)
-        early.need_dataset(config.data, config.condition)
-        if config.base != nano.NAME:
-            early.need_paths("--base", [config.base], "a base in diffusers' format")
         from controlset.training import train
     outcome = train(config)
     say(*_told(config, outcome))

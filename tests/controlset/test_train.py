@@ -124,11 +124,11 @@ def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(capsys, tmp_pat
     ("flag", "value", "message"),
     [
         ("--data", "gone", "gone: need "),
-        ("--condition", "depth", "need the condition 'depth', got shards with canny"),
-        ("--base", "./gone", "--base ./gone: need a folder, or a name on the hub"),
+        ("--condition", "depth", "need the condition 'depth', found canny"),
+        ("--base", "./gone", "--base ./gone: need a base in diffusers' format, got no such"),
         ("--base", ".", "--base .: need a model in diffusers' folder format, found no usable unet"),
-        ("--init", "gone", "--init gone: need a file or folder that exists"),
-        ("--exclude-keys", "gone", "--exclude-keys gone: need a file or folder that exists"),
+        ("--init", "gone", "--init gone: need a run or a ControlNet, got no such file"),
+        ("--exclude-keys", "gone", "--exclude-keys gone: need a text file of keys, got no such"),
         ("--output", "full", "full: need an empty folder or a run, got something else"),
     ],
 )
