@@ -90,8 +90,11 @@ def test_no_option_of_beam_is_taken_for_a_misspelt_one_of_ours():
 @pytest.mark.parametrize("case", WRONG)
 def test_a_refusal_takes_a_second_and_imports_nothing_heavy(places, case):
     command = [sys.executable, "-c", ASK, *WRONG[case].split()]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=places, env=os.environ)
-    status, cpu_s, *heavy = done.stdout.split()[-10:]
-    assert (status, heavy) == ("2", [])
-    assert done.stderr.count("\n") == 1
-    assert float(cpu_s) < 1.0  # 0.1 to 0.5 on a busy core; 5 to 14 with what is heavy
+    for _ in range(3):  # the first start may compile files, and a busy core counts double
+        done = subprocess.run(command, capture_output=True, text=True, cwd=places, env=os.environ)
+        status, cpu_s, *heavy = done.stdout.split()[-10:]
+        assert (status, heavy) == ("2", [])
+        assert done.stderr.count("\n") == 1
+        if float(cpu_s) < 1.0:  # 0.2 to 0.5; 5 to 14 with what is heavy
+            return
+    pytest.fail(f"{cpu_s} s of processor time")
