@@ -1,0 +1,89 @@
+"""A flipped bit that shifts all blocks behind it is found, and nothing else is taken for one."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from pipeline.block_shift import block_size_px, shifted_from
+from tests.faults.damaged_jpegs import damaged, good, outcome, photographs
+
+# Each leaves a valid file: shifted to the end or to a restart mark, progressive, in colour.
+SHIFTED = (47, 1012, 1031, 1079, 1727, 1972, 2158, 2267)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Image.Image]:
+    return photographs()
+
+
+@pytest.mark.parametrize("number", SHIFTED)
+def test_a_photograph_with_shifted_blocks_is_damaged_and_the_whole_one_is_not(
+    number: int, pictures: list[Image.Image]
+) -> None:
+    _, whole, raw = damaged(number, pictures)
+    assert outcome(raw) == "damaged"
+    assert outcome(whole) == "row"
+
+
+def test_the_place_of_the_first_shifted_block_is_told(pictures: list[Image.Image]) -> None:
+    pixels = np.asarray(pictures[0]).copy()
+    pixels = pixels // 2 + 32  # not clipped by the shift
+    pixels[208:224, 160:] += 30
+    pixels[224:] += 30
+    x, y = shifted_from(pixels, (16, 16)) or (0, 0)
+    assert y == 208
+    assert abs(x - 160) <= 32
+
+
+def test_a_horizon_is_no_damage(pictures: list[Image.Image]) -> None:
+    pixels = np.asarray(pictures[0]) // 2 + 32
+    pixels[208:] += 30
+    assert shifted_from(pixels, (16, 16)) is None
+
+
+def test_a_step_that_no_order_of_blocks_makes_is_no_damage(pictures: list[Image.Image]) -> None:
+    pixels = np.asarray(pictures[0]) // 2 + 32
+    pixels[208:240, 160:] += 30  # two rows of blocks high
+    pixels[240:] += 30
+    assert shifted_from(pixels, (16, 16)) is None
+
+
+def test_boxes_on_the_grid_of_a_drawn_page_are_no_damage() -> None:
+    page = Image.new("RGB", (512, 512), (240, 240, 250))
+    draw = ImageDraw.Draw(page)
+    draw.rectangle((0, 0, 511, 31), fill=(40, 60, 120))
+    draw.rectangle((160, 32, 511, 47), fill=(40, 60, 120))  # a bar with a notch: a staircase
+    for line in range(64, 500, 16):
+        draw.text((10, line), "nothing here is a photograph, not even this line " * 2, fill=0)
+    for quality in (50, 90):
+        buffer = io.BytesIO()
+        page.save(buffer, "JPEG", quality=quality)
+        assert outcome(buffer.getvalue()) == "row"
+
+
+def test_a_picture_of_few_blocks_is_not_judged() -> None:
+    assert shifted_from(np.zeros((16, 16, 3), np.uint8), (16, 16)) is None
+    assert shifted_from(np.zeros((8, 640, 1), np.uint8), (8, 8)) is None
+
+
+@pytest.mark.parametrize(
+    ("mode", "options", "size"),
+    [
+        ("RGB", {"subsampling": 0}, (8, 8)),
+        ("RGB", {"subsampling": 1}, (16, 8)),
+        ("RGB", {"subsampling": 2, "progressive": True}, (16, 16)),
+        ("L", {}, (8, 8)),
+    ],
+)
+def test_block_sizes_are_those_of_the_header(
+    mode: str, options: dict[str, int], size: tuple[int, int]
+) -> None:
+    buffer = io.BytesIO()
+    Image.new(mode, (64, 64)).save(buffer, "JPEG", **options)
+    assert block_size_px(buffer.getvalue()) == size
+
+
+def test_good_ones_of_several_encoders_stay(pictures: list[Image.Image]) -> None:
+    assert {outcome(good(number, pictures)) for number in range(100)} == {"row"}
