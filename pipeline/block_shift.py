@@ -20,7 +20,7 @@ _MIN_BLOCKS, _MIN_BLOCKS_OF_BAND = 10, 16
 _MIN_AGREEMENT = 0.88  # share of blocks with the step, times share of others without
 _MAX_SPREAD = 0.2  # of the step along the border, relative to it: the edge of a thing varies more
 _MIN_VARIED = 0.6  # share of blocks that differ from their neighbours: the step ignores content
-_FLAT_DRAWN, _FLAT_UNSURE = 0.6, 0.4  # share of equal neighbours: drawn pictures have true borders
+_FLAT_DRAWN, _FLAT_UNSURE = 0.6, 0.25  # share of equal neighbours: drawn pictures have true borders
 
 
 def block_size_px(raw: bytes) -> tuple[int, int]:
@@ -157,7 +157,7 @@ def _is_photograph(
 def _has_left_border(
     pixels: np.ndarray, block_px: tuple[int, int], block: tuple[int, int], channel: int, size: float
 ) -> bool:
-    """Whether a quarter at least of the first shifted block's left side has the step too."""
+    """Whether half at least of the first shifted block's left side has the step too."""
     width_px, height_px = block_px
     y, x = block[0] * height_px, block[1] * width_px
     around = pixels[y : y + height_px, x - 2 : x + 2].astype(np.float32)
@@ -167,4 +167,4 @@ def _has_left_border(
     left, right = quarters[..., channel][:, :2], quarters[..., channel][:, 2:]
     slope = ((left[:, 1] - left[:, 0]) + (right[:, 1] - right[:, 0])) / 2
     step = right[:, 0] - left[:, 1] - slope
-    return bool((np.abs(step - size) < 0.6 * abs(size)).mean() >= 0.25)
+    return bool((np.abs(step - size) < 0.6 * abs(size)).mean() >= 0.5)

@@ -6,12 +6,18 @@ Rejected      this element can never succeed: it becomes a row of the rejects ta
 
 import enum
 
+from schemas.printable import printable_lines
+
 
 class ConfigError(Exception):
     """The run must not start (or not go on) as configured.
 
-    Message form: *where: need rule, got value; do this.*
+    Message form: *where: need rule, got value; do this.* What it quotes may be a stranger's, and
+    the Python API prints it as it is: control characters are shown as escapes.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable_lines(str(message)))
 
 
 class NothingKept(ConfigError):

@@ -18,6 +18,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from schemas.errors import ConfigError
+from schemas.footers import check_footer
 from schemas.manifest import MANIFEST_NAME, RECORDS_DIR
 from schemas.triple import SHARD_KEY
 
@@ -140,6 +141,7 @@ class ShardReader:
             )
         try:
             with self._damage():
+                check_footer(self._file)
                 self.schema: pa.Schema = self._file.schema_arrow
                 self.rows_of_groups = _rows_of_groups(self.metadata)
                 paths = [self._file.schema.column(n).path for n in range(self.metadata.num_columns)]
@@ -259,6 +261,14 @@ class ShardReader:
                     f"{self.where}: need {column} of type {need}, got "
                     f"{self.schema.field(found).type}; run `controlset verify`"
                 )
+
+    def null_count(self, group: int, column: str) -> int | None:
+        """Nulls of a column of plain values in a row group; None where no statistics say so."""
+        with self._damage():
+            if column not in self._paths:
+                return None
+            known = self.metadata.row_group(group).column(self._paths.index(column)).statistics
+            return known.null_count if known is not None and known.has_null_count else None
 
     def _bytes_on_disk(self, group: int, columns: Sequence[str] | None) -> int:
         """Size of the columns; of compressed ones nobody knows what they become."""

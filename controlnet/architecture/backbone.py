@@ -27,6 +27,7 @@ from controlnet.architecture.model_folder import (
 from controlnet.architecture.prompts import TextEncoder
 from schemas.errors import ConfigError
 from schemas.model_files import VaeConfig
+from schemas.plain_files import file_digest
 
 _COPIED = ("conv_in.", "time_embedding.", "add_embedding.", "down_blocks.", "mid_block.")
 
@@ -229,8 +230,7 @@ def vae_sha256(base: Base) -> str | None:
     path = None if base.vae_folder is None else weights_file(base.vae_folder)
     if path is None:
         return None
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    return file_digest(path)
 
 
 def fingerprint(module: nn.Module) -> str:

@@ -1,7 +1,6 @@
 """What is sampled for an evaluation: one cell for each network with each setting."""
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -103,9 +102,3 @@ def _saved(place: RunPlace) -> list[tuple[int, Path]]:
         for folder in folders
         if weights_file(folder / "controlnet") is not None
     ]
-
-
-def digest(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

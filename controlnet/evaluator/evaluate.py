@@ -15,7 +15,7 @@ import accelerate
 from accelerate.utils import gather_object
 
 from controlnet.architecture.control_files import weights_of
-from controlnet.evaluator.cells import RunPlace, cells_of, digest, places_of
+from controlnet.evaluator.cells import RunPlace, cells_of, places_of
 from controlnet.evaluator.claim import claim_folder
 from controlnet.evaluator.document import write_document
 from controlnet.evaluator.extras import Extra
@@ -33,6 +33,7 @@ from controlnet.trainer.devices import is_first_process, wants_cpu
 from schemas.documents import digest_of
 from schemas.file_names import file_name
 from schemas.folder_lock import held
+from schemas.plain_files import file_digest
 from schemas.writing import machine_limits
 
 SCORES = "scores.parquet"
@@ -168,7 +169,7 @@ class _Evaluation:
             "data": str(Path(self._config.data).resolve()),
             "keys": [row.key for row in self._rows.rows],
             "weights": {
-                cell.name: None if cell.control is None else digest(weights_of(cell.control))
+                cell.name: None if cell.control is None else file_digest(weights_of(cell.control))
                 for cell in self._cells
             },
             "bases": {place.name: self._studio.identity_of(place) for place in self._places},

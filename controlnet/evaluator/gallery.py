@@ -17,6 +17,7 @@ from schemas.errors import ConfigError, Rejected
 from schemas.file_names import file_name
 from schemas.picture_headers import png_text
 from schemas.pixels import RgbU8, decode_stored_rgb
+from schemas.plain_files import read_plain
 from schemas.writing import replacing, writing
 
 CODEC = "png"
@@ -83,7 +84,7 @@ class Gallery:
     def _found(self, key: str, number: int) -> RgbU8 | Literal["absent", "foreign"]:
         path = self.path(key, number)
         try:
-            raw = path.read_bytes()
+            raw = read_plain(path)
             pixels = decode_stored_rgb(raw)
             sealed = png_text(raw, _SEAL)
         except PermissionError as error:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from controlnet.evaluator.cells import Cell, RunPlace, digest
+from controlnet.evaluator.cells import Cell, RunPlace
 from controlnet.evaluator.document import chosen_places, measure_records
 from controlnet.evaluator.eye import Eye
 from controlnet.evaluator.gallery import Gallery
@@ -20,6 +20,7 @@ from controlnet.evaluator.settings import EvaluateConfig
 from controlnet.evaluator.tally import Scored, difference
 from schemas.dataset import open_dataset
 from schemas.file_names import file_name
+from schemas.plain_files import file_digest
 from schemas.writing import replacing, writing
 
 PICTURES = "pictures"
@@ -86,7 +87,7 @@ def files_of(folder: Path, document: Mapping[str, Any], others: Sequence[str]) -
         samples = [each for row in one["rows"].values() for each in row]
         names |= {one["real"], one["wanted"], *(each["picture"] for each in samples)}
         names |= {each["found"] for each in samples if each["found"]}
-    return {name: digest(folder / name) for name in sorted(names)}
+    return {name: file_digest(folder / name) for name in sorted(names)}
 
 
 def _warnings(findings: Findings) -> list[str]:

@@ -13,7 +13,6 @@ is stored: draws are a function of (seed, epoch, key).
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -35,6 +34,7 @@ from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.index import Index
 from schemas.documents import read_checked, with_digest
 from schemas.errors import ConfigError
+from schemas.plain_files import file_digest
 from schemas.writing import sync, writing
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -108,7 +108,7 @@ def save_checkpoint(
         state = {
             **dataclasses.asdict(progress),
             "optimizer": plain,
-            "files": {str(path.relative_to(temporary)): digest(path) for path in files},
+            "files": {str(path.relative_to(temporary)): file_digest(path) for path in files},
         }
         text = json.dumps(with_digest(state), indent=1, allow_nan=False)
         (temporary / _STATE).write_text(f"{text}\n")
@@ -284,19 +284,13 @@ def _wrong_with(folder: Path) -> str | None:
     """Why a checkpoint is not whole; None: it is."""
     try:
         for name, expected in _state_of(folder).files.items():
-            if digest(folder / name) != expected:
+            if file_digest(folder / name) != expected:
                 return f"{name} was changed since it was written"
     except OSError as error:
         return str(error)
     except ConfigError as error:
         return str(error)
     return None
-
-
-def digest(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _folders(run: Path) -> list[Path]:

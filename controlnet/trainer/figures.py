@@ -15,6 +15,7 @@ from controlnet.trainer.log import METRICS, PROBES, SAMPLES, read_lines
 from controlnet.trainer.probe import Bounds
 from schemas.errors import Rejected
 from schemas.pixels import RgbU8, decode_stored_rgb
+from schemas.plain_files import read_plain
 from schemas.writing import replacing
 
 _ROWS, _COLUMNS = 8, 8
@@ -68,8 +69,8 @@ def draw_strips(folder: Path, maps: Sequence[Map], real: Sequence[RgbU8]) -> Non
     columns = [("condition", [_shown(pixels) for pixels in maps])]
     for number in chosen.astype(int):
         try:
-            strip = decode_stored_rgb(files[number].read_bytes())
-        except Rejected:
+            strip = decode_stored_rgb(read_plain(files[number]))
+        except (OSError, Rejected):
             continue  # it is looked at by nobody else, and training goes on
         if strip.shape != (height, width * len(real), 3):
             continue  # of a probe of other rows

@@ -193,7 +193,7 @@ def _has_value(reader: ShardReader, column: str) -> np.ndarray:
     """(rows,) bool; values are read only in row groups whose statistics do not rule out nulls."""
     parts = [np.zeros(0, bool)]
     for group, rows in enumerate(reader.rows_of_groups):
-        if _null_count(reader, group, column) == 0:
+        if reader.null_count(group, column) == 0:
             parts.append(np.ones(rows, bool))
         else:
             parts.append(_are_valid(reader.read([column], row_group=group)[column]))
@@ -203,16 +203,6 @@ def _has_value(reader: ShardReader, column: str) -> np.ndarray:
 def _are_valid(column: pa.ChunkedArray) -> np.ndarray:
     # Through a list: `to_numpy` of chunked arrays imports pandas, a second at every start.
     return np.array(column.is_valid().to_pylist(), bool)
-
-
-def _null_count(reader: ShardReader, group: int, column: str) -> int | None:
-    record = reader.metadata.row_group(group)
-    for number in range(record.num_columns):
-        chunk = record.column(number)
-        if chunk.path_in_schema == column:
-            known = chunk.statistics
-            return known.null_count if known is not None and known.has_null_count else None
-    return None
 
 
 def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ import numpy as np
 from schemas.documents import parse_json
 from schemas.errors import ConfigError
 from schemas.pixels import RgbU8
+from schemas.plain_files import read_plain
 from schemas.printable import say
 from schemas.terminal import Terminal, progress_bar
 from schemas.writing import replacing, write_text, writing
@@ -121,7 +122,7 @@ def read_journal(path: Path) -> Lines:
         ConfigError: there is a file, but it cannot be read.
     """
     try:
-        texts = path.read_bytes().split(b"\n") if path.exists() else []
+        texts = read_plain(path).split(b"\n") if path.exists() else []
     except OSError as error:
         raise ConfigError(f"{path}: need a file that can be read, got {error}") from error
     lines: list[dict[str, Any]] = []

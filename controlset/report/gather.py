@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from controlnet.evaluator.cells import digest
 from controlnet.trainer.log import METRICS, PROBES, SAMPLES, read_journal
 from controlnet.trainer.probe import Bounds
 from controlnet.trainer.run_folder import CONFIG_NAME, SUMMARY_NAME, read_record
@@ -30,6 +29,7 @@ from schemas.documents import read_checked
 from schemas.errors import ConfigError, Rejected
 from schemas.manifest import Manifest
 from schemas.pixels import RgbU8, decode_stored_rgb
+from schemas.plain_files import file_digest, read_plain
 
 DOCUMENT, FORMAT, VERSION = "evaluation.json", "controlset-evaluation", 1
 
@@ -180,7 +180,7 @@ def _changed(folder: Path, files: Mapping[str, str]) -> frozenset[str]:
     changed = set()
     for name, expected in files.items():
         path = _there(folder, name)
-        if path is None or digest(path) != expected:
+        if path is None or file_digest(path) != expected:
             changed.add(name)
     return frozenset(changed)
 
@@ -302,7 +302,7 @@ def _sizes(protocol: Mapping[str, Any]) -> list[tuple[int, int]]:
 def read_rgb(path: Path) -> RgbU8 | None:
     """A picture; None where it cannot be read."""
     try:
-        return decode_stored_rgb(path.read_bytes())
+        return decode_stored_rgb(read_plain(path))
     except (OSError, Rejected):
         return None
 

@@ -9,6 +9,7 @@ from controlset.report.canvas import DPI, Plate, saved, styled
 from controlset.report.records import Evaluation, PictureView
 from schemas.errors import Rejected
 from schemas.pixels import decode_stored_rgb
+from schemas.plain_files import read_plain
 
 _ROWS, _ACROSS = 4, 2
 _COLUMNS = ("condition", "sample", "seen in it", "original", "no control")
@@ -45,7 +46,7 @@ def draw_sheet(found: Evaluation) -> Plate | None:
 def _pixels(path: Path) -> np.ndarray | None:
     """The picture, uint8 HxWx3; None where it is gone or torn, as the page says of it."""
     try:
-        return decode_stored_rgb(path.read_bytes())
+        return decode_stored_rgb(read_plain(path))
     except (OSError, Rejected):
         return None
 

@@ -5,12 +5,12 @@ values. So the headers are read first; they are Thrift's compact protocol, of wh
 are wanted.
 """
 
-from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 import pyarrow.parquet as pq
 
 from schemas.errors import Reason, Rejected
+from schemas.thrift import I32, STRUCT, Compact
 
 _HEADER_BYTES = 1 << 12  # longer ones hold statistics of long values; more is read for them
 _MOST_HEADER_BYTES = 1 << 24
@@ -20,8 +20,6 @@ _SMALL_PAGE_BYTES = 64 * 2**20
 _RATIO = 32  # snappy cannot do more; pictures hardly shrink, long texts three to ten times
 _VALUES = 1 << 24  # of one column in a row group, items of lists included
 _DICTIONARY_PAGE = 2
-_I32, _STRUCT = 5, 12
-_FIXED = {1: 0, 2: 0, 3: 1, 7: 8, 13: 16}  # truths, byte, double, uuid: bytes
 _NESTED = {5, 7, 8}  # headers of data and dictionary pages, of which the first field is a count
 
 
@@ -97,88 +95,21 @@ def _header(opened: BinaryIO, start: int, end: int) -> _Header | None:
 
 
 def _parsed(raw: bytes) -> _Header:
-    compact = _Compact(raw)
+    compact = Compact(raw)
     numbers = {1: -1, 2: -1, 3: -1}
     values = 0
     for field, kind in compact.fields():
-        if field in numbers and kind == _I32:
+        if field in numbers and kind == I32:
             numbers[field] = compact.signed(32)
-        elif field in _NESTED and kind == _STRUCT:
+        elif field in _NESTED and kind == STRUCT:
             for inner, of in compact.fields():
-                if inner == 1 and of == _I32:
+                if inner == 1 and of == I32:
                     values = compact.signed(32)
                 else:
                     compact.skip(of)
         else:
             compact.skip(kind)
     return _Header(compact.at, numbers[1], numbers[2], numbers[3], values)
-
-
-class _Compact:
-    """Thrift's compact protocol: numbers are read, everything else is passed over.
-
-    IndexError is the end of the bytes; ValueError what Thrift refuses, too.
-    """
-
-    def __init__(self, raw: bytes) -> None:
-        self.raw, self.at = raw, 0
-
-    def byte(self) -> int:
-        self.at += 1
-        return self.raw[self.at - 1]
-
-    def unsigned(self) -> int:
-        number = shift = 0
-        while True:
-            part = self.byte()
-            number |= (part & 0x7F) << shift
-            shift += 7
-            if part < 0x80:
-                return number
-            if shift >= 70:
-                raise ValueError("a number of more than ten bytes")
-
-    def signed(self, bits: int) -> int:
-        number = self.unsigned() & (1 << bits) - 1
-        return (number >> 1) ^ -(number & 1)
-
-    def fields(self) -> Iterator[tuple[int, int]]:
-        field = 0
-        while (head := self.byte()) & 15:
-            field = field + (head >> 4) if head >> 4 else self.signed(16)
-            yield field, head & 15
-
-    def skip(self, kind: int, depth: int = 64) -> None:
-        if not depth:
-            raise ValueError("nested too deep")
-        if kind in _FIXED:
-            self.at += _FIXED[kind]
-        elif kind in {4, 5, 6}:
-            self.unsigned()
-        elif kind == 8:
-            self.at += self.unsigned()
-        elif kind in {9, 10}:  # list and set
-            head = self.byte()
-            self._skip_items(head >> 4 if head >> 4 < 15 else self.unsigned(), [head], depth)
-        elif kind == 11:  # map
-            if count := self.unsigned():
-                kinds = self.byte()
-                self._skip_items(count, [kinds >> 4, kinds], depth)
-        elif kind == _STRUCT:
-            for _, of in self.fields():
-                self.skip(of, depth - 1)
-        else:
-            raise ValueError(f"a field of type {kind}")
-        if self.at > len(self.raw):
-            raise IndexError
-
-    def _skip_items(self, count: int, kinds: list[int], depth: int) -> None:
-        for _ in range(count):
-            for kind in kinds:
-                if kind & 15 in {1, 2}:  # as a field, a truth has no byte of its own
-                    self.byte()
-                else:
-                    self.skip(kind & 15, depth - 1)
 
 
 def _broken(found: str) -> Rejected:

@@ -18,6 +18,7 @@ from pipeline.sources.pages import measure_pages
 from pipeline.sources.spec import Container, RawImage, SourceSpec
 from schemas.columns import bounded_items, kind_of
 from schemas.errors import Reason, Rejected
+from schemas.footers import check_footer
 from schemas.ledger import Unused
 from schemas.records import ImageRef, Place, Problem, key_of, printable
 
@@ -301,6 +302,7 @@ class _Reader:
                 )
             )
             self.schema: pa.Schema = self._guarded(lambda: self._parquet.schema_arrow)
+            self._check_footer()
             self._size_bytes = self._opened.seek(0, 2)
         except Rejected:
             self._opened.close()
@@ -312,6 +314,13 @@ class _Reader:
     def __exit__(self, *_: object) -> None:
         self._parquet.close(force=True)
         self._opened.close()
+
+    def _check_footer(self) -> None:
+        try:
+            check_footer(self._parquet)
+        except ValueError as error:
+            detail = f"its footer is damaged: {error}"
+            raise Rejected(Reason.BROKEN_CONTAINER, detail) from error
 
     def rows_of_groups(self) -> list[int]:
         metadata = self._parquet.metadata
@@ -362,11 +371,11 @@ class _Reader:
         record, cell_bytes, lists = self._parquet.metadata.row_group(row_group), 0, []
         for number in range(record.num_columns):
             chunk, column = record.column(number), self._parquet.schema.column(number)
-            if chunk.path_in_schema.partition(".")[0] not in {c.partition(".")[0] for c in columns}:
+            if column.path.partition(".")[0] not in {c.partition(".")[0] for c in columns}:
                 continue
             is_list = column.max_repetition_level > 0
             if is_list and column.physical_type == "BYTE_ARRAY":
-                lists.append(chunk.path_in_schema)
+                lists.append(column.path)
             if self._is_remote and not is_list and chunk.compression in _UNFOLDS:
                 # On a server each short read is a request: no cell is larger than the column.
                 cell_bytes += _UNFOLDS[chunk.compression] * chunk.total_compressed_size

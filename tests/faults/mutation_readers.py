@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from schemas.errors import ConfigError
 from tests.faults.mutation_world import World, evaluate_options, run_options
 
 LIMIT_S = 60
@@ -301,8 +302,9 @@ def look(world: World, reader: Reader) -> Seen:
             found = {"status": status, "value": value, "error": "", "trace": ""}
         except BaseException as error:  # noqa: BLE001  # any of them is what we look for
             kind = type(error).__name__
-            trace = "" if kind == "ConfigError" else traceback.format_exc()[-6000:]
-            status = 2 if kind == "ConfigError" else None
+            refused = isinstance(error, ConfigError)
+            trace = "" if refused else traceback.format_exc()[-6000:]
+            status = 2 if refused else None
             text = f"{kind}: {error}"
             found = {"status": status, "value": "", "error": text, "trace": trace}
         with contextlib.suppress(OSError):
