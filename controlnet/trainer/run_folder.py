@@ -23,6 +23,7 @@ from controlnet.trainer.inputs import need_output
 from schemas.documents import as_record, read_checked, with_digest
 from schemas.errors import ConfigError
 from schemas.folder_lock import held
+from schemas.plain_files import file_digest
 from schemas.writing import clear_temporary, write_json
 
 CONFIG_NAME, SUMMARY_NAME, CONTROL_DIR = "config.json", "summary.json", "controlnet"
@@ -120,7 +121,7 @@ def read_record(path: Path) -> dict[str, Any]:
         ConfigError: it is damaged, of something else, or cannot be read.
     """
     try:
-        path.stat()
+        path.lstat()  # a link that leads nowhere is no missing file
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
@@ -139,7 +140,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def result_files(folder: Path) -> dict[str, str]:
     """Path -> sha256 of the files that are a run's result, for its summary."""
-    return {name: checkpoint.digest(folder / name) for name in RESULT_FILES}
+    return {name: file_digest(folder / name) for name in RESULT_FILES}
 
 
 def check_result(folder: Path) -> None:
@@ -154,7 +155,7 @@ def check_result(folder: Path) -> None:
     expected = read_record(folder / SUMMARY_NAME).get("files", {})
     for name in RESULT_FILES:
         path = folder / name
-        whole = path.is_file() and checkpoint.digest(path) == expected.get(name)
+        whole = path.is_file() and file_digest(path) == expected.get(name)
         if name in expected and not whole:
             raise ConfigError(
                 f"{path}: need the file that training wrote, got one that was changed since; go on "

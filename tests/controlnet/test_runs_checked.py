@@ -317,3 +317,10 @@ def test_a_damaged_journal_of_a_run_that_goes_on_is_said(run, capsys):
     trained(run, steps=5, resume=True)
     assert "1 of 4 lines are damaged" in " ".join(capsys.readouterr().err.split())
     assert [line["step"] for line in read_journal(path).lines] == [1, 3, 4, 5]
+
+
+def test_a_summary_that_is_a_link_to_nowhere_is_not_no_summary(tmp_path):
+    (tmp_path / "summary.json").symlink_to("nowhere")
+    with pytest.raises(ConfigError, match=r"summary\.json: .*[Nn]o such file"):
+        read_record(tmp_path / "summary.json")
+    assert read_record(tmp_path / "config.json") == {}
