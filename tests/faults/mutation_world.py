@@ -160,7 +160,7 @@ def _generate(world: World) -> None:
 
     # No released weights here: what matters is the column of keypoints and its nulls.
     PoseSpec.weights = property(lambda self: ())
-    PoseSpec._look = lambda self, runtime: look
+    PoseSpec._network = lambda self, runtime: look
     source = world.root / "scenes"
     source.mkdir()
     rng = np.random.default_rng(7)
