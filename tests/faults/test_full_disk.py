@@ -106,3 +106,45 @@ def test_a_disk_that_gets_full_leaves_whole_checkpoints_of_a_run(disk_of, size_b
     disk_of(20_000_000)
     trained(output, steps=2, resume=True)
     assert (output / "summary.json").is_file()
+
+
+@pytest.mark.slow
+def test_a_disk_that_gets_full_under_an_evaluation_leaves_no_half_file(disk_of, tmp_path, capsys):
+    from controlset.cli import main
+    from tests.controlnet.tiny_runs import data, trained
+
+    run = trained(tmp_path / "run", steps=2)
+    capsys.readouterr()
+
+    def evaluated(output):
+        words = ["evaluate", "--run", run, "--data", data(), "--steps", "1", "--device", "cpu"]
+        status = main([*map(str, words), "--limit", "4", "--output", str(output)])
+        told = capsys.readouterr().err.splitlines()
+        return status, told[-1] if told else ""
+
+    def numbers(output):
+        document = json.loads((output / "evaluation.json").read_text())
+        return document["rows"], document["pictures"]
+
+    whole = tmp_path / "whole"
+    assert evaluated(whole) == (0, "")
+    pages = blocks_of(whole) // PAGE
+    scores = blocks_of(whole / "pictures") // PAGE
+    # At once, between pictures, at scores, at what the judge saw, at figures, at the report.
+    sizes = [1, 2, 5, 9, 20, *range(scores * 3 // 4, scores + 4, 3), pages // 2, pages - 3]
+    folder = disk_of(PAGE)
+    output = folder / "evaluation"
+    stopped = set()
+    for size in sorted(sizes):
+        disk_of(size * PAGE)
+        status, told = evaluated(output)
+        where, _, rest = told.partition(": need to write here, got no space left on device; ")
+        assert (status, rest) == (2, "free some space, then run the same command again to go on")
+        stopped.add(where.removeprefix(f"controlset evaluate: {output}/").split("/")[0])
+        assert contents(output).keys() <= contents(whole).keys()
+        assert used(folder) <= blocks_of(folder)  # no deleted file is still held open
+    assert stopped >= {"pictures", "figures", "report.html"}
+    disk_of(4 * pages * PAGE)
+    assert evaluated(output) == (0, "")
+    assert numbers(output) == numbers(whole)
+    assert contents(output).keys() == contents(whole).keys()
