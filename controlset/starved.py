@@ -7,10 +7,13 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from schemas.machine import give_kept_back, lacks_memory
+from schemas.machine import give_kept_back, has_room, lacks_memory
 
 NO_MEMORY = "need more memory, got no more; use fewer --num-workers, or another machine"
 _STDERR, _FAILED = 2, 2
+_LITTLE_BYTES = 4 << 20
+_TO_BEGIN_BYTES = 64 << 20  # with less, the watching thread itself might be lost
+_LOOK_S, _LOOKS = 1.0, 5  # so often in turn without room: nobody tidies up any more
 
 
 @contextlib.contextmanager
@@ -18,17 +21,30 @@ def leaving_where_a_thread_is_lost(command: str) -> Iterator[None]:
     """End the process where a thread ends for want of memory and whoever waits for it is not told.
 
     One that cannot even begin lets its starter wait for good, and so does a pool's that cannot
-    store its result (both measured). What is half written goes with the next run, as after a kill.
+    store its result (both measured). Where memory does not even suffice to tell of that (a limit
+    was lowered meanwhile), a thread that began before sees that none comes back. What is half
+    written goes with the next run, as after a kill.
 
     Args:
         command: e.g. "generate".
     """
+    line, ended = f"controlset {command}: {NO_MEMORY}\n".encode(), threading.Event()
+
+    def leave() -> None:
+        os.write(_STDERR, line)
+        os._exit(_FAILED)
 
     def leave_if_lacking(error: BaseException | None) -> None:
         give_kept_back()  # first: without it, not even the next line may be possible
         if error is not None and lacks_memory(error):
-            os.write(_STDERR, f"controlset {command}: {NO_MEMORY}\n".encode())
-            os._exit(_FAILED)
+            leave()
+
+    def watch() -> None:
+        looks = 0
+        while not ended.wait(_LOOK_S):
+            looks = 0 if has_room(_LITTLE_BYTES) else looks + 1
+            if looks == _LOOKS:
+                leave()
 
     def in_pool(record: logging.LogRecord) -> bool:
         leave_if_lacking(record.exc_info[1] if record.exc_info else None)
@@ -47,8 +63,11 @@ def leaving_where_a_thread_is_lost(command: str) -> Iterator[None]:
     of_threads, of_others = threading.excepthook, sys.unraisablehook
     pools.addFilter(in_pool)
     threading.excepthook, sys.unraisablehook = in_thread, before_thread
+    if has_room(_TO_BEGIN_BYTES):
+        threading.Thread(target=watch, name="watch-memory", daemon=True).start()
     try:
         yield
     finally:
+        ended.set()
         pools.removeFilter(in_pool)
         threading.excepthook, sys.unraisablehook = of_threads, of_others

@@ -20,6 +20,9 @@ _NO_MEMORY = re.compile(
     re.IGNORECASE,
 )
 
+# How native code fails that does not say why: Python's own, protobuf, OpenSSL's sums (measured).
+_UNSAID = re.compile(r"SystemError: |DecodeError: |ValueError: no reason supplied")
+
 
 def cores() -> int:
     """Cores that this process may use."""
@@ -91,8 +94,8 @@ def lacks_memory(error: BaseException) -> bool:
         full = isinstance(cause, OSError) and cause.errno == errno.ENOMEM
         if full or isinstance(cause, MemoryError) or _NO_MEMORY.search(_told(cause)):
             return True
-        if isinstance(cause, SystemError) and not has_room(_LEAST_BYTES):
-            return True  # native code that returned nothing and did not say why
+        if _UNSAID.match(_told(cause)) and not has_room(_LEAST_BYTES):
+            return True
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return False
 

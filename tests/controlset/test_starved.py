@@ -26,6 +26,13 @@ ThreadPoolExecutor(1).submit(print, end="").result()
 threading.Thread(target=full).start()
 threading.Event().wait()
 """,
+    "without anybody who could tell of it": """
+import os, resource
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+resource.setrlimit(resource.RLIMIT_AS, (used, resource.RLIM_INFINITY))
+threading.Event().wait()
+""",
 }
 
 

@@ -14,6 +14,7 @@ from schemas.documents import check_digest, read_checked, with_digest
 from schemas.errors import ConfigError
 from schemas.file_names import file_name
 from schemas.folder_lock import held, locked
+from schemas.machine import lacks_memory
 from schemas.writing import (
     OutputError,
     clear_temporary,
@@ -112,6 +113,23 @@ def test_a_full_disk_or_memory_is_one_line_for_a_whole_command(tmp_path):
     for fail, kind in ((foreign, FileNotFoundError), (bug, RuntimeError)):
         with pytest.raises(kind), machine_limits(tmp_path):
             fail()
+
+
+@pytest.mark.parametrize("room", [False, True])
+def test_native_code_that_does_not_say_why_it_failed_lacks_memory_if_none_is_left(
+    monkeypatch, room
+):
+    class DecodeError(Exception):
+        """As protobuf's."""
+
+    monkeypatch.setattr("schemas.machine.has_room", lambda size_bytes: room)
+    for error in (
+        SystemError("returned NULL without setting an exception"),
+        DecodeError("Error parsing message"),
+        ValueError("no reason supplied"),
+    ):
+        assert lacks_memory(error) is not room
+    assert not lacks_memory(ValueError("another reason"))
 
 
 def test_only_what_we_could_have_written_is_swept(tmp_path):
