@@ -78,8 +78,8 @@ def show_result(manifest: Manifest, tally: Tally, output: str) -> None:
     for reason, count in manifest.reasons.items():
         table.add_row(f"  {reason}", f"{count:,}")
     if manifest.ledger is not None:
-        for what, found in ledger_facts(manifest.ledger, rows=manifest.rows):
-            table.add_row(what, found)
+        for fact in ledger_facts(manifest.ledger, rows=manifest.rows):
+            table.add_row(*fact.as_text)
     table.add_row("size", f"{manifest.size_bytes / 1e6:,.1f} MB")
     if tally.resumed:
         table.add_row("done by an earlier run", f"{tally.resumed:,} images")

@@ -27,7 +27,7 @@ from pipeline.keeping import check_names, resolve_columns
 from pipeline.options import GenerateConfig
 from pipeline.plan import lay_out, split_of
 from pipeline.progress import TALLY
-from pipeline.reasons import not_used_facts
+from pipeline.reasons import LedgerFact, not_used_facts
 from pipeline.run import build, order
 from pipeline.sources import (
     Container,
@@ -202,10 +202,12 @@ def dry_run(config: GenerateConfig) -> str:
     lines.append(f"images: {sum(counts.values()):,}")
     lines += [f"rejected at listing: {count:,} {reason}" for reason, count in problems.items()]
     ledger = notes.ledger(planned=sum(counts.values()), captions=None)
-    facts = [*not_used_facts("files not used", ledger.ignored)]
-    facts.append(("captions beside images", f"{notes.attached:,}"))
-    facts += not_used_facts("captions not used", notes.unused.frozen())
-    lines += [f"{what}: {found}" for what, found in facts]
+    facts = [
+        *not_used_facts("files not used", ledger.ignored),
+        LedgerFact(what="captions beside images", count=notes.attached),
+        *not_used_facts("captions not used", notes.unused.frozen()),
+    ]
+    lines += [": ".join(fact.as_text) for fact in facts]
     for split, shards in layout.totals.items():
         rows = sum(count for (of, _), count in counts.items() if of == split)
         lines.append(f"{split}: {rows:,} images in {shards_text(shards)}")

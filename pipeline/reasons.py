@@ -1,6 +1,7 @@
 """What reject reasons and the ledger mean to the person who owns the pictures."""
 
-from collections.abc import Iterator, Mapping
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 
 from schemas.errors import Reason
 from schemas.ledger import CaptionCounts, Ignored, Ledger, Noted, Unused
@@ -66,8 +67,27 @@ _NOT_USED: Mapping[str, str] = {
 }
 
 
-def ledger_facts(ledger: Ledger, *, rows: int) -> Iterator[tuple[str, str]]:
-    """What a person should see of a ledger: (what, how many and which).
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class LedgerFact:
+    """A line of a ledger for a person: a sum, or one reason of it."""
+
+    what: str
+    count: int
+    meaning: str = ""
+    examples: Sequence[str] = ()
+    reason: bool = False  # a part of the sum above it
+
+    @property
+    def as_text(self) -> tuple[str, str]:
+        """What, and how many with their meaning and a name or two."""
+        count, examples = f"{self.count:,}", f"; e.g. {', '.join(self.examples[:2])}"
+        if self.reason:
+            return f"  {self.what}", f"{count}: {self.meaning}{examples if self.examples else ''}"
+        return self.what, f"{count} ({self.meaning})" if self.meaning else count
+
+
+def ledger_facts(ledger: Ledger, *, rows: int) -> Iterator[LedgerFact]:
+    """What a person should see of a ledger.
 
     Args:
         ledger: of the run.
@@ -77,26 +97,37 @@ def ledger_facts(ledger: Ledger, *, rows: int) -> Iterator[tuple[str, str]]:
     if ledger.captions is not None:
         yield from _caption_facts(ledger.captions, rows)
     for name, counts in ledger.columns.items():
-        yield f"column {name}", f"{counts.kept:,} values"
+        yield LedgerFact(what=f"column {name}", count=counts.kept, meaning="values kept")
         if (unusable := counts.unusable) is not None:
-            examples = "; ".join(unusable.examples[:2])
-            yield "  not of its type: null", f"{unusable.count:,}; e.g. {examples}"
+            yield LedgerFact(
+                what="not of its type",
+                count=unusable.count,
+                meaning="null in their rows",
+                examples=unusable.examples,
+                reason=True,
+            )
 
 
-def _caption_facts(captions: CaptionCounts, rows: int) -> Iterator[tuple[str, str]]:
-    yield "captions found", f"{captions.offered:,}"
-    yield "captions used", f"{captions.used:,}"
+def _caption_facts(captions: CaptionCounts, rows: int) -> Iterator[LedgerFact]:
+    yield LedgerFact(what="captions found", count=captions.offered)
+    yield LedgerFact(what="captions used", count=captions.used)
     if captions.lists:
-        yield "  of them lists", f"{captions.lists:,} (--caption-list says which one is taken)"
-    yield "rows without one", f"{rows - captions.used:,}"
+        which = "--caption-list says which one is taken"
+        yield LedgerFact(what="  of them lists", count=captions.lists, meaning=which)
+    yield LedgerFact(what="rows without one", count=rows - captions.used)
     yield from not_used_facts("captions not used", captions.unused)
 
 
-def not_used_facts(what: str, noted: Mapping[str, Noted]) -> Iterator[tuple[str, str]]:
-    """A sum, then each reason with its count, its meaning and a name or two."""
+def not_used_facts(what: str, noted: Mapping[str, Noted]) -> Iterator[LedgerFact]:
+    """A sum, then each reason, the most frequent first."""
     if not noted:
         return
-    yield what, f"{sum(one.count for one in noted.values()):,}"
-    for reason, one in sorted(noted.items(), key=lambda item: -item[1].count):
-        examples = f"; e.g. {', '.join(one.examples[:2])}" if one.examples else ""
-        yield f"  {reason}", f"{one.count:,}: {_NOT_USED.get(reason, '')}{examples}"
+    yield LedgerFact(what=what, count=sum(entry.count for entry in noted.values()))
+    for reason, entry in sorted(noted.items(), key=lambda item: -item[1].count):
+        yield LedgerFact(
+            what=reason,
+            count=entry.count,
+            meaning=_NOT_USED.get(reason, ""),
+            examples=entry.examples,
+            reason=True,
+        )

@@ -11,6 +11,7 @@ from pipeline.inspection.members import EXAMPLES
 from pipeline.inspection.model import ConditionFacts, Histogram, Inspection, Member
 from pipeline.inspection.scene_flags import FEW_JOINTS, NARROW_RANGE
 from pipeline.pages import data_uri, number, percent, shortened, templates
+from pipeline.reasons import ledger_facts
 
 _GROUPS = 12
 _TEXT_LIMIT = 160
@@ -46,6 +47,9 @@ def render_inspection(inspection: Inspection) -> str:
             ],
             exact=inspection.duplicates.exact[:_GROUPS],
             near=inspection.duplicates.near[:_GROUPS],
+            ledger=[]
+            if inspection.ledger is None
+            else list(ledger_facts(inspection.ledger, rows=inspection.rows)),
             shown_members=EXAMPLES,
             limits={"leak": LEAK_LIMIT, "joints": FEW_JOINTS, "range": NARROW_RANGE},
             thumbnail=_thumbnail,

@@ -57,7 +57,8 @@ def _facts(found: Inspection) -> Iterator[tuple[str, str]]:
     for reject in found.rejects:
         yield f"  {reject.reason}", number(reject.count)
     if found.ledger is not None:
-        yield from ledger_facts(found.ledger, rows=found.rows)
+        for fact in ledger_facts(found.ledger, rows=found.rows):
+            yield fact.as_text
     yield "size", size(found.size_bytes)
     if found.measured < found.rows:
         yield "pixels measured", f"{number(found.measured)} of {plural(found.rows, 'row')}"

@@ -149,7 +149,7 @@ def test_the_command_line_shows_what_became_of_them(kept, tmp_path, capsys):
     words = ["generate", str(folder / "in"), "--output", str(tmp_path / "out"), "--resolution=64"]
     assert main([*words, "--conditions", "grey", "--keep-columns", "id", "tags"]) == 0
     assert "column id" in (shown := capsys.readouterr().out)
-    assert "2 values" in shown
+    assert "2 (values kept)" in shown
     assert main(["inspect", str(tmp_path / "out")]) in {0, 1}
     assert "2 values of int64, 1 missing" in capsys.readouterr().out
 
