@@ -103,6 +103,7 @@ def render_card(manifest: Manifest, schema: pa.Schema, *, licence: str = "unknow
             has_networks=any(record.get("weights") for record in _records(manifest).values()),
             restricted=list(_restricted(manifest)),
             rejects=reject_lines(manifest),
+            copies_together=manifest.recipe.get("keep_copies_together", False),
             first_split=next(iter(_splits_with_rows(manifest)), "train"),
         )
     )

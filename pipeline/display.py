@@ -39,11 +39,13 @@ def _bar(tally: Tally, terminal: Terminal, stop: threading.Event) -> None:
         task = progress.add_task("listing", total=None, speed="", rejects="")
         while True:
             last = stop.wait(_REFRESH_S)
+            looked = tally.looked
+            stage = "generating" if looked is None else "finding copies"
             progress.update(
                 task,
-                description="generating" if tally.planned is not None else "listing",
+                description=stage if tally.planned is not None else "listing",
                 total=tally.planned,
-                completed=tally.done,
+                completed=tally.done if looked is None else looked,
                 speed=speed_text(tally.images_per_second),
                 rejects=f"{tally.rejected:,} rejected",
             )
@@ -55,6 +57,10 @@ def _lines(tally: Tally, _terminal: Terminal, stop: threading.Event) -> None:
     while not stop.wait(_PLAIN_LINE_S):
         if tally.planned is None:
             say("listing …", error=True)
+            continue
+        looked = tally.looked
+        if looked is not None:
+            say(f"finding copies: {looked:,} of {tally.planned:,} images", error=True)
             continue
         speed = tally.images_per_second
         left = f"{(tally.planned - tally.done) / speed:.0f} s left" if speed else "starting"

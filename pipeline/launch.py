@@ -208,6 +208,8 @@ def dry_run(config: GenerateConfig) -> str:
         *not_used_facts("captions not used", notes.unused.frozen()),
     ]
     lines += [": ".join(fact.as_text) for fact in facts]
+    if config.keep_copies_together:
+        lines.append("splits: about as below; the run first reads every picture to find copies")
     for split, shards in layout.totals.items():
         rows = sum(count for (of, _), count in counts.items() if of == split)
         lines.append(f"{split}: {rows:,} images in {shards_text(shards)}")

@@ -131,6 +131,11 @@ class GenerateConfig(AnnotateConfig):
     validation: float = 0.0
     """Fraction of the images that goes to the validation split, chosen by the hash of their key."""
 
+    keep_copies_together: bool = False
+    """Put exact and near copies of a picture into one split, so that no copy of a validation
+    picture is trained on. Every run, also a resumed one, then reads all pictures once more, before
+    the first shard."""
+
     limit: int | None = None
     """Take only this many images: a fixed sample of a folder, the first ones of tars and
     Parquet."""
@@ -199,6 +204,12 @@ class GenerateConfig(AnnotateConfig):
         need(self.max_aspect >= 1, "--max-aspect", "1 or more", self.max_aspect)
         need(self.shard_rows >= 1, "--shard-rows", "1 or more", self.shard_rows)
         need(0 <= self.validation < 1, "--validation", "0 <= fraction < 1", self.validation)
+        need(
+            bool(self.validation) or not self.keep_copies_together,
+            "--keep-copies-together",
+            "--validation above 0",
+            self.validation,
+        )
         need(self.limit is None or self.limit >= 1, "--limit", "1 or more", self.limit)
         need(
             self.num_workers is None or self.num_workers >= 1,
@@ -254,7 +265,7 @@ class GenerateConfig(AnnotateConfig):
             del recipe["caption_list"]
         if self.source_split == "auto":
             del recipe["source_split"]
-        for name in ("import_condition", "keep_columns"):
+        for name in ("import_condition", "keep_columns", "keep_copies_together"):
             if not recipe[name]:
                 del recipe[name]
         return recipe

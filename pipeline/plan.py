@@ -150,17 +150,33 @@ def _is_row_group(group: str) -> bool:
 class PlanShards(beam.PTransform):
     """References -> one `ShardPlan` a shard. Only references are grouped, never pixels."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(
+        self,
+        job: Job,
+        *,
+        validation: float | None = None,
+        leaders: beam.PCollection[Mapping[str, str]] | None = None,
+    ) -> None:
+        """Plan a job.
+
+        Args:
+            job: the resolved job.
+            validation: another fraction than the job's.
+            leaders: from `FindCopies`, one mapping; None: every picture draws its own split.
+        """
         super().__init__()
         self._config = job.config
         self._packer = Packer(job.source.root)
+        self._validation = job.config.validation if validation is None else validation
+        self._leaders = {} if leaders is None else beam.pvalue.AsSingleton(leaders, {})
 
     def expand(self, refs: beam.PCollection[ImageRef]) -> beam.PCollection[ShardPlan]:
         placed = refs | "Split" >> beam.Map(
             _placed,
-            validation=self._config.validation,
+            validation=self._validation,
             seed=self._config.seed,
             packer=self._packer,
+            leaders=self._leaders,
         )
         layout = (
             placed
@@ -188,9 +204,12 @@ def _lay_out(counts: Mapping[SplitGroup, int], shard_rows: int) -> Layout:
     return lay_out(counts, shard_rows=shard_rows)
 
 
-def _placed(ref: ImageRef, validation: float, seed: int, packer: Packer) -> tuple[str, str, bytes]:
+def _placed(
+    ref: ImageRef, validation: float, seed: int, packer: Packer, leaders: Mapping[str, str]
+) -> tuple[str, str, bytes]:
     """Split, group, and the packed reference."""
-    return split_of(ref.key, validation=validation, seed=seed), ref.group, packer.pack(ref)
+    split = split_of(leaders.get(ref.key, ref.key), validation=validation, seed=seed)
+    return split, ref.group, packer.pack(ref)
 
 
 def _split_and_group(placed: tuple[str, str, bytes]) -> SplitGroup:

@@ -21,6 +21,9 @@ class Tally:
     planned: int | None = None  # images; known once the source is listed
     kept: int = 0  # rows written by this run
     rejected: int = 0  # whole images rejected by this run
+    looked: int | None = (
+        None  # images that were compared with others; None: nobody looks for copies
+    )
     resumed: int = 0  # images of shards that an earlier run committed
     stored_bytes: int = 0
     reasons: Counter[str] = dataclasses.field(default_factory=Counter)
@@ -46,6 +49,16 @@ class Tally:
     def images_per_second(self) -> float:
         """Throughput after start-up, rejected images included."""
         return (self.kept + self.rejected) / self.work_seconds if self.work_seconds else 0.0
+
+    def looked_at(self, images: int) -> None:
+        """Add a batch that was read to find copies."""
+        with self._lock:
+            self.looked = (self.looked or 0) + images
+
+    def looking_ends(self) -> None:
+        """All copies are known."""
+        with self._lock:
+            self.looked = None
 
     def batch_done(
         self, *, kept: int, rejected: int, stored_bytes: int, seconds: Counter[str]

@@ -33,7 +33,12 @@ _SHARDS, _ROWS, _REJECTED = (
 def build(pipeline: beam.Pipeline, job: Job) -> beam.PCollection[Manifest]:
     """Wire the whole job; the same graph on every runner."""
     refs, notes = list_images(pipeline, job)
-    plans = refs | PlanShards(job)
+    leaders = None
+    if job.config.keep_copies_together:
+        from pipeline.copies import FindCopies  # imports SciPy
+
+        leaders = refs | FindCopies(job)
+    plans = refs | PlanShards(job, leaders=leaders)
     records = plans | MakeShards(job)
     return records | WriteManifest(job, refs | beam.combiners.Count.Globally(), notes)
 

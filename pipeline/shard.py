@@ -120,17 +120,15 @@ def _batches(plan: ShardPlan, job: Job, workshop: Workshop) -> Iterator[BatchRes
     return in_order(
         (
             functools.partial(make_batch, reads, job, *eyes)
-            for reads in cut(_reads(plan.refs, job), BATCH_IMAGES)
+            for reads in cut(reads_of(plan.refs, job), BATCH_IMAGES)
         ),
         workshop,
     )
 
 
-def in_order(
-    calls: Iterable[Callable[[], BatchResult]], workshop: Workshop
-) -> Iterator[BatchResult]:
+def in_order(calls: Iterable[Callable[[], Item]], workshop: Workshop) -> Iterator[Item]:
     """Results of calls on the pool, in their order, with a bounded number of them under way."""
-    pending: deque[Future[BatchResult]] = deque()
+    pending: deque[Future[Item]] = deque()
     try:
         for call in calls:
             pending.append(workshop.pool.submit(call))
@@ -143,7 +141,7 @@ def in_order(
             future.cancel()
 
 
-def _reads(refs: Sequence[ImageRef], job: Job) -> Iterator[Read]:
+def reads_of(refs: Sequence[ImageRef], job: Job) -> Iterator[Read]:
     """Every reference in order; those that the listing found bad are not read."""
     reads = iter_reads([ref for ref in refs if ref.problem is None], job.source)
     for ref in refs:

@@ -108,7 +108,8 @@ def join_near(sets: Sets, phashes: np.ndarray, signatures: np.ndarray, rows: np.
     """Join rows whose pictures look the same.
 
     Rows with the same hash are boiled down to one leader for each look; leaders meet others that
-    agree with them in one of five bands of bits, so work grows with the buckets, not with n².
+    agree with them in one of five bands of bits, so work grows with the buckets, not with n². The
+    sets do not depend on the order of rows: `generate --keep-copies-together` sees another one.
 
     Args:
         sets: over all rows of the data set.
@@ -122,7 +123,7 @@ def join_near(sets: Sets, phashes: np.ndarray, signatures: np.ndarray, rows: np.
     if len(rows) < 2:
         return
     directions = _directions(signatures)
-    leaders = _leaders(sets, phashes, directions, rows)
+    leaders = _leaders(sets, phashes, signatures, directions, rows)
     hashes, directions, rows = phashes[leaders], directions[leaders], rows[leaders]
     for first_bit, bits in _BANDS:
         band = (hashes >> np.uint64(first_bit)) & np.uint64((1 << bits) - 1)
@@ -139,11 +140,16 @@ def _directions(signatures: np.ndarray) -> np.ndarray:
 
 
 def _leaders(
-    sets: Sets, phashes: np.ndarray, directions: np.ndarray, rows: np.ndarray
+    sets: Sets,
+    phashes: np.ndarray,
+    signatures: np.ndarray,
+    directions: np.ndarray,
+    rows: np.ndarray,
 ) -> np.ndarray:
     """One index for every look among rows of equal hash; joins the others to theirs."""
     is_leader = np.ones(len(rows), bool)
     for left in runs(phashes):
+        left = np.array(sorted(left, key=lambda index: signatures[index].tobytes()))
         while len(left) > 1:
             alike = directions[left[1:]] @ directions[left[0]] >= MIN_CORRELATION
             for index in left[1:][alike]:

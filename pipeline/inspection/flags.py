@@ -66,7 +66,8 @@ def duplicate_flags(
             count=sum(len(rows) for rows in leaking),
             of=scalars.rows,
             meaning="Validation on a picture that was trained on measures memory, not skill.",
-            advice=f"Delete all but one of each (the HTML report marks them), {AGAIN}.",
+            advice="Generate again with --keep-copies-together, or delete all but one of each (the "
+            f"HTML report marks them), {AGAIN}.",
         )
     for name, kind, meaning, sets in (
         ("exact_duplicates", "an exact copy", _EXACT_MEANING, exact),

@@ -270,6 +270,7 @@ CONFIG_CHANGES = {
     "max_aspect": 2.0,
     "shard_rows": 10,
     "validation": 0.1,
+    "keep_copies_together": True,
     "limit": 5,
     "seed": 1,
 }
@@ -336,8 +337,9 @@ def test_the_detector_of_persons_matters_to_vitpose_alone():
 @pytest.mark.parametrize("option", CONFIG_CHANGES)
 def test_the_identity_follows_each_option_of_the_recipe(option):
     changes = {option: CONFIG_CHANGES[option]}
-    if option == "pad_color":
-        assert job_of(fit="pad", **changes).identity != job_of(fit="pad").identity
+    needed = {"pad_color": {"fit": "pad"}, "keep_copies_together": {"validation": 0.1}}.get(option)
+    if needed is not None:
+        assert job_of(**needed, **changes).identity != job_of(**needed).identity
         return
     if option == "caption_text":
         changes["caption"] = "fixed"
