@@ -4,6 +4,7 @@
 """The Beam graph on one screen.
 
 refs, notes = list_images(p, job)     references only: place, row, group; what else was found
+leaders = refs | FindCopies(job)      with --keep-copies-together: each copy -> whom it follows
 plans   = refs | PlanShards(job)      hash -> shard, GroupByKey over references
 records = plans | MakeShards(job)     one element = one shard, read to commit, one fused step
 records | WriteManifest(job, …)       sums checked, card and preview, manifest last
