@@ -102,6 +102,7 @@ def test_every_option_has_a_flag():
         "limit": 3,
         "seed": 11,
         "num_workers": 4,
+        "keep_copies_together": True,
         "overwrite": True,
         "dry_run": True,
     }
