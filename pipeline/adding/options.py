@@ -48,10 +48,7 @@ class AddConfig(AnnotateConfig):
         AnnotateConfig.__post_init__(self)
         need(bool(self.output), "DATASET", "the folder of a data set", self.output)
         need(
-            bool(self.conditions)
-            or self.caption != "none"
-            or self.latents is not None
-            or bool(self.import_condition)
+            self.asks_for_something
             or os.path.lexists(f"{self.folder}/{ADDING_DIR}/{MANIFEST_NAME}"),  # to be finished
             "--conditions",
             "at least one, or --caption blip, --latents BASE or --import-condition NAME=WHERE",
@@ -72,6 +69,16 @@ class AddConfig(AnnotateConfig):
         )
 
     @property
+    def asks_for_something(self) -> bool:
+        """False where an addition that waits shall be finished, and nothing else."""
+        return (
+            bool(self.conditions)
+            or self.caption != "none"
+            or self.latents is not None
+            or bool(self.import_condition)
+        )
+
+    @property
     def folder(self) -> str:
         """The data set's folder without a trailing slash."""
         return self.output.removeprefix("file://").rstrip("/") or "/"
@@ -83,6 +90,6 @@ class AddConfig(AnnotateConfig):
 
     def with_seed_of(self, recipe: Mapping[str, Any]) -> "AddConfig":
         """The same, with the data set's seed where none is asked for."""
-        if self.seed is not None:
+        if self.seed is not None or not self.asks_for_something:
             return self
         return dataclasses.replace(self, seed=recipe.get("seed", 0))
