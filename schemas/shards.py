@@ -122,7 +122,7 @@ class ShardReader:
         Args:
             source: path in `filesystem`, from `path_inside`, or an open file.
             where: its path; the shard's name is that of the file.
-            filesystem: None where `source` is an open file.
+            filesystem: None where `source` is an open file, which stays open, or a local path.
             columns: name -> type of the columns that it must have, as far as they are read.
             rows: that it must have; None is any number.
 
@@ -132,16 +132,16 @@ class ShardReader:
         self.where, self._columns = where, columns
         # Reading ahead saves round trips to a store; on a disk it is one copy more.
         remote = filesystem is not None and not isinstance(filesystem, pafs.LocalFileSystem)
-        with self._damage():
-            self._file = pq.ParquetFile(
-                source,
-                filesystem=filesystem,
-                pre_buffer=remote,
-                page_checksum_verification=True,
-            )
+        self._opened: Any = None
         try:
             with self._damage():
-                check_footer(self._file)
+                if isinstance(source, str):
+                    files = filesystem or pafs.LocalFileSystem()
+                    source = self._opened = files.open_input_file(source)
+                self._file = pq.ParquetFile(
+                    source, pre_buffer=remote, page_checksum_verification=True
+                )
+                check_footer(source, self._file)
                 self.schema: pa.Schema = self._file.schema_arrow
                 self.rows_of_groups = _rows_of_groups(self.metadata)
                 paths = [self._file.schema.column(n).path for n in range(self.metadata.num_columns)]
@@ -161,7 +161,8 @@ class ShardReader:
 
     def close(self) -> None:
         """Let the file go."""
-        self._file.close()
+        if self._opened is not None:
+            self._opened.close()
 
     def __enter__(self) -> "ShardReader":
         return self

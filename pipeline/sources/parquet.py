@@ -317,7 +317,7 @@ class _Reader:
 
     def _check_footer(self) -> None:
         try:
-            check_footer(self._parquet)
+            check_footer(self._opened, self._parquet)
         except ValueError as error:
             detail = f"its footer is damaged: {error}"
             raise Rejected(Reason.BROKEN_CONTAINER, detail) from error
