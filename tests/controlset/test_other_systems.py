@@ -8,6 +8,7 @@ from PIL import Image
 
 WITHOUT = """
 import os, signal, sys
+import psutil  # its half for Linux wants `resource`, the others do not
 for module in ("fcntl", "resource"):
     sys.modules[module] = None
 for name in ("sched_getaffinity", "sched_setaffinity", "sysconf", "O_NONBLOCK"):
