@@ -70,4 +70,6 @@ def leaving_where_a_thread_is_lost(command: str) -> Iterator[None]:
     finally:
         ended.set()
         pools.removeFilter(in_pool)
-        threading.excepthook, sys.unraisablehook = of_threads, of_others
+        sys.unraisablehook = of_others
+        if threading.excepthook is in_thread:  # who put one before it meanwhile keeps it
+            threading.excepthook = of_threads

@@ -4,9 +4,11 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 
 from apache_beam.options.pipeline_options import (
@@ -109,6 +111,23 @@ def _said(error: Exception) -> str | None:
     return error.details() if isinstance(error, grpc.Call) else str(error)
 
 
+@functools.cache
+def _tell_of_a_lost_channel_once() -> None:
+    """Beam's threads lose the job service together with the run, and print a traceback each.
+
+    For good: some end after the run, when the process does.
+    """
+    import grpc
+
+    of_others = threading.excepthook
+
+    def in_thread(args: threading.ExceptHookArgs) -> None:
+        if not isinstance(args.exc_value, grpc.RpcError):
+            of_others(args)
+
+    threading.excepthook = in_thread
+
+
 @contextlib.contextmanager
 def submitted(arguments: Sequence[str]) -> Iterator[None]:
     """Around a run on a runner that the user named: its failure becomes one line.
@@ -124,6 +143,7 @@ def submitted(arguments: Sequence[str]) -> Iterator[None]:
         return
     import grpc
 
+    _tell_of_a_lost_channel_once()
     try:
         yield
     except grpc.RpcError as error:

@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 import urllib.error
 from concurrent import futures
@@ -118,3 +120,35 @@ def test_options_that_only_the_job_service_knows_are_let_through_and_typos_are_n
         server.stop(0)
     with pytest.raises(ConfigError, match="need a job service that answers at localhost"):
         parse_config([*typed[:-1], "--job_endpoint=localhost:1", "--execution_mode_for_batch=X"])
+
+
+def test_a_thread_that_loses_the_job_service_too_prints_nothing():
+    told = subprocess.run(
+        [sys.executable, "-c", LOSING_THREADS], capture_output=True, text=True, check=True
+    )
+    assert "ValueError: a bug" in told.stderr
+    assert "lost" not in told.stderr
+
+
+LOSING_THREADS = """
+import threading
+import grpc
+from controlset.starved import leaving_where_a_thread_is_lost
+from pipeline.portable import submitted
+
+def lose():
+    raise grpc.RpcError("lost")
+
+def fail():
+    raise ValueError("a bug")
+
+def run(*targets):
+    for target in targets:
+        thread = threading.Thread(target=target)
+        thread.start()
+        thread.join()
+
+with leaving_where_a_thread_is_lost("generate"), submitted(["--runner=PortableRunner"]):
+    run(lose, fail)
+run(lose)
+"""
