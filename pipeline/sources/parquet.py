@@ -304,7 +304,7 @@ class _Reader:
             self.schema: pa.Schema = self._guarded(lambda: self._parquet.schema_arrow)
             self._check_footer()
             self._size_bytes = self._opened.seek(0, 2)
-        except Rejected:
+        except BaseException:  # a disk's error, too
             self._opened.close()
             raise
 
