@@ -7,15 +7,14 @@ stranger, or from a disk that lost a part of it. Whoever reads it says with a ty
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Mapping
-from pathlib import Path
 from types import GenericAlias
 from typing import Any, TypeVar
 
 import msgspec
 
 from schemas.errors import ConfigError
+from schemas.plain_files import open_plain
 
 T = TypeVar("T")
 
@@ -72,11 +71,9 @@ def read_json(path: str | os.PathLike[str], kind: type[T] | GenericAlias, *, adv
         ConfigError: not there, not to be read, too large, not JSON, or of another form.
     """
     try:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):  # a pipe or a device would never end
-            raise misfit(str(path), "something that is no file", advice)
-        size = found.st_size
-        raw = b"" if size > MAX_DOCUMENT_BYTES else Path(path).read_bytes()
+        with open_plain(path) as opened:
+            size = os.fstat(opened.fileno()).st_size
+            raw = b"" if size > MAX_DOCUMENT_BYTES else opened.read()
     except OSError as error:
         raise misfit(str(path), error.strerror or error, advice) from error
     if size > MAX_DOCUMENT_BYTES:
