@@ -23,21 +23,6 @@ _MIN_VARIED = 0.6  # share of blocks that differ from their neighbours: the step
 _FLAT_DRAWN, _FLAT_UNSURE = 0.6, 0.25  # share of equal neighbours: drawn pictures have true borders
 
 
-def block_size_px(raw: bytes) -> tuple[int, int]:
-    """(width, height) of what a JPEG stores in a row at a time; 8 or 16 px mostly.
-
-    Args:
-        raw: a JPEG whose header was read without a complaint.
-    """
-    at = 2
-    while not (0xC0 <= raw[at + 1] <= 0xCF and raw[at + 1] not in (0xC4, 0xC8, 0xCC)):
-        at += 2 + int.from_bytes(raw[at + 2 : at + 4], "big")
-    samplings = [raw[at + 11 + 3 * channel] for channel in range(raw[at + 9])]
-    if len(samplings) == 1:
-        return 8, 8
-    return 8 * max(both >> 4 for both in samplings), 8 * max(both & 15 for both in samplings)
-
-
 def shifted_from(pixels: np.ndarray, block_px: tuple[int, int]) -> tuple[int, int] | None:
     """Where the shifted blocks begin, to within a few; None where that is not certain.
 

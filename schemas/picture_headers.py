@@ -41,6 +41,7 @@ class Header:
     orientation: int = 1  # EXIF's, 1..8; not told by `lean` any more
     several: bool = False  # frames, or pictures in one file
     channels: int = 3  # of a JPEG
+    block_px: tuple[int, int] = (8, 8)  # of a JPEG: (width, height) of what is stored at a time
     levels: int = 0  # of a JPEG 2000: how often it can be halved
     profile: bytes | None = None  # ICC, of a JPEG
     coding: "ColorCoding | None" = None  # told by numbers instead of a profile
@@ -109,6 +110,7 @@ def _jpeg(raw: bytes) -> Header:
     profile_parts: list[tuple[int, int, bytes]] = []
     frame: tuple[int, int, int] | None = None
     is_progressive = False
+    block_px = (8, 8)
     at = 2
     for _ in range(_MOST_PARTS):
         at = raw.find(b"\xff", at)  # decoders pass over what lies between two segments
@@ -132,6 +134,7 @@ def _jpeg(raw: bytes) -> Header:
                 height, width, channels = struct.unpack_from(">HHB", raw, at + 5)
                 frame = width, height, channels
                 is_progressive = marker & 3 == 2
+                block_px = _block_of(raw[at + 11 : end : 3], channels)
             kept.append(raw[at:end])
         at = end
     else:
@@ -150,12 +153,20 @@ def _jpeg(raw: bytes) -> Header:
         orientation=orientation_of(told.get("exif", b""), told.get("xmp", b"")),
         several="several" in told,
         channels=channels,
+        block_px=block_px,
         profile=_joined_profile(profile_parts),
     )
 
 
 _JPEG_FILL = frozenset({0x00, 0x01, *range(0xD0, 0xD9), 0xFF})
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+
+def _block_of(samplings: bytes, channels: int) -> tuple[int, int]:
+    """(width, height) in px of a frame's block; samplings are a byte each: across, down."""
+    if channels == 1 or not samplings:
+        return 8, 8
+    return 8 * max(both >> 4 for both in samplings), 8 * max(both & 15 for both in samplings)
 
 
 def _kept_of(

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from pipeline.block_shift import block_size_px, shifted_from
+from pipeline.block_shift import shifted_from
+from schemas.picture_headers import stored_header
 from tests.faults.damaged_jpegs import damaged, good, outcome, photographs
 
 # Each leaves a valid file: shifted to the end or to a restart mark, progressive, in colour.
@@ -82,7 +83,9 @@ def test_block_sizes_are_those_of_the_header(
 ) -> None:
     buffer = io.BytesIO()
     Image.new(mode, (64, 64)).save(buffer, "JPEG", **options)
-    assert block_size_px(buffer.getvalue()) == size
+    header = stored_header(buffer.getvalue())
+    assert header is not None
+    assert header.block_px == size
 
 
 def test_good_ones_of_several_encoders_stay(pictures: list[Image.Image]) -> None:
