@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from annotators.network import (
-    NetworkAnnotator,
-    as_batch,
-    load_into,
-    not_finite,
-    placed,
-    reference,
-)
+from annotators.network import NetworkAnnotator, as_batch, load_into, not_finite, placed, reference
 from annotators.options import need
 from annotators.pretrained import config_of, model_of, prepared, processor_of
 from annotators.protocol import Annotation, Annotator, HintMode

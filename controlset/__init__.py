@@ -19,16 +19,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from controlnet.evaluator.settings import EvaluateConfig
+    from controlnet.evaluator.config import EvaluateConfig
     from controlnet.trainer.config import TrainConfig
     from controlset.evaluation import run_evaluation as evaluate
     from controlset.training import train
-    from pipeline.adding.launch import add
-    from pipeline.adding.options import AddConfig
+    from pipeline.add.add import add
+    from pipeline.add.config import AddConfig
+    from pipeline.config import GenerateConfig
+    from pipeline.generate import generate
     from pipeline.inspection import inspect_dataset as inspect
-    from pipeline.launch import generate
-    from pipeline.options import GenerateConfig
-    from pipeline.verify import verify_dataset as verify
+    from pipeline.verify.verify import verify_dataset as verify
     from schemas.dataset import open_dataset as open
     from schemas.errors import ConfigError
 
@@ -51,18 +51,18 @@ __all__ = [
 ]
 
 _PLACES = {
-    "AddConfig": ("pipeline.adding.options", "AddConfig"),
+    "AddConfig": ("pipeline.add.config", "AddConfig"),
     "ConfigError": ("schemas.errors", "ConfigError"),
-    "EvaluateConfig": ("controlnet.evaluator.settings", "EvaluateConfig"),
-    "GenerateConfig": ("pipeline.options", "GenerateConfig"),
+    "EvaluateConfig": ("controlnet.evaluator.config", "EvaluateConfig"),
+    "GenerateConfig": ("pipeline.config", "GenerateConfig"),
     "TrainConfig": ("controlnet.trainer.config", "TrainConfig"),
-    "add": ("pipeline.adding.launch", "add"),
+    "add": ("pipeline.add.add", "add"),
     "evaluate": ("controlset.evaluation", "run_evaluation"),
-    "generate": ("pipeline.launch", "generate"),
+    "generate": ("pipeline.generate", "generate"),
     "inspect": ("pipeline.inspection", "inspect_dataset"),
     "open": ("schemas.dataset", "open_dataset"),
     "train": ("controlset.training", "train"),
-    "verify": ("pipeline.verify", "verify_dataset"),
+    "verify": ("pipeline.verify.verify", "verify_dataset"),
 }
 
 

@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image
 
 from controlnet import nano
-from controlnet.evaluator.settings import EvaluateConfig
+from controlnet.evaluator.config import EvaluateConfig
 from controlnet.nano.scenes import SIZE_PX, draw, random_scene
 from controlnet.trainer import recipes
 from controlset.console import progress
-from pipeline.adding.options import AddConfig
-from pipeline.options import GenerateConfig
+from pipeline.add.config import AddConfig
+from pipeline.config import GenerateConfig
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
 from schemas.folder_lock import held
@@ -58,8 +58,8 @@ def demo(options: Demo) -> int:
 
 def _told_story(options: Demo) -> int:
     from controlset.evaluation import run_evaluation
-    from pipeline.adding.launch import add
-    from pipeline.launch import generate
+    from pipeline.add.add import add
+    from pipeline.generate import generate
 
     started_s = time.monotonic()
     shapes, data, run = (options.output / name for name in ("shapes", "dataset", "run"))

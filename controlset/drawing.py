@@ -15,9 +15,9 @@ from annotators.protocol import Annotation
 from annotators.registry import need_known_models, spec_from_record, weights_ready
 from annotators.runtime import Runtime, resolve_device
 from controlnet.architecture.sampling import SampleOptions
-from controlnet.evaluator.cells import RunPlace, places_of, told_by
+from controlnet.evaluator.models import DTYPES, Studio
+from controlnet.evaluator.runs import RunPlace, places_of, told_by
 from controlnet.evaluator.sampler import Request, Sampler, check_size
-from controlnet.evaluator.studio import DTYPES, Studio
 from controlset.commands.sample import SampleConfig
 from controlset.console import progress
 from controlset.parse import need

@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 
 from annotators.options import AnnotateConfig
 from controlnet import nano
-from pipeline.options import GenerateConfig
+from pipeline.config import GenerateConfig
 from schemas.errors import ConfigError
 
 _NOT_LITERAL = re.compile(r"[*?\[{]")

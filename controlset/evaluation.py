@@ -22,12 +22,12 @@ from annotators.registry import (
     weights_ready,
 )
 from annotators.runtime import Runtime, resolve_device
-from controlnet.evaluator.cells import places_of, told_by
+from controlnet.evaluator.config import EvaluateConfig
 from controlnet.evaluator.evaluate import OnProgress, Panel, evaluate
-from controlnet.evaluator.eye import Eye
-from controlnet.evaluator.scorers import scorer_of
-from controlnet.evaluator.scores import Seen
-from controlnet.evaluator.settings import EvaluateConfig
+from controlnet.evaluator.judge import Eye
+from controlnet.evaluator.metrics.base import Seen
+from controlnet.evaluator.metrics.registry import scorer_of
+from controlnet.evaluator.runs import places_of, told_by
 from controlset.configuration import option_kinds, typed
 from controlset.console import progress
 from controlset.extras import extras_of
@@ -201,10 +201,10 @@ def _draws_by_key(spec: Spec) -> bool:
 
 def _kornia() -> Eye:
     """Edges as ControlNet++ extracts them, from the samples and from the real pictures."""
-    from controlnet.evaluator import cnpp
+    from controlnet.evaluator.metrics import controlnet_plus_plus
 
     def look(pictures: Sequence[RgbU8], keys: Sequence[str]) -> list[Seen | None]:
-        return [cnpp.kornia_canny(picture) for picture in pictures]
+        return [controlnet_plus_plus.kornia_canny(picture) for picture in pictures]
 
     record = {"name": "kornia canny", "parameters": {"low": 0.1, "high": 0.2}}
     return Eye(record=record, look=look, by_key=False, from_pictures=True)

@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Sequence
 
 from controlnet.architecture.backbone import load_base
-from controlnet.evaluator.cells import places_of
-from controlnet.evaluator.clip_score import ClipScore
-from controlnet.evaluator.diversity import lpips_distance, rmse
-from controlnet.evaluator.extractors import inception, vae_features
+from controlnet.evaluator.config import EvaluateConfig
+from controlnet.evaluator.examples import Rows, load_rows
 from controlnet.evaluator.extras import Clip, Distance, Diversity, Extra, Words
-from controlnet.evaluator.rows import Rows, load_rows
-from controlnet.evaluator.settings import EvaluateConfig
-from controlnet.evaluator.studio import Studio
+from controlnet.evaluator.metrics.clip_score import ClipScore
+from controlnet.evaluator.metrics.diversity import lpips_distance, rmse
+from controlnet.evaluator.metrics.features import inception, vae_features
+from controlnet.evaluator.models import Studio
+from controlnet.evaluator.runs import places_of
 from controlnet.nano import base_folder
 from controlnet.nano.reading import parse_caption
 from schemas.pixels import RgbU8

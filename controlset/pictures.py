@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.decode import DecodeLimits, decode, open_source
+from pipeline.images.decode import DecodeLimits, decode, open_source
 from schemas.errors import ConfigError, Rejected
 from schemas.picture_headers import MOST_PIXELS
 from schemas.pictures import guarded

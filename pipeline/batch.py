@@ -14,12 +14,12 @@ from typing import Any
 from annotators.protocol import Annotation, Spec
 from pipeline.annotate import Eye, annotate, encode_map, stat_columns
 from pipeline.caption import add_captions
-from pipeline.decode import DecodedImage, DecodeLimits, decode
-from pipeline.encode import encode_image, is_lossless
-from pipeline.geometry import Geometry, apply_geometry, plan_geometry, smallest_useful_size
-from pipeline.imported import ImportedCondition, decode_map, encode_imported, fitted
+from pipeline.config import GenerateConfig
+from pipeline.images.decode import DecodedImage, DecodeLimits, decode
+from pipeline.images.encode import encode_image, is_lossless
+from pipeline.images.geometry import Geometry, apply_geometry, plan_geometry, smallest_useful_size
+from pipeline.images.imported_maps import ImportedCondition, decode_map, encode_imported, fitted
 from pipeline.job import Job
-from pipeline.options import GenerateConfig
 from pipeline.progress import Stopwatch
 from pipeline.sources import RawImage
 from schemas.border import border_of

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
-from pipeline.finish import PREVIEW_NAME
+from pipeline.output.finalize import PREVIEW_NAME
 from pipeline.progress import Tally
 from pipeline.reasons import ledger_facts
 from schemas.manifest import Manifest

@@ -14,8 +14,8 @@ from annotators.protocol import CaptionSpec, Spec, weights_of
 from annotators.registry import record_of, record_of_captioner
 from annotators.runtime import Runtime, resolve_device
 from annotators.weights import WeightsRecord
-from pipeline.imported import ImportedCondition
-from pipeline.options import GenerateConfig
+from pipeline.config import GenerateConfig
+from pipeline.images.imported_maps import ImportedCondition
 from pipeline.sources import SourceSpec
 from schemas.triple import SCHEMA_VERSION, Condition, triple_schema
 

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
-from pipeline import store
 from pipeline.batch import BatchResult, Read, make_batch
 from pipeline.job import BATCH_IMAGES, Job
+from pipeline.output.parquet import ParquetFileWriter, write_table
 from pipeline.plan import fingerprint, hash_of_references
 from pipeline.progress import TALLY, Stopwatch
 from pipeline.sources import RawImage, iter_reads
-from pipeline.workshop import Workshop
-from pipeline.write import ParquetFileWriter, write_table
+from pipeline.storage import store
+from pipeline.worker import Workshop
 from schemas.errors import ConfigError
 from schemas.ledger import CaptionCounts, ColumnCounts, joined_captions, joined_columns
 from schemas.manifest import MANIFEST_NAME, RECORDS_DIR, FileRecord, ShardRecord, read_record

@@ -10,13 +10,7 @@ from annotators.pose.keypoints import Person, as_column
 from annotators.pose.skeleton import drawn
 from annotators.protocol import Annotation, Annotator, HintMode
 from annotators.runtime import Precision, Runtime
-from annotators.weights import (
-    OPENPOSE_BODY,
-    OPENPOSE_FACE,
-    OPENPOSE_HAND,
-    Weights,
-    model,
-)
+from annotators.weights import OPENPOSE_BODY, OPENPOSE_FACE, OPENPOSE_HAND, Weights, model
 from schemas.errors import Reason, Rejected
 from schemas.pixels import RgbU8
 

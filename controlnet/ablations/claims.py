@@ -7,8 +7,8 @@ from typing import Literal
 from controlnet.ablations.config import AblationConfig
 from controlnet.ablations.marks import Groups, Look, difference
 from controlnet.ablations.quality import RESAMPLES
-from controlnet.evaluator.scores import RESAMPLES as RESAMPLES_OF_A_MEAN
-from controlnet.evaluator.scores import Aggregate, Estimate, mean
+from controlnet.evaluator.metrics.base import RESAMPLES as RESAMPLES_OF_A_MEAN
+from controlnet.evaluator.metrics.base import Aggregate, Estimate, mean
 
 Looks = Mapping[str, Mapping[int, Look]]
 """Variant -> step -> look."""

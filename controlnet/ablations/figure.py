@@ -11,7 +11,7 @@ from matplotlib.figure import Figure, SubFigure
 from controlnet.ablations.bench import Bench
 from controlnet.ablations.results import Row, Table
 from controlnet.ablations.runs import load_base_look, load_look
-from controlnet.evaluator.scores import Estimate
+from controlnet.evaluator.metrics.base import Estimate
 from schemas.pixels import RgbU8
 from schemas.writing import replacing
 

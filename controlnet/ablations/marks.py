@@ -9,7 +9,7 @@ from controlnet.ablations.bench import Bench
 from controlnet.ablations.config import AblationConfig
 from controlnet.ablations.quality import distance_to, estimate_distance, latent_features
 from controlnet.ablations.runs import load_base_look, load_look
-from controlnet.evaluator.scores import (
+from controlnet.evaluator.metrics.base import (
     Aggregate,
     Estimate,
     estimate,

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from controlnet.architecture.backbone import Base
-from controlnet.evaluator.fidelity import frechet_distance
-from controlnet.evaluator.scores import Aggregate, Estimate
+from controlnet.evaluator.metrics.base import Aggregate, Estimate
+from controlnet.evaluator.metrics.fid_kid import frechet_distance
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
 from schemas.pictures import of_row

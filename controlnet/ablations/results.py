@@ -8,7 +8,7 @@ from controlnet.ablations.claims import Claim
 from controlnet.ablations.config import AblationConfig
 from controlnet.ablations.marks import Score
 from controlnet.ablations.quality import PROTOCOL
-from controlnet.evaluator.scores import Estimate
+from controlnet.evaluator.metrics.base import Estimate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

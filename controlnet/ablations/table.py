@@ -14,13 +14,7 @@ from controlnet.ablations.figure import draw_figure
 from controlnet.ablations.marks import Look, Marker, Score
 from controlnet.ablations.quality import real_features
 from controlnet.ablations.results import Row, Table, plain
-from controlnet.ablations.runs import (
-    Tell,
-    claim_table,
-    costs_of,
-    losses_of,
-    make_all,
-)
+from controlnet.ablations.runs import Tell, claim_table, costs_of, losses_of, make_all
 from controlnet.ablations.variants import VARIANTS, Variant
 from controlnet.ablations.words import markdown
 from controlnet.trainer.judge import Judge

@@ -2,7 +2,7 @@
 
 from controlnet.ablations.quality import PROTOCOL
 from controlnet.ablations.results import Row, Table
-from controlnet.evaluator.scores import Estimate
+from controlnet.evaluator.metrics.base import Estimate
 
 _MARKS = {"yes": "✔", "no": "✘", "not decided": "?"}
 _PAPERS_RATE = 1e-5

@@ -10,12 +10,7 @@ from torch import Tensor
 from controlnet.architecture.backbone import Base, scheduler
 from controlnet.architecture.control import ControlNet
 from controlnet.architecture.prompts import Embedded
-from controlnet.architecture.residuals import (
-    Residuals,
-    guess_weights,
-    resolution_weights,
-    summed,
-)
+from controlnet.architecture.residuals import Residuals, guess_weights, resolution_weights, summed
 from controlnet.architecture.unet import Prompt, predict
 from schemas.errors import ConfigError
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from controlnet.evaluator.claim import RESULT
-from controlnet.evaluator.scores import Measure
-from controlnet.evaluator.tally import Scored
+from controlnet.evaluator.metrics.base import Measure
+from controlnet.evaluator.score_table import Scored
 from schemas.documents import with_digest
 from schemas.writing import write_json
 

@@ -15,20 +15,20 @@ import accelerate
 from accelerate.utils import gather_object
 
 from controlnet.architecture.control_files import weights_of
-from controlnet.evaluator.cells import RunPlace, cells_of, places_of
 from controlnet.evaluator.claim import claim_folder
+from controlnet.evaluator.config import EvaluateConfig
 from controlnet.evaluator.document import write_document
+from controlnet.evaluator.examples import load_rows
 from controlnet.evaluator.extras import Extra
-from controlnet.evaluator.eye import Eye
-from controlnet.evaluator.gallery import Gallery, fill
+from controlnet.evaluator.judge import Eye
+from controlnet.evaluator.metrics.base import Measure, Scorer
+from controlnet.evaluator.models import Studio, floors_of, record_of_run
 from controlnet.evaluator.protocol import hardware, protocol_of, software
 from controlnet.evaluator.result import PICTURES, Findings, files_of, result_of
-from controlnet.evaluator.rows import load_rows
+from controlnet.evaluator.runs import RunPlace, cells_of, places_of
+from controlnet.evaluator.samples import Gallery, fill
 from controlnet.evaluator.score import Bench
-from controlnet.evaluator.scores import Measure, Scorer
-from controlnet.evaluator.settings import EvaluateConfig
-from controlnet.evaluator.studio import Studio, floors_of, record_of_run
-from controlnet.evaluator.tally import Scored, write_scores
+from controlnet.evaluator.score_table import Scored, write_scores
 from controlnet.trainer.devices import is_first_process, wants_cpu
 from schemas.documents import digest_of
 from schemas.file_names import file_name

@@ -5,11 +5,11 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from controlnet.evaluator.clip_score import ClipScore
-from controlnet.evaluator.diversity import pairwise
-from controlnet.evaluator.extractors import Extractor
-from controlnet.evaluator.fidelity import frechet_distance, kernel_distance
-from controlnet.evaluator.scores import Measure
+from controlnet.evaluator.metrics.base import Measure
+from controlnet.evaluator.metrics.clip_score import ClipScore
+from controlnet.evaluator.metrics.diversity import pairwise
+from controlnet.evaluator.metrics.features import Extractor
+from controlnet.evaluator.metrics.fid_kid import frechet_distance, kernel_distance
 from controlnet.nano.reading import text_scores
 from schemas.pixels import RgbU8
 

@@ -8,11 +8,11 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from controlnet.evaluator.eye import Eye
-from controlnet.evaluator.gallery import CODEC
-from controlnet.evaluator.rows import Rows
-from controlnet.evaluator.scores import RESAMPLES, Estimate, Scorer
-from controlnet.evaluator.settings import EvaluateConfig
+from controlnet.evaluator.config import EvaluateConfig
+from controlnet.evaluator.examples import Rows
+from controlnet.evaluator.judge import Eye
+from controlnet.evaluator.metrics.base import RESAMPLES, Estimate, Scorer
+from controlnet.evaluator.samples import CODEC
 from schemas.errors import ConfigError
 from schemas.machine import cores, memory_bytes
 

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from controlnet.evaluator.cells import Cell, RunPlace
+from controlnet.evaluator.config import EvaluateConfig
 from controlnet.evaluator.document import chosen_places, measure_records
-from controlnet.evaluator.eye import Eye
-from controlnet.evaluator.gallery import Gallery
+from controlnet.evaluator.examples import Row, Rows
+from controlnet.evaluator.judge import Eye
+from controlnet.evaluator.metrics.base import Measure
 from controlnet.evaluator.protocol import plain
-from controlnet.evaluator.rows import Row, Rows
-from controlnet.evaluator.scores import Measure
-from controlnet.evaluator.settings import EvaluateConfig
-from controlnet.evaluator.tally import Scored, difference
+from controlnet.evaluator.runs import Cell, RunPlace
+from controlnet.evaluator.samples import Gallery
+from controlnet.evaluator.score_table import Scored, difference
 from schemas.dataset import open_dataset
 from schemas.file_names import file_name
 from schemas.plain_files import file_digest

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from controlnet.evaluator.examples import Row, Rows
 from controlnet.evaluator.extras import Extra
-from controlnet.evaluator.eye import Eye
-from controlnet.evaluator.gallery import Gallery
-from controlnet.evaluator.rows import Row, Rows
-from controlnet.evaluator.scores import Scorer, Seen
-from controlnet.evaluator.tally import Scored
+from controlnet.evaluator.judge import Eye
+from controlnet.evaluator.metrics.base import Scorer, Seen
+from controlnet.evaluator.samples import Gallery
+from controlnet.evaluator.score_table import Scored
 from schemas.pixels import RgbU8
 
 _AT_ONCE = 16

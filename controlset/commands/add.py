@@ -10,7 +10,7 @@ from controlnet import nano
 from controlset import early
 from controlset.interrupt import leaving_at_once, load_arrow
 from controlset.parse import parse
-from pipeline.adding.options import AddConfig
+from pipeline.add.config import AddConfig
 from schemas.printable import say
 
 COMMAND = "controlset add"
@@ -47,11 +47,11 @@ def run(arguments: Sequence[str]) -> int:
         early.need_conditions(config.with_seed_of({}))
         if config.latents is not None:
             early.need_paths("--latents", [config.latents], "a base in diffusers' format")
-        from pipeline.adding import launch
+        from pipeline.add import add
 
         load_arrow()
     if config.dry_run:
-        say(*launch.dry_run(config).split("\n"))
+        say(*add.dry_run(config).split("\n"))
     else:
-        launch.add(config, show=True)
+        add.add(config, show=True)
     return 0

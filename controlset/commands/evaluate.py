@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from controlnet.evaluator.settings import EvaluateConfig
+from controlnet.evaluator.config import EvaluateConfig
 from controlset import early
 from controlset.interrupt import leaving_at_once, load_arrow
 from controlset.parse import parse, plain

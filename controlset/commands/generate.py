@@ -9,7 +9,7 @@ import tyro
 from controlset import early
 from controlset.interrupt import leaving_at_once, load_arrow
 from controlset.parse import flags_of, misspelt, need, parse_known, plain, unknown_argument
-from pipeline.options import GenerateConfig
+from pipeline.config import GenerateConfig
 from schemas.errors import ConfigError
 from schemas.printable import say
 
@@ -40,13 +40,13 @@ def run(arguments: Sequence[str]) -> int:
         early.need_source(config.source)
         early.need_output(config.output)
         early.need_recipe(config)
-        from pipeline import launch
+        from pipeline import generate
 
         load_arrow()
     if config.dry_run:
-        say(*launch.dry_run(config).split("\n"))
+        say(*generate.dry_run(config).split("\n"))
     else:
-        launch.generate(config, show=True)
+        generate.generate(config, show=True)
     return 0
 
 
@@ -91,7 +91,7 @@ def _check_beam_knows(unknown: Sequence[str]) -> None:
         kind._add_argparse_args(parser)  # Beam's own hook for declaring options
     known, left = parser.parse_known_args(list(unknown))
     if left and str(known.runner).lower() == "portablerunner" and known.job_endpoint:
-        from pipeline.portable import unknown_to
+        from pipeline.runners.portable import unknown_to
 
         left = unknown_to(known.job_endpoint, left)
     if left:

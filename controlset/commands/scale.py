@@ -143,7 +143,7 @@ def _figures(options: _Options) -> Figures:
         return shipped() if options.figures is None else read(options.figures)
     with leaving_at_once("scale"):
         from controlset.console import progress
-        from pipeline.options import GenerateConfig
+        from pipeline.config import GenerateConfig
         from pipeline.scale.pilot import measure
 
         load_arrow()

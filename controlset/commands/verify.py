@@ -57,7 +57,7 @@ def run(arguments: Sequence[str]) -> int:
     with leaving_at_once("verify"):
         from annotators.runtime import Runtime
         from controlset.console import progress, results
-        from pipeline.verify import print_verification, verify_dataset
+        from pipeline.verify.verify import print_verification, verify_dataset
 
     with progress("verifying") as advance:
         report = verify_dataset(

@@ -12,7 +12,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.pages import shortened, visible
+from pipeline.output.pages import shortened, visible
 from schemas.writing import replacing, writing
 
 WIDTH_IN, DPI = 4.6, 200

@@ -9,7 +9,7 @@ import numpy as np
 from controlset.report.gather import read_rgb
 from controlset.report.records import PictureView, Sample
 from controlset.report.words import plain
-from pipeline.pages import MapForm, data_uri, map_thumbnail, photo_jpeg
+from pipeline.output.pages import MapForm, data_uri, map_thumbnail, photo_jpeg
 from schemas.errors import Rejected
 from schemas.pictures import read_picture
 

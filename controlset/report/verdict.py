@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from controlset.report.records import Evaluation, PictureView, Value
 from controlset.report.words import interval, places_of, said
-from pipeline.pages import percent
+from pipeline.output.pages import percent
 
 HALF_WAY = 0.5
 RULE = (

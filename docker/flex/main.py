@@ -4,8 +4,8 @@ import os
 import sys
 
 from controlset.commands.generate import parse_config
-from pipeline.flex import arguments_of
-from pipeline.launch import submit
+from pipeline.generate import submit
+from pipeline.runners.flex_template import arguments_of
 from schemas.errors import ConfigError
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What is wrong with a data set, before anyone trains on it: `controlset inspect`."""
 
-from pipeline.inspection.model import Flag, Inspection
+from pipeline.inspection.inspect import inspect_dataset
+from pipeline.inspection.records import Flag, Inspection
 from pipeline.inspection.report import render_inspection
-from pipeline.inspection.scan import inspect_dataset
 from pipeline.inspection.terminal import print_inspection
 
 __all__ = ["Flag", "Inspection", "inspect_dataset", "print_inspection", "render_inspection"]

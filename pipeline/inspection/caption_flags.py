@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from pipeline.inspection.captions import REPETITION_LIMIT, TOKEN_LIMIT
 from pipeline.inspection.draft import AGAIN, Draft, wishes_for
-from pipeline.inspection.scalars import Scalars
-from pipeline.pages import plural
+from pipeline.inspection.small_columns import Scalars
+from pipeline.output.pages import plural
 
 _REPEAT_SHARE = 0.05
 _OPENING_SHARE = 0.5

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.inspection.model import Captions, CaptionSource, histogram
+from pipeline.inspection.records import Captions, CaptionSource, histogram
 
 TOKEN_LIMIT = 77
 """Of CLIP's text encoders, start and end token included; what is beyond has no effect."""

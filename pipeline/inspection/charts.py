@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 import markupsafe
 
-from pipeline.inspection.model import Histogram
-from pipeline.pages import number
+from pipeline.inspection.records import Histogram
+from pipeline.output.pages import number
 
 _WIDTH, _HEIGHT = 360, 132
 _LEFT, _BOTTOM, _TOP = 4, 22, 16

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from pipeline.inspection.members import EXAMPLES, Wish
-from pipeline.inspection.model import Flag, Member, Severity
+from pipeline.inspection.examples import EXAMPLES, Wish
+from pipeline.inspection.records import Flag, Member, Severity
 
 AGAIN = "then run controlset generate again"
 

@@ -8,12 +8,12 @@ from pipeline.inspection.caption_flags import caption_flags
 from pipeline.inspection.draft import AGAIN, Draft, wishes_for
 from pipeline.inspection.map_flags import map_flags
 from pipeline.inspection.measure import FLAT_DEVIATION, GREY_SPREAD
-from pipeline.inspection.model import Captions
 from pipeline.inspection.pixels import Pixels
-from pipeline.inspection.scalars import Scalars
+from pipeline.inspection.records import Captions
 from pipeline.inspection.scene_flags import scene_flags
+from pipeline.inspection.small_columns import Scalars
 from pipeline.inspection.summary import enlarged_rows
-from pipeline.pages import percent, plural
+from pipeline.output.pages import percent, plural
 from schemas.border import BORDER_COLUMNS
 from schemas.manifest import Manifest
 

@@ -8,8 +8,8 @@ import numpy as np
 from pipeline.inspection.draft import AGAIN, Draft, wishes_for
 from pipeline.inspection.leak import LEAK_LIMIT
 from pipeline.inspection.pixels import Pixels
-from pipeline.inspection.scalars import Scalars
-from pipeline.pages import percent, plural
+from pipeline.inspection.small_columns import Scalars
+from pipeline.output.pages import percent, plural
 
 BLANK_SHARE = 0.001
 """A map with fewer pixels that are not zero is blank, and so is one of a single tone."""

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 import markupsafe
 
 from pipeline.inspection.charts import bars
+from pipeline.inspection.examples import EXAMPLES
 from pipeline.inspection.leak import LEAK_LIMIT
-from pipeline.inspection.members import EXAMPLES
-from pipeline.inspection.model import ConditionFacts, Histogram, Inspection, Member
+from pipeline.inspection.records import ConditionFacts, Histogram, Inspection, Member
 from pipeline.inspection.scene_flags import FEW_JOINTS, NARROW_RANGE
-from pipeline.pages import data_uri, number, percent, shortened, templates
+from pipeline.output.pages import data_uri, number, percent, shortened, templates
 from pipeline.reasons import ledger_facts
 
 _GROUPS = 12

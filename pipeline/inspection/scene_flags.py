@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.inspection.draft import AGAIN, Draft, wishes_for
-from pipeline.inspection.scalars import People, Scalars
-from pipeline.pages import plural
+from pipeline.inspection.small_columns import People, Scalars
+from pipeline.output.pages import plural
 
 NARROW_RANGE = 0.05
 """Of the set's median range. A map is stretched over its own range, so a wall's noise looks as deep

@@ -8,7 +8,8 @@ import numpy as np
 
 from pipeline.inspection.map_flags import density_limits
 from pipeline.inspection.measure import FLAT_DEVIATION, GREY_SPREAD
-from pipeline.inspection.model import (
+from pipeline.inspection.pixels import Pixels
+from pipeline.inspection.records import (
     Captions,
     ColumnFacts,
     ConditionFacts,
@@ -20,9 +21,8 @@ from pipeline.inspection.model import (
     histogram,
     whole_histogram,
 )
-from pipeline.inspection.pixels import Pixels
-from pipeline.inspection.scalars import Scalars, number_stats
 from pipeline.inspection.scene_flags import depth_range
+from pipeline.inspection.small_columns import Scalars, number_stats
 from pipeline.reasons import advice_for
 from schemas.dataset import Dataset
 

@@ -6,8 +6,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.inspection.model import Captions, ConditionFacts, Histogram, Inspection, Member
-from pipeline.pages import is_share, number, percent, plural, shortened, size
+from pipeline.inspection.records import Captions, ConditionFacts, Histogram, Inspection, Member
+from pipeline.output.pages import is_share, number, percent, plural, shortened, size
 from pipeline.reasons import ledger_facts
 from schemas.printable import printable
 from schemas.terminal import Terminal

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from scipy.optimize import nnls
 
+from pipeline.config import GenerateConfig
+from pipeline.generate import generate, list_here, resolve
 from pipeline.job import BATCH_IMAGES
-from pipeline.launch import generate, list_here, resolve
-from pipeline.options import GenerateConfig
 from pipeline.packing import Packer
 from pipeline.progress import TALLY
 from pipeline.scale.cost import CAPTION

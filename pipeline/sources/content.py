@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Callable
 
-from pipeline.sources import files, names
+from pipeline.sources import names
+from pipeline.storage import files
 from schemas.errors import Rejected
 from schemas.ledger import Ignored
 from schemas.records import Place
@@ -30,7 +31,7 @@ class FirstBytes:
             return Ignored.UNREAD_FORMAT
         if suffix in names.PLAIN_SUFFIXES or self._misses[suffix] >= _MOST_MISSES:
             return Ignored.NOT_A_PICTURE
-        from pipeline.formats import looks_like_picture  # imports Pillow
+        from pipeline.images.formats import looks_like_picture
 
         if looks_like_picture(head()):
             return None

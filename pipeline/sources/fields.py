@@ -4,8 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.sources import captions, files
+from pipeline.sources import captions
 from pipeline.sources.spec import SourceSpec
+from pipeline.storage import files
 from schemas.columns import bounded
 from schemas.errors import Rejected
 from schemas.records import ImageRef, Place

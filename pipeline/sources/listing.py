@@ -7,13 +7,13 @@ from typing import Any
 from pipeline.sources import captions, fields, names, tables
 from pipeline.sources.captions import Caption
 from pipeline.sources.content import FirstBytes, head_of_file
-from pipeline.sources.files import walk
-from pipeline.sources.folder import Folder
 from pipeline.sources.notes import Notes
 from pipeline.sources.pairs import Pairs
 from pipeline.sources.spec import Container, Selection, SourceKind, SourceSpec, mixture
 from pipeline.sources.splits import Splits
 from pipeline.sources.tables import CaptionTable
+from pipeline.storage.files import walk
+from pipeline.storage.folder import Folder
 from schemas.errors import Reason
 from schemas.ledger import Ignored, Unused
 from schemas.records import CaptionFile, ImageRef, Place, Problem, key_of, printable

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pipeline.sources import files, names
+from pipeline.sources import names
+from pipeline.storage import files
 from schemas.errors import ConfigError, Reason, Rejected
 from schemas.ledger import Unused
 from schemas.records import ImageRef, Place, printable

@@ -9,13 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.sources import captions, files
+from pipeline.sources import captions
 from pipeline.sources.captions import Caption, Reading
 from pipeline.sources.columns import caption_column, image_column
 from pipeline.sources.listing import problem_ref
 from pipeline.sources.notes import Notes
 from pipeline.sources.pages import measure_pages
 from pipeline.sources.spec import Container, RawImage, SourceSpec
+from pipeline.storage import files
 from schemas.columns import bounded_items, kind_of
 from schemas.errors import Reason, Rejected
 from schemas.footers import check_footer

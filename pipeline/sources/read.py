@@ -5,11 +5,12 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
-from pipeline.sources import captions, fields, files
+from pipeline.sources import captions, fields
 from pipeline.sources.listing import list_source
 from pipeline.sources.notes import Notes
 from pipeline.sources.pairs import read_maps
 from pipeline.sources.spec import Container, RawImage, SourceKind, SourceSpec
+from pipeline.storage import files
 from schemas.records import ImageRef
 
 

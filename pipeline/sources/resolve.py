@@ -11,14 +11,15 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from pipeline.options import GenerateConfig
-from pipeline.sources import files, names
+from pipeline.config import GenerateConfig
+from pipeline.sources import names
 from pipeline.sources.content import FirstBytes, head_of_file
 from pipeline.sources.listing import list_source
 from pipeline.sources.pairing import parse_pairings
 from pipeline.sources.pairs import check_pairings
 from pipeline.sources.spec import Container, Selection, SourceKind, SourceSpec, mixture
 from pipeline.sources.splits import split_of
+from pipeline.storage import files
 from schemas.errors import ConfigError, Rejected
 from schemas.manifest import MANIFEST_NAME
 from schemas.records import Place, printable

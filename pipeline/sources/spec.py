@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.options import CaptionList, SourceCaption, SourceSplit
+from pipeline.config import CaptionList, SourceCaption, SourceSplit
 from pipeline.sources import names
 from pipeline.sources.pairing import Pairing
 from schemas.errors import ConfigError, Rejected

@@ -11,12 +11,13 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pipeline.sources import captions, files, names
+from pipeline.sources import captions, names
 from pipeline.sources.captions import Caption
 from pipeline.sources.fields import kept_in
-from pipeline.sources.folder import Folder
 from pipeline.sources.notes import Notes
 from pipeline.sources.spec import Selection, SourceSpec
+from pipeline.storage import files
+from pipeline.storage.folder import Folder
 from schemas.columns import kind_of
 from schemas.errors import ConfigError, Rejected
 from schemas.ledger import Ignored, Unused

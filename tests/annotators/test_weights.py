@@ -22,8 +22,8 @@ from annotators.weights import (
     model,
     record_of_weights,
 )
-from pipeline import launch
-from pipeline.options import GenerateConfig
+from pipeline import generate
+from pipeline.config import GenerateConfig
 from schemas.errors import ConfigError
 from tests.annotators.fake_hub import cached, fake_hub
 
@@ -202,7 +202,7 @@ def test_missing_weights_are_one_error_before_anything_is_read_or_written(
 ):
     (tmp_path / "photos").mkdir()
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "photos" / "a.png")
-    monkeypatch.setattr(launch, "run_graph", lambda *_: pytest.fail("the graph was run"))
+    monkeypatch.setattr(generate, "run_graph", lambda *_: pytest.fail("the graph was run"))
     config = GenerateConfig(
         source=str(tmp_path / "photos"),
         output=str(tmp_path / "out"),
@@ -212,7 +212,7 @@ def test_missing_weights_are_one_error_before_anything_is_read_or_written(
         offline=True,
     )
     with pytest.raises(ConfigError) as error:
-        launch.generate(config)
+        generate.generate(config)
     assert str(error.value) == (
         "weights: need ControlNetHED.pth (lllyasviel/Annotators), about 29 MB, licence: "
         "Apache-2.0; table5_pidinet.pth (lllyasviel/Annotators), about 3 MB, licence: research "

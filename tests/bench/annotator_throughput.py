@@ -3,7 +3,7 @@
     python -m tests.bench.annotator_throughput [hed softedge ...] [--rounds 5] [--batches 4]
 
 Both sides have the same random weights, 512x512 photographs and two threads: controlnet-aux one
-image at a time with `torch.set_num_threads(2)`; ours as pipeline/workshop.py runs it, two threads
+image at a time with `torch.set_num_threads(2)`; ours as pipeline/worker.py runs it, two threads
 with batches of 8 images. Sides take turns, each in a process of its own, so that neither settings
 nor a drift of the machine's speed favour one of them; ratios are taken round by round.
 """

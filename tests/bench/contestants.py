@@ -24,8 +24,8 @@ QUALITY = 95
 
 def run_controlset(photographs: Path, output: Path) -> tuple[int, float]:
     """`controlset generate`, as the command line runs it."""
-    from pipeline.launch import generate
-    from pipeline.options import GenerateConfig
+    from pipeline.config import GenerateConfig
+    from pipeline.generate import generate
     from pipeline.progress import TALLY
 
     config = GenerateConfig(
@@ -101,9 +101,9 @@ def _loop_rows(files: list[Path]) -> Iterator[dict[str, Any]]:
     import numpy as np
 
     from annotators.canny import canny
-    from pipeline.decode import DecodeLimits, decode
-    from pipeline.encode import encode_image
-    from pipeline.geometry import apply_geometry, plan_geometry, smallest_useful_size
+    from pipeline.images.decode import DecodeLimits, decode
+    from pipeline.images.encode import encode_image
+    from pipeline.images.geometry import apply_geometry, plan_geometry, smallest_useful_size
     from schemas.pixels import decode_stored_rgb, encode_bilevel_png
 
     limits = DecodeLimits(max_pixels=100_000_000, min_side=RESOLUTION // 2, max_aspect=4.0)

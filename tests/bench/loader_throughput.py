@@ -19,8 +19,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from pipeline.launch import generate
-from pipeline.options import GenerateConfig
+from pipeline.config import GenerateConfig
+from pipeline.generate import generate
 from schemas.dataset import open_dataset
 from tests.bench.corpus import make_corpus
 from tests.bench.generate_throughput import machine, spread

@@ -54,8 +54,8 @@ def run_once(parts: tuple[str, ...], photographs: Path, weights: Path, output: P
 
 def generate_parts(parts: list[str], photographs: str, weights: str, output: str) -> float:
     """Generate in this process; the seconds of work."""
-    from pipeline.launch import generate
-    from pipeline.options import GenerateConfig
+    from pipeline.config import GenerateConfig
+    from pipeline.generate import generate
     from pipeline.progress import TALLY
 
     generate(

@@ -19,9 +19,9 @@ from pathlib import Path
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from pipeline.config import GenerateConfig
+from pipeline.generate import LOCAL_RUNNER
 from pipeline.job import Job
-from pipeline.launch import LOCAL_RUNNER
-from pipeline.options import GenerateConfig
 from pipeline.plan import PlanShards
 from pipeline.sources import SourceKind, SourceSpec
 from schemas.records import ImageRef, Place, ShardPlan, key_of

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from annotators.options import configured
-from pipeline.options import GenerateConfig
+from pipeline.config import GenerateConfig
 from pipeline.scale.cost import CAPTION
 from pipeline.scale.figures import shipped
 from pipeline.scale.pilot import measure

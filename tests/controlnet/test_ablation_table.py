@@ -18,7 +18,7 @@ from controlnet.ablations.quality import distance_to, estimate_distance, latent_
 from controlnet.ablations.table import ablate
 from controlnet.ablations.variants import VARIANTS
 from controlnet.architecture.backbone import load_base
-from controlnet.evaluator.scores import Estimate, mean
+from controlnet.evaluator.metrics.base import Estimate, mean
 from controlnet.trainer.judge import Judge
 from controlnet.trainer.train import Outcome
 from schemas.errors import ConfigError

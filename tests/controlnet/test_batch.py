@@ -17,16 +17,11 @@ from controlnet.trainer.batch import StoredRow, decode_image, decode_map
 from controlnet.trainer.draws import DrawOptions, draw
 from controlnet.trainer.index import scan
 from controlnet.trainer.loader import Loader
-from pipeline.encode import encode_image
+from pipeline.images.encode import encode_image
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
 from schemas.latents import LatentInfo
-from schemas.pixels import (
-    decode_stored_map,
-    decode_stored_rgb,
-    encode_bilevel_png,
-    encode_map_png,
-)
+from schemas.pixels import decode_stored_map, decode_stored_rgb, encode_bilevel_png, encode_map_png
 from schemas.records import key_of
 from tests.pipeline.every_kind import EVERY_KIND, person, row_of_every_kind
 from tests.pipeline.handmade import encoded, photograph, row_of, without_map, write_dataset

@@ -15,7 +15,7 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from controlnet.evaluator.clip_score import ClipScore
+from controlnet.evaluator.metrics.clip_score import ClipScore
 from controlnet.nano.words import TOKENS, write_tokenizer
 from schemas.errors import ConfigError
 from tests.controlnet.tiny_bases import one_thread  # noqa: F401

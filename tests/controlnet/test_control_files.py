@@ -7,12 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from controlnet.architecture.backbone import (
-    fingerprint,
-    fits,
-    load_base,
-    new_control,
-)
+from controlnet.architecture.backbone import fingerprint, fits, load_base, new_control
 from controlnet.architecture.control_files import load_control
 from schemas.errors import ConfigError
 from tests.controlnet.tiny_bases import (

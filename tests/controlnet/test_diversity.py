@@ -10,7 +10,7 @@ import pytest
 import torch
 import torchvision
 
-from controlnet.evaluator.diversity import BACKBONE, lpips_distance, pairwise, rmse
+from controlnet.evaluator.metrics.diversity import BACKBONE, lpips_distance, pairwise, rmse
 from schemas.errors import ConfigError
 from tests.controlnet.tiny_bases import one_thread  # noqa: F401
 

@@ -8,7 +8,7 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torchmetrics.image.fid import _compute_fid
 from torchmetrics.image.kid import poly_mmd
 
-from controlnet.evaluator.fidelity import frechet_distance, kernel_distance
+from controlnet.evaluator.metrics.fid_kid import frechet_distance, kernel_distance
 
 
 def clouds(real, fake, features, *, seed=0):

@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from controlnet.trainer.index import scan
-from pipeline.launch import generate
-from pipeline.options import GenerateConfig
+from pipeline.config import GenerateConfig
+from pipeline.generate import generate
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
 from schemas.latents import LatentInfo

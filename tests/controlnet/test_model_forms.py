@@ -7,13 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from controlnet.architecture.backbone import (
-    fingerprint,
-    fits,
-    load_base,
-    scheduler,
-    vae_sha256,
-)
+from controlnet.architecture.backbone import fingerprint, fits, load_base, scheduler, vae_sha256
 from controlnet.architecture.control_files import find_control, load_control
 from controlnet.export import export
 from schemas.errors import ConfigError

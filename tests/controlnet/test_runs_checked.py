@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from controlnet.architecture.backbone import load_base, scheduler
 from controlnet.architecture.control_files import load_control
-from controlnet.evaluator.cells import places_of, told_by
+from controlnet.evaluator.config import EvaluateConfig
+from controlnet.evaluator.models import Studio
+from controlnet.evaluator.runs import places_of, told_by
 from controlnet.evaluator.sampler import Request
-from controlnet.evaluator.settings import EvaluateConfig
-from controlnet.evaluator.studio import Studio
 from controlnet.trainer.checkpoint import find_checkpoint, last_checkpoint
 from controlnet.trainer.index import scan, without
 from controlnet.trainer.log import read_journal
@@ -132,7 +132,7 @@ def test_pure_noise_is_where_a_run_with_zero_terminal_snr_is_sampled_from(tmp_pa
 def drawn(run, **changes):
     (place,) = places_of([str(run)])
     config = EvaluateConfig(run=(str(run),), data="-", output="-", steps=2, **changes).resolved()
-    from controlnet.evaluator.cells import cells_of
+    from controlnet.evaluator.runs import cells_of
 
     (cell,) = cells_of([place], config)
     hint = np.zeros((64, 64), np.uint8)

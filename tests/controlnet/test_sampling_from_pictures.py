@@ -11,13 +11,7 @@ from diffusers import (
 )
 
 from controlnet.architecture.backbone import load_base, scheduler
-from controlnet.architecture.sampling import (
-    SCHEDULERS,
-    Painted,
-    SampleOptions,
-    Steering,
-    denoise,
-)
+from controlnet.architecture.sampling import SCHEDULERS, Painted, SampleOptions, Steering, denoise
 from tests.controlnet.test_sampling import HEIGHT, PROMPTS, STEPS, WIDTH, batch, levels_apart
 from tests.controlnet.tiny_bases import (
     base_folder,

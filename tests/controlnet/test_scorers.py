@@ -7,15 +7,15 @@ import pytest
 import torch
 from kornia.filters import canny
 
-from controlnet.evaluator.cnpp import kornia_canny
-from controlnet.evaluator.depth_scores import DepthScorer
-from controlnet.evaluator.edges import EdgeScorer
-from controlnet.evaluator.normal_scores import NormalScorer
-from controlnet.evaluator.pose_scores import PoseScorer
-from controlnet.evaluator.scorers import scorer_of
-from controlnet.evaluator.scores import Scorer, Seen
-from controlnet.evaluator.segmentation_scores import SegmentationScorer
-from controlnet.evaluator.similarity import SimilarityScorer
+from controlnet.evaluator.metrics.base import Scorer, Seen
+from controlnet.evaluator.metrics.controlnet_plus_plus import kornia_canny
+from controlnet.evaluator.metrics.depth import DepthScorer
+from controlnet.evaluator.metrics.edges import EdgeScorer
+from controlnet.evaluator.metrics.normal import NormalScorer
+from controlnet.evaluator.metrics.pose import PoseScorer
+from controlnet.evaluator.metrics.registry import scorer_of
+from controlnet.evaluator.metrics.segmentation import SegmentationScorer
+from controlnet.evaluator.metrics.similarity import SimilarityScorer
 from schemas.errors import ConfigError
 
 PALETTE = np.array([(0, 0, 0), (255, 255, 255)], np.uint8)

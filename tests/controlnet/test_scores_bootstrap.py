@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from controlnet.evaluator.pose_scores import share
-from controlnet.evaluator.scores import estimate, estimate_difference, mean
+from controlnet.evaluator.metrics.base import estimate, estimate_difference, mean
+from controlnet.evaluator.metrics.pose import share
 
 
 def groups_of(values):

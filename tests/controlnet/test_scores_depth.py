@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from controlnet.evaluator.depth_scores import DepthScorer, aligned, legacy_rmse
-from controlnet.evaluator.scores import Seen
+from controlnet.evaluator.metrics.base import Seen
+from controlnet.evaluator.metrics.depth import DepthScorer, aligned, legacy_rmse
 
 STEP = np.array([[0, 0, 255, 255]], np.uint8)
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from controlnet.evaluator.edges import EdgeScorer, edge_f1, precision_recall
-from controlnet.evaluator.scores import Seen
+from controlnet.evaluator.metrics.base import Seen
+from controlnet.evaluator.metrics.edges import EdgeScorer, edge_f1, precision_recall
 
 NOTHING = np.zeros((9, 12), np.uint8)
 

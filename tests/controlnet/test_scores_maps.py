@@ -8,11 +8,11 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
-from controlnet.evaluator.depth_scores import DepthScorer, aligned, legacy_rmse
-from controlnet.evaluator.normal_scores import NormalScorer, angles_deg
-from controlnet.evaluator.scores import Seen
-from controlnet.evaluator.segmentation_scores import SegmentationScorer, classes_of, pooled_iou
-from controlnet.evaluator.similarity import BETAS, SimilarityScorer, betas_of, ms_ssim, ssim
+from controlnet.evaluator.metrics.base import Seen
+from controlnet.evaluator.metrics.depth import DepthScorer, aligned, legacy_rmse
+from controlnet.evaluator.metrics.normal import NormalScorer, angles_deg
+from controlnet.evaluator.metrics.segmentation import SegmentationScorer, classes_of, pooled_iou
+from controlnet.evaluator.metrics.similarity import BETAS, SimilarityScorer, betas_of, ms_ssim, ssim
 
 RNG = np.random.default_rng(5)
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from controlnet.evaluator.normal_scores import NormalScorer, angles_deg
-from controlnet.evaluator.scores import Seen
+from controlnet.evaluator.metrics.base import Seen
+from controlnet.evaluator.metrics.normal import NormalScorer, angles_deg
 
 NONE = (128, 128, 128)
 TOWARDS = (128, 128, 255)

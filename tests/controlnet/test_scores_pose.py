@@ -9,7 +9,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from controlnet.evaluator.pose_scores import (
+from controlnet.evaluator.metrics.base import Seen
+from controlnet.evaluator.metrics.pose import (
     SIGMAS,
     Body,
     PoseScorer,
@@ -18,7 +19,6 @@ from controlnet.evaluator.pose_scores import (
     matched,
     oks,
 )
-from controlnet.evaluator.scores import Seen
 
 # COCO's own order of the joints.
 COCO_ORDER = [

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from controlnet.evaluator.scores import Seen
-from controlnet.evaluator.segmentation_scores import SegmentationScorer, classes_of
+from controlnet.evaluator.metrics.base import Seen
+from controlnet.evaluator.metrics.segmentation import SegmentationScorer, classes_of
 
 PALETTE = np.array([(9, 9, 9), (0, 0, 200), (200, 0, 0), (9, 9, 9)], np.uint8)  # 0 and 3 alike
 

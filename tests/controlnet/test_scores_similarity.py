@@ -5,8 +5,8 @@ import pytest
 import torch
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-from controlnet.evaluator.scores import Seen
-from controlnet.evaluator.similarity import SimilarityScorer, betas_of, ms_ssim
+from controlnet.evaluator.metrics.base import Seen
+from controlnet.evaluator.metrics.similarity import SimilarityScorer, betas_of, ms_ssim
 
 
 def scored(found, wanted):

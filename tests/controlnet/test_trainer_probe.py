@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from annotators.runtime import Runtime
 from controlnet.architecture.backbone import load_base
-from controlnet.evaluator.depth_scores import DepthScorer
+from controlnet.evaluator.metrics.depth import DepthScorer
 from controlnet.trainer import train as training
 from controlnet.trainer.checkpoint import last_checkpoint
 from controlnet.trainer.judge import Judge

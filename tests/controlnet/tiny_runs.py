@@ -38,8 +38,8 @@ _PLACE = tempfile.TemporaryDirectory(prefix="controlset-tiny-")
 @functools.cache
 def data():
     """Folder of 40 drawn scenes at 64 px with canny maps, a fifth of them for validation."""
-    from pipeline.launch import generate
-    from pipeline.options import GenerateConfig
+    from pipeline.config import GenerateConfig
+    from pipeline.generate import generate
 
     source, output = place("scenes"), place("dataset")
     source.mkdir()

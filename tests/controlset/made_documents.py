@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from controlnet.evaluator.scores import estimate, estimate_difference, mean
+from controlnet.evaluator.metrics.base import estimate, estimate_difference, mean
 
 
 def document_of(folder, runs, scores, data, size):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import controlset
-import pipeline.launch
+import pipeline.generate
 import schemas.dataset
 
 
@@ -19,7 +19,7 @@ def test_the_public_names_are_exactly_those_of_all():
 
 
 def test_the_names_are_the_functions_behind_the_commands():
-    assert controlset.generate is pipeline.launch.generate
+    assert controlset.generate is pipeline.generate.generate
     assert controlset.open is schemas.dataset.open_dataset
 
 

@@ -11,7 +11,7 @@ from controlset.cli import COMMANDS, main
 from controlset.commands.generate import parse_config
 from controlset.configuration import option_kinds
 from controlset.interrupt import leaving_at_once
-from pipeline.options import GenerateConfig
+from pipeline.config import GenerateConfig
 from schemas.errors import ConfigError
 
 # What pyarrow does when it imports pandas: an exception inside is dropped.

@@ -10,8 +10,8 @@ from PIL import Image
 
 from controlset.commands.generate import _Options
 from controlset.parse import flags_of, misspelt
-from pipeline.launch import generate
-from pipeline.options import GenerateConfig
+from pipeline.config import GenerateConfig
+from pipeline.generate import generate
 
 HEAVY = ("torch", "apache_beam", "diffusers", "transformers", "scipy", "pandas", "matplotlib")
 ASK = f"""

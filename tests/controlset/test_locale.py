@@ -19,7 +19,7 @@ NAMES = ["é☃.png", "plain.png", "ordner ä/日本.png"]
 ASCII = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 READ = """
 import sys
-from pipeline.options import GenerateConfig
+from pipeline.config import GenerateConfig
 from pipeline.sources import Container, index_container, list_source, resolve_source
 assert sys.getfilesystemencoding() == "ascii"
 for source in sys.argv[1:]:

@@ -14,7 +14,7 @@ from annotators.protocol import Annotation
 from annotators.registry import specs_of
 from controlset.cli import main
 from controlset.commands.generate import parse_config
-from pipeline.launch import generate
+from pipeline.generate import generate
 from schemas.errors import ConfigError
 
 

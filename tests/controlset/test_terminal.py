@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from controlset.cli import COMMANDS, main
-from pipeline.launch import generate
-from pipeline.options import GenerateConfig
+from pipeline.config import GenerateConfig
+from pipeline.generate import generate
 from schemas.printable import printable, say, say_json
 from schemas.terminal import Terminal, progress_bar
 

@@ -8,7 +8,7 @@ from apache_beam.internal.gcp import auth
 from apache_beam.io.filesystems import FileSystems
 from gcp_storage_emulator.server import create_server
 
-from pipeline import object_stores
+from pipeline.storage import object_stores
 from tests.dataflow.fake_service import Service, serving
 
 

@@ -4,9 +4,9 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from controlset.commands.generate import parse_config
-from pipeline.dataflow import is_dataflow, job_name, prepared
-from pipeline.launch import resolve
-from pipeline.options import GenerateConfig
+from pipeline.config import GenerateConfig
+from pipeline.generate import resolve
+from pipeline.runners.dataflow import is_dataflow, job_name, prepared
 from schemas.errors import ConfigError
 
 NEEDED = {

@@ -10,16 +10,16 @@ from google.cloud.dataflow_v1beta3 import types
 
 from controlset.commands.generate import parse_config
 from controlset.configuration import option_kinds
-from pipeline.flex import arguments_of, metadata
-from pipeline.launch import submit
-from pipeline.options import GenerateConfig
+from pipeline.config import GenerateConfig
+from pipeline.generate import submit
+from pipeline.runners.flex_template import arguments_of, metadata
 from tests.dataflow.conftest import copy_to_bucket
 
 FLEX = Path(__file__).parents[2] / "docker" / "flex"
 
 
 def test_the_committed_metadata_are_the_options_of_today():
-    """After a change of the options: python -m pipeline.flex > docker/flex/metadata.json."""
+    """Made by: python -m pipeline.runners.flex_template > docker/flex/metadata.json"""
     assert json.loads((FLEX / "metadata.json").read_text()) == metadata()
 
 

@@ -8,8 +8,8 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.portability.api import beam_runner_api_pb2
 from PIL import Image
 
-from pipeline.launch import generate
-from pipeline.options import GenerateConfig
+from pipeline.config import GenerateConfig
+from pipeline.generate import generate
 from schemas.errors import ConfigError
 from tests.dataflow.conftest import copy_to_bucket
 from tests.dataflow.fake_service import graph_of

@@ -9,7 +9,7 @@ import skimage
 from PIL import Image
 
 from annotators.options import configured
-from pipeline.options import GenerateConfig
+from pipeline.config import GenerateConfig
 
 IMAGES = 96
 MODIFIED_S = 1_700_000_000  # one time for all copies of the source
@@ -67,7 +67,7 @@ def photographs(tmp_path_factory):
 @pytest.fixture(scope="session")
 def undisturbed(photographs, tmp_path_factory):
     """The folder of a run that nothing happened to."""
-    from pipeline.launch import generate
+    from pipeline.generate import generate
 
     output = tmp_path_factory.mktemp("undisturbed") / "dataset"
     generate(config_for(photographs, output))

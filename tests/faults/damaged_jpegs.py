@@ -18,7 +18,7 @@ import simplejpeg
 import skimage
 from PIL import Image
 
-from pipeline.decode import DecodeLimits, decode
+from pipeline.images.decode import DecodeLimits, decode
 from schemas.errors import Rejected
 
 LIMITS = DecodeLimits(max_pixels=10**8, min_side=1, max_aspect=1e9)

@@ -24,7 +24,7 @@ MORE_MEMORY = 3 << 30  # bytes of address space beyond what the parent has
 _MODULES = (
     "controlset.commands.verify", "controlset.commands.inspect", "controlset.commands.train",
     "controlset.commands.evaluate", "controlset.commands.sample", "controlset.commands.export",
-    "pipeline.verify", "pipeline.inspection", "pipeline.adding.swap", "controlset.training",
+    "pipeline.verify.verify", "pipeline.inspection", "pipeline.add.swap", "controlset.training",
     "controlset.evaluation", "controlset.drawing", "controlset.report.page", "controlnet.export",
     "schemas.dataset", "annotators.pose.spec", "tests.controlnet.tiny_runs",
     "matplotlib.pyplot", "transformers.models.clip.modeling_clip",
@@ -68,7 +68,7 @@ def hold_base(world: World) -> None:
     import torch
 
     from controlnet.architecture import backbone
-    from controlnet.evaluator import studio
+    from controlnet.evaluator import models
     from controlnet.trainer import setup
 
     load = backbone.load_base
@@ -77,7 +77,7 @@ def hold_base(world: World) -> None:
     def loaded(name: str, *arguments: Any, **options: Any) -> Any:
         return base if name == str(world.base) else load(name, *arguments, **options)
 
-    studio.load_base = setup.load_base = loaded
+    models.load_base = setup.load_base = loaded
 
 
 def _main(world: World, *words: str) -> int:

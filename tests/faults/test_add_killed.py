@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from controlset.cli import main
-from pipeline.adding.launch import add
-from pipeline.adding.options import AddConfig
-from pipeline.launch import generate
-from pipeline.store import OutputError
-from pipeline.verify import verify_dataset
+from pipeline.add.add import add
+from pipeline.add.config import AddConfig
+from pipeline.generate import generate
+from pipeline.storage.store import OutputError
+from pipeline.verify.verify import verify_dataset
 from schemas.dataset import open_dataset
 from tests.faults.conftest import config_for, contents, named, write_photographs
 
@@ -27,9 +27,9 @@ CONDITIONS = ("canny", "shuffle", "grey")
 # right before its n-th change of the file system. Prints status and where that was.
 _DRIVER = """
 import itertools, os, shutil, signal, sys, threading
-from pipeline import store
-from pipeline.adding.launch import add
-from pipeline.adding.options import AddConfig
+from pipeline.storage import store
+from pipeline.add.add import add
+from pipeline.add.config import AddConfig
 
 def dying_at(step):
     steps, turn = itertools.count(), threading.Lock()

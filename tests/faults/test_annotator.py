@@ -7,9 +7,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-import pipeline.launch
+import pipeline.generate
 from annotators.protocol import Annotation
-from pipeline.launch import generate
+from pipeline.generate import generate
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError, Reason, Rejected
 from tests.faults.conftest import config_for
@@ -66,7 +66,7 @@ class FakeSpec:
 def run(monkeypatch, photographs, tmp_path):
     def run(behaviour, until="4"):
         monkeypatch.setattr(
-            pipeline.launch, "specs_of", lambda _: (FakeSpec(behaviour=behaviour, until=until),)
+            pipeline.generate, "specs_of", lambda _: (FakeSpec(behaviour=behaviour, until=until),)
         )
         output = tmp_path / "dataset"
         generate(config_for(photographs, output, conditions=("fake",)))

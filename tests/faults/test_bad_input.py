@@ -18,16 +18,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import decode
-from pipeline.launch import generate
-from pipeline.options import GenerateConfig
-from pipeline.sources import Container, SourceKind, SourceSpec, index_container, local
+from pipeline.config import GenerateConfig
+from pipeline.generate import generate
+from pipeline.images import decode
+from pipeline.sources import Container, SourceKind, SourceSpec, index_container
+from pipeline.storage import local
 from schemas.errors import Reason
 from schemas.manifest import MANIFEST_NAME, Manifest
 from tests.faults import bad_corpus
 from tests.faults.bad_corpus import ANY_PICTURE, make_folder, make_parquets, make_tars
 
-# In production `pipeline.decode` filters these itself; pytest resets the filters for each test.
+# In production `pipeline.images.decode` filters these itself; pytest resets filters for each test.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL[.]")
 
 MAKERS = {"images": make_folder, "tar": make_tars, "parquet": make_parquets}
@@ -38,8 +39,8 @@ import json, logging, sys, time
 from pathlib import Path
 
 logging.disable()  # Beam warns about Google's packages when imported; the command line filters that
-from pipeline.launch import generate
-from pipeline.options import GenerateConfig
+from pipeline.generate import generate
+from pipeline.config import GenerateConfig
 logging.disable(logging.NOTSET)
 
 start = time.monotonic()
@@ -105,7 +106,7 @@ def complaints(made, outcomes):
 
 
 def check(made, output, manifest):
-    from pipeline.verify import verify_dataset
+    from pipeline.verify.verify import verify_dataset
 
     outcomes, keys = outcomes_of(output, manifest)
     assert complaints(made, outcomes) == []

@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from pipeline.launch import generate
-from pipeline.store import OutputError
+from pipeline.generate import generate
+from pipeline.storage.store import OutputError
 from tests.faults.conftest import config_for, contents
 
 PAGE = 4096

@@ -11,11 +11,11 @@ import pytest
 
 from controlnet.trainer.index import scan
 from controlset.cli import main
-from pipeline.adding.launch import add
-from pipeline.adding.options import AddConfig
+from pipeline.add.add import add
+from pipeline.add.config import AddConfig
+from pipeline.generate import generate
 from pipeline.inspection import inspect_dataset
-from pipeline.launch import generate
-from pipeline.verify import verify_dataset
+from pipeline.verify.verify import verify_dataset
 from schemas.consumed import check_shards
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError

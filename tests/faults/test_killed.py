@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.store import TEMP_PREFIX
+from pipeline.storage.store import TEMP_PREFIX
 from tests.faults.conftest import config_for, contents
 
 # Imports everything once, then makes each run in a forked child of its own; a fresh interpreter
 # would spend two seconds importing Beam for half a second of work.
 _DRIVER = """
 import os, sys
-from pipeline import launch, run, finish
-from pipeline.options import GenerateConfig
+from pipeline import generate, graph
+from pipeline.output import finalize
+from pipeline.config import GenerateConfig
 from tests.faults.conftest import config_for
 for line in sys.stdin:
     source, output = line.split()
@@ -135,7 +136,7 @@ def test_interrupted_by_ctrl_c_it_stops_soon_says_how_to_go_on_and_does(photogra
 
 
 def test_left_over_temporary_files_are_swept_up(photographs, undisturbed, tmp_path):
-    from pipeline.launch import generate
+    from pipeline.generate import generate
 
     output = tmp_path / "dataset"
     generate(config_for(photographs, output))

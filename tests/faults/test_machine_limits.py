@@ -23,7 +23,7 @@ import apache_beam.runners.portability.fn_api_runner.fn_runner
 import pandas
 import controlset.commands.generate, controlset.commands.inspect, controlset.commands.verify
 import controlset.commands.train
-import pipeline.inspection, pipeline.launch, pipeline.verify
+import pipeline.inspection, pipeline.generate, pipeline.verify.verify
 from controlset.cli import main
 from controlset.interrupt import load_arrow
 

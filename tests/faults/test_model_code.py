@@ -18,7 +18,7 @@ from PIL import Image
 from annotators.pretrained import captioning_processor_of, config_of, model_of, processor_of
 from annotators.registry import record_of
 from controlnet.architecture.backbone import load_base, new_control
-from controlnet.evaluator.clip_score import ClipScore
+from controlnet.evaluator.metrics.clip_score import ClipScore
 from controlnet.trainer.checkpoint import save_control
 from controlset.cli import main
 from schemas.dataset import open_dataset
@@ -287,8 +287,8 @@ def test_a_record_of_a_stranger_is_one_line():
 def test_a_base_that_only_a_run_names_is_not_fetched(
     made, tmp_path, monkeypatch, named, given, fetched
 ):
-    from controlnet.evaluator.cells import places_of
-    from controlnet.evaluator.studio import Studio
+    from controlnet.evaluator.models import Studio
+    from controlnet.evaluator.runs import places_of
 
     run = shutil.copytree(made / "run", tmp_path / "run")
     (run / "config.json").write_text(json.dumps({"config": {"base": named}}))
@@ -298,7 +298,7 @@ def test_a_base_that_only_a_run_names_is_not_fetched(
         asked.append((name, not options["offline"]))
         raise ConfigError(f"--base {name}: none here")
 
-    monkeypatch.setattr("controlnet.evaluator.studio.load_base", load)
+    monkeypatch.setattr("controlnet.evaluator.models.load_base", load)
     studio = Studio(base=given, precision="fp32", offline=False, device="cpu")
     with pytest.raises(ConfigError) as caught:
         studio.check(places_of([str(run)]))

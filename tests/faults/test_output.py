@@ -9,10 +9,10 @@ import time
 
 import pytest
 
-from pipeline.claim import claimed
-from pipeline.launch import generate, resolve
-from pipeline.store import TEMP_PREFIX, OutputError
-from pipeline.verify import verify_dataset
+from pipeline.generate import generate, resolve
+from pipeline.identity import claimed
+from pipeline.storage.store import TEMP_PREFIX, OutputError
+from pipeline.verify.verify import verify_dataset
 from schemas.errors import ConfigError
 from tests.faults.conftest import config_for, contents
 
@@ -115,7 +115,7 @@ def test_another_source_is_refused(photographs, undisturbed, tmp_path):
 def test_what_the_listing_refuses_is_put_right_by_the_option_it_names(
     photographs, tmp_path, monkeypatch
 ):
-    from pipeline.sources import local
+    from pipeline.storage import local
 
     monkeypatch.setattr(local, "_FIRST_LOOK", 1)
     source = tmp_path / "in"
@@ -165,7 +165,8 @@ def test_two_runs_on_one_output_are_refused(photographs, tmp_path):
 def test_the_lock_of_a_killed_run_is_free(photographs, tmp_path):
     output = tmp_path / "dataset"
     code = (
-        "import sys, time; from pipeline.claim import claimed; from pipeline.launch import resolve;"
+        "import sys, time; from pipeline.identity import claimed\n"
+        "from pipeline.generate import resolve\n"
         "from tests.faults.conftest import config_for\n"
         "with claimed(resolve(config_for(sys.argv[1], sys.argv[2]))): print('held', flush=True);"
         " time.sleep(60)"

@@ -21,7 +21,7 @@ CHILD = """
 import json, sys
 from collections import Counter
 from pathlib import Path
-from pipeline.options import GenerateConfig
+from pipeline.config import GenerateConfig
 from pipeline.sources import Container, index_container, iter_reads, list_source, resolve_source
 from pipeline.sources.notes import Notes
 from schemas.dataset import open_dataset

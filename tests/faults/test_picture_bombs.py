@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.adding.stage import _stored_image
-from pipeline.audit import Auditor, check_row
+from pipeline.add.stage import _stored_image
+from pipeline.verify.audit import Auditor, check_row
 from schemas.errors import ConfigError
 from tests.faults import bad_corpus, mutated_pictures
 from tests.faults.mutated_pictures import MOST_EXTRA_BYTES, MOST_SECONDS, PIXEL_BYTES
@@ -256,7 +256,9 @@ def test_a_bomb_in_a_cell_is_a_finding_of_verify_and_one_line_of_add():
 
 
 def test_the_measurement_itself_sees_memory_that_is_taken(monkeypatch):
-    monkeypatch.setattr("pipeline.decode.decode", lambda *a, **k: bytearray(b"x" * 300_000_000))
+    monkeypatch.setattr(
+        "pipeline.images.decode.decode", lambda *a, **k: bytearray(b"x" * 300_000_000)
+    )
     got = mutated_pictures.measured(encoded(Image.new("RGB", (8, 8)), "PNG"))
     assert got["extra_bytes"] > 250_000_000
 

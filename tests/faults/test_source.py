@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from pipeline.launch import generate
+from pipeline.generate import generate
 from schemas.dataset import open_dataset
 from tests.faults.conftest import MODIFIED_S, config_for, contents, named, write_photographs
 

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from annotators.options import configured
-from pipeline.launch import generate
-from pipeline.options import GenerateConfig
+from pipeline.config import GenerateConfig
+from pipeline.generate import generate
 from schemas.manifest import ShardRecord
 from schemas.pixels import decode_stored_map, decode_stored_rgb
 

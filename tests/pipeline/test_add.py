@@ -10,19 +10,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-import pipeline.adding.job
-import pipeline.adding.launch
-import pipeline.adding.stage
-import pipeline.launch
+import pipeline.add.add
+import pipeline.add.job
+import pipeline.add.stage
+import pipeline.generate
 import pipeline.shard
 from annotators.options import configured
 from annotators.protocol import Annotation
 from controlset.cli import main
-from pipeline.adding.launch import add, dry_run
-from pipeline.adding.options import AddConfig
-from pipeline.claim import locked
-from pipeline.launch import generate
-from pipeline.verify import verify_dataset
+from pipeline.add.add import add, dry_run
+from pipeline.add.config import AddConfig
+from pipeline.generate import generate
+from pipeline.identity import locked
+from pipeline.verify.verify import verify_dataset
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError, Reason, Rejected
 from tests.faults.conftest import config_for, contents, named, write_photographs
@@ -99,7 +99,7 @@ class FakeSpec:
 @pytest.fixture
 def fake(monkeypatch):
     """Lets `fake` be asked for."""
-    for module in (pipeline.launch, pipeline.adding.job):
+    for module in (pipeline.generate, pipeline.add.job):
         real = module.specs_of
 
         def specs_of(asked, real=real):
@@ -140,8 +140,8 @@ def captioner(monkeypatch):
     def captioner_of(_name, asked):
         return FakeCaptioner(beams=asked.options.get("caption_beams", 3), **changes)
 
-    monkeypatch.setattr(pipeline.launch, "captioner_of", captioner_of)
-    monkeypatch.setattr(pipeline.adding.job, "captioner_of", captioner_of)
+    monkeypatch.setattr(pipeline.generate, "captioner_of", captioner_of)
+    monkeypatch.setattr(pipeline.add.job, "captioner_of", captioner_of)
     return changes
 
 
@@ -236,9 +236,9 @@ def test_what_is_there_already_is_not_made_again(dataset):
 def test_only_what_is_missing_is_made(dataset, at_once, monkeypatch):
     add(addition(dataset, "shuffle"))
     made = []
-    real = pipeline.adding.stage.add_maps
+    real = pipeline.add.stage.add_maps
     monkeypatch.setattr(
-        pipeline.adding.stage,
+        pipeline.add.stage,
         "add_maps",
         lambda rows, images, spec, *rest: made.append(spec.name) or real(rows, images, spec, *rest),
     )
@@ -419,7 +419,7 @@ def test_wrong_options_are_refused(dataset):
 def broken_off(dataset, monkeypatch):
     """A data set with three shards of an addition that failed then."""
     staged = []
-    real = pipeline.adding.launch.stage_shard
+    real = pipeline.add.add.stage_shard
 
     def stage_three(shard, job, workshop):
         if len(staged) == 3:
@@ -428,7 +428,7 @@ def broken_off(dataset, monkeypatch):
         return real(shard, job, workshop)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.adding.launch, "stage_shard", stage_three)
+        patch.setattr(pipeline.add.add, "stage_shard", stage_three)
         with pytest.raises(Exception, match="broken off"):
             add(AddConfig(output=str(dataset), conditions=("shuffle", "grey"), num_workers=1))
     assert len(list(dataset.glob(f"{STAGING}/.controlset/*.json"))) == 3
@@ -439,9 +439,9 @@ def broken_off(dataset, monkeypatch):
 def rows_made(monkeypatch):
     """How many rows each call of `add_columns` got."""
     sizes = []
-    real = pipeline.adding.stage.add_columns
+    real = pipeline.add.stage.add_columns
     monkeypatch.setattr(
-        pipeline.adding.stage,
+        pipeline.add.stage,
         "add_columns",
         lambda batch, *rest: sizes.append(len(batch)) or real(batch, *rest),
     )

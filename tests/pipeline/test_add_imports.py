@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 
 from controlset.cli import main
-from pipeline.adding.launch import add
-from pipeline.adding.options import AddConfig
-from pipeline.launch import generate
-from pipeline.options import GenerateConfig
-from pipeline.repeat import commands_of
-from pipeline.verify import verify_dataset
+from pipeline.add.add import add
+from pipeline.add.config import AddConfig
+from pipeline.config import GenerateConfig
+from pipeline.generate import generate
+from pipeline.output.repeat import commands_of
+from pipeline.verify.verify import verify_dataset
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError, Reason
 

@@ -11,16 +11,16 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 import annotators.latents
-import pipeline.adding.launch
-import pipeline.adding.stage
+import pipeline.add.add
+import pipeline.add.stage
 from annotators.weights import sha256_of
 from controlset.cli import main
-from pipeline.adding.launch import add, dry_run
-from pipeline.adding.options import AddConfig
-from pipeline.adding.swap import finish_adding
-from pipeline.launch import generate
-from pipeline.repeat import commands_of
-from pipeline.verify import verify_dataset
+from pipeline.add.add import add, dry_run
+from pipeline.add.config import AddConfig
+from pipeline.add.swap import finish_adding
+from pipeline.generate import generate
+from pipeline.output.repeat import commands_of
+from pipeline.verify.verify import verify_dataset
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
 from schemas.latents import LATENTS, LATENTS_FLIPPED, LatentInfo, decode_moments
@@ -116,7 +116,7 @@ def test_one_worker_writes_the_same_bytes(dataset, encoded, base):
 def test_who_computes_next_in_the_process_has_all_threads(canny_alone, base, tmp_path):
     output = shutil.copytree(canny_alone, tmp_path / "set")
     add_it = (
-        "from pipeline.adding.launch import add; from pipeline.adding.options import AddConfig; "
+        "from pipeline.add.add import add; from pipeline.add.config import AddConfig; "
         f"add(AddConfig(output={str(output)!r}, latents={str(base)!r}, device='cpu')); "
     )
     tell = "import torch; print(torch.get_num_threads())"
@@ -222,7 +222,7 @@ def test_nulls_of_a_row_group_are_counted_in_its_statistics(encoded):
 
 
 def test_moments_count_towards_the_size_of_a_row_group(dataset, base, monkeypatch):
-    monkeypatch.setattr("pipeline.write.ROW_GROUP_BYTES", 30_000)
+    monkeypatch.setattr("pipeline.output.parquet.ROW_GROUP_BYTES", 30_000)
     add(addition(dataset, base, latent_flips=True))
     sizes = []
     for shard in dataset.glob("data/*.parquet"):
@@ -434,7 +434,7 @@ def test_verify_finds_moments_that_cannot_be(encoded, tmp_path, column, damage, 
 def broken_off(dataset, base, monkeypatch):
     """A data set with two shards of an addition that failed then."""
     staged = []
-    real = pipeline.adding.launch.stage_shard
+    real = pipeline.add.add.stage_shard
 
     def stage_two(shard, job, workshop):
         if len(staged) == 2:
@@ -443,7 +443,7 @@ def broken_off(dataset, base, monkeypatch):
         return real(shard, job, workshop)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.adding.launch, "stage_shard", stage_two)
+        patch.setattr(pipeline.add.add, "stage_shard", stage_two)
         with pytest.raises(Exception, match="broken off"):
             add(addition(dataset, base, latent_flips=True, num_workers=1))
     assert len(list(dataset.glob(f"{STAGING}/.controlset/*.json"))) == 2
@@ -454,9 +454,9 @@ def broken_off(dataset, base, monkeypatch):
 def rows_made(monkeypatch):
     """How many rows each call of `add_columns` got."""
     sizes = []
-    real = pipeline.adding.stage.add_columns
+    real = pipeline.add.stage.add_columns
     monkeypatch.setattr(
-        pipeline.adding.stage,
+        pipeline.add.stage,
         "add_columns",
         lambda batch, *rest: sizes.append(len(batch)) or real(batch, *rest),
     )
@@ -484,7 +484,7 @@ def test_interrupted_after_the_point_of_no_return_the_next_command_finishes(
     dataset, encoded, base, monkeypatch
 ):
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.adding.launch, "finish_adding", _killed_where_manifest_is_staged)
+        patch.setattr(pipeline.add.add, "finish_adding", _killed_where_manifest_is_staged)
         with pytest.raises(ZeroDivisionError):
             add(addition(dataset, base, latent_flips=True))
     assert open_dataset(str(dataset)).manifest.latents is None

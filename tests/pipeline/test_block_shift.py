@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from pipeline.block_shift import shifted_from
+from pipeline.images.block_shift import shifted_from
 from schemas.picture_headers import stored_header
 from tests.faults.damaged_jpegs import damaged, good, outcome, photographs
 

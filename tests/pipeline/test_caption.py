@@ -7,10 +7,10 @@ import pytest
 import skimage
 from PIL import Image
 
-import pipeline.launch
+import pipeline.generate
 from annotators.options import configured
-from pipeline.launch import generate
-from pipeline.options import GenerateConfig
+from pipeline.config import GenerateConfig
+from pipeline.generate import generate
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError, Reason, Rejected
 from tests.annotators.tiny_captioners import make_blip
@@ -120,7 +120,7 @@ def run_fake(photographs, monkeypatch):
 
     def run_fake(behaviour, caption="blip"):
         spec = FakeSpec(behaviour=behaviour, guilty=guilty)
-        monkeypatch.setattr(pipeline.launch, "captioner_of", lambda _name, _config: spec)
+        monkeypatch.setattr(pipeline.generate, "captioner_of", lambda _name, _config: spec)
         return guilty, run(photographs, caption=caption, shard_rows=8)
 
     return run_fake

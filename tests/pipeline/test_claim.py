@@ -11,11 +11,11 @@ import pytest
 
 from annotators.options import configured
 from annotators.registry import specs_of
-from pipeline.claim import check_identity, claimed, delete_dataset
+from pipeline.config import GenerateConfig
+from pipeline.identity import check_identity, claimed, delete_dataset
 from pipeline.job import Job
-from pipeline.options import GenerateConfig
 from pipeline.sources import SourceKind, SourceSpec
-from pipeline.store import TEMP_PREFIX, OutputError
+from pipeline.storage.store import TEMP_PREFIX, OutputError
 from schemas.errors import ConfigError
 
 # Holds a folder as a run does, in a process that can be killed; without Beam's two seconds.
@@ -176,7 +176,7 @@ def test_overwrite_deletes_the_data_set_and_nothing_else(owned):
 
 
 def test_a_deletion_that_was_interrupted_can_be_finished(owned, monkeypatch):
-    from pipeline import store
+    from pipeline.storage import store
 
     real, calls = store.remove, []
 

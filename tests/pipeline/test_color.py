@@ -10,8 +10,8 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
-from pipeline.color import StoredAs, to_srgb
-from pipeline.decode import DecodedImage, DecodeLimits, decode
+from pipeline.images.color import StoredAs, to_srgb
+from pipeline.images.decode import DecodedImage, DecodeLimits, decode
 
 LIMITS = DecodeLimits(max_pixels=10_000_000, min_side=1, max_aspect=100.0)
 MIN_IS_WHITE, MIN_IS_BLACK = 0, 1

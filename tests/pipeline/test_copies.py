@@ -15,9 +15,9 @@ import skimage.data
 from PIL import Image
 
 from pipeline.display import watched
+from pipeline.generate import dry_run, generate
 from pipeline.inspection import inspect_dataset
 from pipeline.inspection.duplicates import MIN_CORRELATION, Sets, join_near
-from pipeline.launch import dry_run, generate
 from pipeline.plan import split_of
 from pipeline.progress import TALLY, Tally
 from schemas.errors import ConfigError

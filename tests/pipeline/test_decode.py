@@ -7,7 +7,7 @@ import pytest
 import skimage
 from PIL import Image, ImageCms, ImageOps
 
-from pipeline.decode import DecodedImage, DecodeLimits, decode
+from pipeline.images.decode import DecodedImage, DecodeLimits, decode
 from schemas.errors import Reason, Rejected
 
 LIMITS = DecodeLimits(max_pixels=4_000_000, min_side=1, max_aspect=100.0)

@@ -13,8 +13,8 @@ import pytest
 import skimage
 from PIL import Image, PngImagePlugin
 
-from pipeline.decode import DecodeLimits, decode
-from pipeline.formats import ends_early, formats
+from pipeline.images.decode import DecodeLimits, decode
+from pipeline.images.formats import ends_early, formats
 from schemas.errors import Reason, Rejected
 
 LIMITS = DecodeLimits(max_pixels=1_000_000, min_side=1, max_aspect=100.0)

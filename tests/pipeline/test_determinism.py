@@ -13,8 +13,8 @@ import skimage.data
 from PIL import Image
 
 from annotators.options import configured
-from pipeline.launch import generate
-from pipeline.options import GenerateConfig
+from pipeline.config import GenerateConfig
+from pipeline.generate import generate
 from pipeline.progress import TALLY
 from tests.golden import regenerate
 from tests.runners.services import job_service, worker_pool
@@ -135,7 +135,7 @@ def test_a_file_system_that_lists_backwards_changes_no_byte(
         with real(path) as entries:
             yield iter(list(entries)[::-1])
 
-    monkeypatch.setattr("pipeline.sources.local.os.scandir", backwards)
+    monkeypatch.setattr("pipeline.storage.local.os.scandir", backwards)
     generate(config_for(source, tmp_path / "out"))
     monkeypatch.undo()
     assert hashes(tmp_path / "out") == expected

@@ -5,7 +5,7 @@ import pytest
 import skimage
 from PIL import Image
 
-from pipeline.encode import encode_image, is_lossless
+from pipeline.images.encode import encode_image, is_lossless
 from schemas.pixels import decode_stored_rgb
 
 

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline import store
-from pipeline.finish import finish, is_shard_file, preview_rows
-from pipeline.launch import generate, list_here, resolve
-from pipeline.options import GenerateConfig
+from pipeline.config import GenerateConfig
+from pipeline.generate import generate, list_here, resolve
+from pipeline.output.finalize import finish, is_shard_file, preview_rows
 from pipeline.plan import split_of
 from pipeline.sources import Notes, Selection, SourceKind, SourceSpec
+from pipeline.storage import store
 from schemas.errors import ConfigError
 from schemas.manifest import Manifest
 from schemas.records import key_of
@@ -139,7 +139,7 @@ def test_the_old_manifest_goes_before_the_files_that_it_names(made, source, monk
     # All that is left is the train split, whose shards do not change: nothing is made again.
     output, job, manifest = made
     job = dataclasses.replace(job, source=_train_only(source))
-    monkeypatch.setattr("pipeline.launch.resolve", lambda _: job)
+    monkeypatch.setattr("pipeline.generate.resolve", lambda _: job)
     real = store.remove
 
     def break_off(path):

@@ -5,7 +5,7 @@ import pytest
 import skimage
 from PIL import Image
 
-from pipeline.geometry import (
+from pipeline.images.geometry import (
     apply_geometry,
     buckets,
     nearest_bucket,

@@ -11,20 +11,20 @@ import pytest
 from PIL import Image
 
 from annotators.runtime import Runtime
-from controlnet.evaluator.settings import EvaluateConfig
+from controlnet.evaluator.config import EvaluateConfig
 from controlset import evaluation
 from controlset.cli import main
 from controlset.judging import judge_of
-from pipeline.adding.launch import add
-from pipeline.adding.options import AddConfig
-from pipeline.geometry import plan_geometry
-from pipeline.imported import ImportedCondition, decode_map, fitted, mode_of
+from pipeline.add.add import add
+from pipeline.add.config import AddConfig
+from pipeline.config import GenerateConfig
+from pipeline.generate import generate
+from pipeline.images.geometry import plan_geometry
+from pipeline.images.imported_maps import ImportedCondition, decode_map, fitted, mode_of
 from pipeline.inspection import inspect_dataset
-from pipeline.launch import generate
-from pipeline.options import GenerateConfig
-from pipeline.repeat import commands_of
+from pipeline.output.repeat import commands_of
 from pipeline.sources.pairing import Pairing, parse_pairings
-from pipeline.verify import verify_dataset
+from pipeline.verify.verify import verify_dataset
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError, Reason, Rejected
 from schemas.pixels import decode_stored_map
@@ -344,7 +344,7 @@ def test_tars_of_one_split_bring_their_maps(tmp_path):
 @pytest.mark.parametrize("scale", [1, 2])
 def test_a_map_is_cut_and_resized_exactly_where_its_picture_is(fit, scale):
     """One white square on black, in the picture and in its map: both land on the same pixels."""
-    from pipeline.geometry import apply_geometry
+    from pipeline.images.geometry import apply_geometry
 
     width, height = 300, 190
     picture = np.zeros((height, width, 3), np.uint8)

@@ -8,7 +8,7 @@ from PIL import Image, ImageEnhance
 
 from pipeline.inspection import inspect_dataset, print_inspection, render_inspection
 from pipeline.inspection.measure import is_blank, measure_image
-from pipeline.inspection.model import histogram
+from pipeline.inspection.records import histogram
 from schemas.errors import ConfigError, Reason
 from schemas.pixels import encode_bilevel_png
 from schemas.terminal import Terminal

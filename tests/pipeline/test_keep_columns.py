@@ -13,14 +13,14 @@ import pytest
 from PIL import Image
 
 from controlset.cli import main
-from pipeline.adding.launch import add
-from pipeline.adding.options import AddConfig
+from pipeline.add.add import add
+from pipeline.add.config import AddConfig
+from pipeline.config import GenerateConfig
+from pipeline.generate import dry_run, generate
 from pipeline.inspection import inspect_dataset
 from pipeline.inspection.report import render_inspection
-from pipeline.launch import dry_run, generate
-from pipeline.options import GenerateConfig
-from pipeline.repeat import commands_of
-from pipeline.verify import verify_dataset
+from pipeline.output.repeat import commands_of
+from pipeline.verify.verify import verify_dataset
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
 from schemas.manifest import Manifest
@@ -301,7 +301,7 @@ def test_a_moved_source_keeps_its_shards(tmp_path):
     write_tar(tmp_path / "a.tar", {"id": 1})
     write_folder(tmp_path / "in", 1)
     (tmp_path / "in" / "0.json").write_text('{"id": 2}')
-    from pipeline.launch import list_here, resolve
+    from pipeline.generate import list_here, resolve
     from pipeline.plan import hash_of_references
     from schemas.records import ShardPlan
 

@@ -11,10 +11,10 @@ import pytest
 from apache_beam.options.pipeline_options import DirectOptions, SparkRunnerOptions
 from PIL import Image
 
-import pipeline.launch
+import pipeline.generate
 from controlset.cli import main
-from pipeline.launch import beam_options, dry_run, generate, list_here, resolve
-from pipeline.options import GenerateConfig
+from pipeline.config import GenerateConfig
+from pipeline.generate import beam_options, dry_run, generate, list_here, resolve
 from schemas.errors import ConfigError, NothingKept
 
 
@@ -179,7 +179,7 @@ class NoWeights:
 
 
 def test_an_annotator_that_cannot_be_loaded_keeps_its_own_words(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline.launch, "specs_of", lambda _: (NoWeights(),))
+    monkeypatch.setattr(pipeline.generate, "specs_of", lambda _: (NoWeights(),))
     with pytest.raises(ConfigError, match=r"^fake: need weights in /nowhere$"):
         generate(config_for(source, tmp_path / "out"))
 

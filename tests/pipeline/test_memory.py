@@ -16,8 +16,8 @@ CHILD = """
 import sys
 from pathlib import Path
 from pipeline import shard
-from pipeline.launch import generate
-from pipeline.options import GenerateConfig
+from pipeline.generate import generate
+from pipeline.config import GenerateConfig
 
 source, output, keep = sys.argv[1:]
 if keep:  # the mistake that this test is there for

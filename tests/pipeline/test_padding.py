@@ -11,15 +11,15 @@ from PIL import Image
 from annotators.border import SEAM_PX, inside_borders, with_border
 from annotators.protocol import Annotation
 from annotators.runtime import Runtime
-from controlnet.evaluator.settings import EvaluateConfig
+from controlnet.evaluator.config import EvaluateConfig
 from controlset import evaluation
 from controlset.judging import judge_of
-from pipeline.adding.launch import add
-from pipeline.adding.options import AddConfig
+from pipeline.add.add import add
+from pipeline.add.config import AddConfig
+from pipeline.config import GenerateConfig
+from pipeline.generate import generate
 from pipeline.inspection import inspect_dataset
-from pipeline.launch import generate
-from pipeline.options import GenerateConfig
-from pipeline.verify import verify_dataset
+from pipeline.verify.verify import verify_dataset
 from schemas.border import Border, border_of
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
@@ -206,7 +206,7 @@ def test_joints_are_moved_to_their_place_in_the_padded_image():
 
 def test_where_there_is_no_picture_a_map_of_normals_has_no_normal():
     from annotators.normal import NormalSpec
-    from controlnet.evaluator.normal_scores import angles_deg
+    from controlnet.evaluator.metrics.normal import angles_deg
 
     image, border = np.zeros((8, 8, 3), np.uint8), Border(left=2, top=0, right=0, bottom=0)
     inner = Annotation(pixels=np.full((8, 4, 3), (128, 128, 255), np.uint8), stats={"mean_z": 1.0})

@@ -10,8 +10,8 @@ from apache_beam.testing import test_pipeline, util
 
 from annotators.options import configured
 from annotators.registry import all_options, captioner_of, specs_of
+from pipeline.config import GenerateConfig
 from pipeline.job import Job
-from pipeline.options import GenerateConfig
 from pipeline.plan import (
     PlanShards,
     fingerprint,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.pages import map_thumbnail
-from pipeline.preview import render_preview
+from pipeline.output.pages import map_thumbnail
+from pipeline.output.preview import render_preview
 from pipeline.reasons import ADVICE
 from schemas.errors import Reason
 from tests.pipeline.every_kind import CAPTIONED, EVERY_KIND, person, row_of_every_kind

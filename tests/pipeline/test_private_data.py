@@ -10,9 +10,9 @@ import pytest
 import skimage
 from PIL import Image, ImageCms, PngImagePlugin
 
-from pipeline.decode import DecodeLimits, decode
-from pipeline.launch import generate
-from pipeline.options import GenerateConfig
+from pipeline.config import GenerateConfig
+from pipeline.generate import generate
+from pipeline.images.decode import DecodeLimits, decode
 from schemas.picture_headers import stored_header, without_trailer
 
 LIMITS = DecodeLimits(max_pixels=4_000_000, min_side=1, max_aspect=100.0)

@@ -16,8 +16,8 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from pipeline.launch import generate
-from pipeline.options import GenerateConfig
+from pipeline.config import GenerateConfig
+from pipeline.generate import generate
 from pipeline.plan import split_of
 from schemas.dataset import open_dataset
 from schemas.records import key_of

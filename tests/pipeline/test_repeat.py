@@ -18,8 +18,8 @@ from annotators.registry import (
     specs_of,
 )
 from controlset.commands.generate import parse_config
-from pipeline.options import GenerateConfig
-from pipeline.repeat import commands_of
+from pipeline.config import GenerateConfig
+from pipeline.output.repeat import commands_of
 from tests.pipeline.handmade import manifest_of
 
 EVERYTHING = tuple(_OURS)

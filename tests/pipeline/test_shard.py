@@ -15,13 +15,13 @@ from annotators.registry import specs_of
 from annotators.runtime import Runtime
 from pipeline.annotate import eye_of
 from pipeline.batch import BatchResult
+from pipeline.config import GenerateConfig
 from pipeline.job import BATCH_IMAGES, Job
-from pipeline.options import GenerateConfig
 from pipeline.plan import lay_out, shard_plan
 from pipeline.shard import committed_record, make_shard, record_path
 from pipeline.sources import list_source, resolve_source
-from pipeline.store import TEMP_PREFIX
-from pipeline.workshop import Workshop
+from pipeline.storage.store import TEMP_PREFIX
+from pipeline.worker import Workshop
 from schemas.manifest import read_record
 
 COUNT = 43  # not a multiple of the batch
@@ -252,7 +252,7 @@ def test_a_record_without_its_whole_files_does_not_count(make, tmp_path, folder,
 
 
 def test_the_record_is_what_it_says_and_comes_last(make, monkeypatch, tmp_path):
-    from pipeline import store
+    from pipeline.storage import store
 
     order = []
     real = store.commit

@@ -11,9 +11,9 @@ import pytest
 from apache_beam.io.filesystem import BeamIOError, FileMetadata, FileSystem
 from PIL import Image
 
-from pipeline import store
-from pipeline.launch import dry_run, generate
-from pipeline.options import GenerateConfig
+from pipeline.config import GenerateConfig
+from pipeline.generate import dry_run, generate
+from pipeline.storage import store
 from schemas.errors import ConfigError
 
 BUCKET: dict[str, bytes] = {}

@@ -9,8 +9,8 @@ import pytest
 import skimage
 from PIL import Image
 
-from pipeline.decode import DecodeLimits, decode
-from pipeline.formats import looks_like_picture
+from pipeline.images.decode import DecodeLimits, decode
+from pipeline.images.formats import looks_like_picture
 from pipeline.sources.names import IMAGE_SUFFIXES
 from schemas.errors import Reason, Rejected
 

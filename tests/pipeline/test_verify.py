@@ -10,9 +10,9 @@ import skimage
 from PIL import Image
 
 from annotators.options import configured
-from pipeline.launch import generate
-from pipeline.options import GenerateConfig
-from pipeline.verify import print_verification, verify_dataset
+from pipeline.config import GenerateConfig
+from pipeline.generate import generate
+from pipeline.verify.verify import print_verification, verify_dataset
 from schemas.errors import ConfigError
 from schemas.manifest import Manifest
 from schemas.pixels import encode_bilevel_png

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import pipeline.write
-from pipeline.filecheck import _layout_problems
-from pipeline.store import OutputError
-from pipeline.write import ParquetFileWriter, write_table
+import pipeline.output.parquet
+from pipeline.output.parquet import ParquetFileWriter, write_table
+from pipeline.storage.store import OutputError
+from pipeline.verify.files import _layout_problems
 from schemas.errors import Reason
 from schemas.records import RejectRow
 from schemas.triple import Condition, rejects_schema, triple_schema
@@ -74,7 +74,7 @@ def test_a_row_group_has_100_rows_at_most_and_only_the_last_one_fewer(tmp_path, 
 
 
 def test_a_row_group_stays_below_its_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline.write, "ROW_GROUP_BYTES", 100_000)
+    monkeypatch.setattr(pipeline.output.parquet, "ROW_GROUP_BYTES", 100_000)
     rows = [row_of(number, image_bytes=1 + number * 401 % 30_000) for number in range(90)]
     _, reader = write(tmp_path, rows)
     sizes = [
@@ -88,14 +88,14 @@ def test_a_row_group_stays_below_its_bytes(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("text", ["x" * 40_000, "中" * 14_000])
 def test_long_captions_count_too(tmp_path, monkeypatch, text):
-    monkeypatch.setattr(pipeline.write, "ROW_GROUP_BYTES", 100_000)
+    monkeypatch.setattr(pipeline.output.parquet, "ROW_GROUP_BYTES", 100_000)
     _, reader = write(tmp_path, [row_of(number, text=text) for number in range(4)])
     groups = range(reader.metadata.num_row_groups)
     assert all(reader.metadata.row_group(n).total_byte_size <= 100_000 for n in groups)
 
 
 def test_many_small_rows_are_not_cut_by_a_wrong_estimate(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline.write, "ROW_GROUP_BYTES", 1_000_000)
+    monkeypatch.setattr(pipeline.output.parquet, "ROW_GROUP_BYTES", 1_000_000)
     _, reader = write(tmp_path, [row_of(number, image_bytes=5_000) for number in range(100)])
     assert group_rows(reader) == [100]
 
@@ -103,8 +103,8 @@ def test_many_small_rows_are_not_cut_by_a_wrong_estimate(tmp_path, monkeypatch):
 def test_a_picture_larger_than_a_row_group_has_one_to_itself_and_passes_verification(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(pipeline.write, "ROW_GROUP_BYTES", 20_000)
-    monkeypatch.setattr("pipeline.filecheck.ROW_GROUP_BYTES", 20_000)
+    monkeypatch.setattr(pipeline.output.parquet, "ROW_GROUP_BYTES", 20_000)
+    monkeypatch.setattr("pipeline.verify.files.ROW_GROUP_BYTES", 20_000)
     rows = [row_of(number, image_bytes=50_000 if number == 2 else 50) for number in range(5)]
     _, reader = write(tmp_path, rows)
     assert group_rows(reader) == [2, 1, 2]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.launch import generate
+from pipeline.generate import generate
 from tests.runners.made_sets import config_for, hashes, write_pictures
 
 

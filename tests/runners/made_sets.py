@@ -8,7 +8,7 @@ import time
 import numpy as np
 from PIL import Image
 
-from pipeline.options import GenerateConfig
+from pipeline.config import GenerateConfig
 from tests.runners.services import ROOT
 
 SHARDS = 10

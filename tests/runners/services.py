@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 JOB_SERVICE = "apache_beam.runners.portability.local_job_service_main"
-WORKER_POOL = "pipeline.worker_pool"
+WORKER_POOL = "pipeline.runners.worker_pool"
 
 
 def free_port():

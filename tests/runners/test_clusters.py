@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from pipeline.launch import generate
+from pipeline.generate import generate
 from tests.runners.clusters.flink import SERVER, flink
 from tests.runners.clusters.java import NotHere, runnable_jar
 from tests.runners.clusters.spark import spark

@@ -14,7 +14,7 @@ import pytest
 from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 
 from controlset.commands.generate import parse_config
-from pipeline.launch import generate
+from pipeline.generate import generate
 from schemas.errors import ConfigError
 from tests.runners.made_sets import SHARDS, begun, committed, config_for, external, hashes
 from tests.runners.services import SERVICES, free_port, worker_pool
@@ -134,7 +134,7 @@ LOSING_THREADS = """
 import threading
 import grpc
 from controlset.starved import leaving_where_a_thread_is_lost
-from pipeline.portable import submitted
+from pipeline.runners.portable import submitted
 
 def lose():
     raise grpc.RpcError("lost")

@@ -81,7 +81,7 @@ def test_two_task_managers_may_call_their_workers_alike(task_managers, tmp_path)
 
 def test_a_taken_port_is_one_line(tmp_path):
     with worker_pool(tmp_path) as (_, at):
-        command = [sys.executable, "-m", "pipeline.worker_pool", "--port", at.split(":")[1]]
+        command = [sys.executable, "-m", "pipeline.runners.worker_pool", "--port", at.split(":")[1]]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (

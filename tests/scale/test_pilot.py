@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.launch import generate
-from pipeline.options import GenerateConfig
+from pipeline.config import GenerateConfig
+from pipeline.generate import generate
 from pipeline.scale import pilot
 from pipeline.scale.pilot import Trial, measure
 from schemas.errors import ConfigError

@@ -5,8 +5,8 @@ import pytest
 import skimage
 from PIL import Image
 
-from pipeline.launch import generate
-from pipeline.options import GenerateConfig
+from pipeline.config import GenerateConfig
+from pipeline.generate import generate
 from schemas.dataset import example, open_dataset
 from schemas.errors import ConfigError
 from tests.pipeline.every_kind import EVERY_KIND, person, row_of_every_kind

@@ -2,13 +2,7 @@ import numpy as np
 import pytest
 
 from schemas.errors import ConfigError
-from schemas.latents import (
-    LATENTS,
-    LATENTS_FLIPPED,
-    LatentInfo,
-    decode_moments,
-    encode_moments,
-)
+from schemas.latents import LATENTS, LATENTS_FLIPPED, LatentInfo, decode_moments, encode_moments
 
 RECORD = {
     "base": "somebody/base",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.decode import DecodeLimits, decode
+from pipeline.images.decode import DecodeLimits, decode
 from schemas import pictures
 from schemas.errors import ConfigError, Reason, Rejected
 from schemas.picture_headers import orientation_of

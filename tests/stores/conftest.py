@@ -7,7 +7,7 @@ import pytest
 from apache_beam.internal.gcp import auth
 from PIL import Image
 
-from pipeline import object_stores
+from pipeline.storage import object_stores
 from tests.stores import emulators
 
 

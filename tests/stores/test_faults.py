@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from pipeline.launch import generate
-from pipeline.store import OutputError
+from pipeline.generate import generate
+from pipeline.storage.store import OutputError
 from schemas.errors import ConfigError
 from tests.stores.emulators import environment, free_port
 from tests.stores.test_generate import config_for, data_of, expected, files_in  # noqa: F401

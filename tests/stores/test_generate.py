@@ -6,11 +6,11 @@ import tarfile
 import pytest
 
 from controlset.cli import main
-from pipeline.launch import generate
-from pipeline.object_stores import file_systems
-from pipeline.options import GenerateConfig
-from pipeline.store import TEMP_PREFIX, OutputError
-from pipeline.verify import verify_dataset
+from pipeline.config import GenerateConfig
+from pipeline.generate import generate
+from pipeline.storage.object_stores import file_systems
+from pipeline.storage.store import TEMP_PREFIX, OutputError
+from pipeline.verify.verify import verify_dataset
 from schemas.dataset import open_dataset
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pipeline.object_stores import file_systems
+from pipeline.storage.object_stores import file_systems
 from schemas.errors import ConfigError
 from tests.controlnet import tiny_runs
 from tests.runners.services import ROOT

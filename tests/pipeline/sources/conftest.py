@@ -5,7 +5,7 @@ import io
 import pytest
 from PIL import Image
 
-from pipeline.options import GenerateConfig
+from pipeline.config import GenerateConfig
 from pipeline.sources import Container, index_container, iter_reads, list_source, resolve_source
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.options import GenerateConfig
-from pipeline.sources import Notes, SourceKind, iter_reads, local, resolve_source
+from pipeline.config import GenerateConfig
+from pipeline.sources import Notes, SourceKind, iter_reads, resolve_source
+from pipeline.storage import local
 from schemas.errors import Reason, Rejected
 from schemas.ledger import Ignored
 from schemas.records import key_of

@@ -89,7 +89,7 @@ def test_tars_and_parquet_that_do_not_belong_together_must_be_chosen(tmp_path, l
 
 
 def test_another_kind_behind_the_first_names_stops_the_listing(tmp_path, listed, monkeypatch):
-    from pipeline.sources import local
+    from pipeline.storage import local
 
     monkeypatch.setattr(local, "_FIRST_LOOK", 1)
     (tmp_path / "in").mkdir()

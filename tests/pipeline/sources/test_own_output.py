@@ -4,8 +4,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.launch import generate
-from pipeline.options import GenerateConfig
+from pipeline.config import GenerateConfig
+from pipeline.generate import generate
 from pipeline.sources import Container, Notes, index_container, list_source, resolve_source
 from schemas.errors import ConfigError
 from schemas.ledger import Ignored

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata, FileSystem
 
-from pipeline.sources import SourceKind, iter_reads, parquet, remote
+from pipeline.sources import SourceKind, iter_reads, parquet
+from pipeline.storage import remote
 from schemas.errors import ConfigError, Reason, Rejected
 from schemas.records import Place, key_of
 
@@ -211,7 +212,7 @@ def test_the_kind_of_a_large_bucket_is_known_from_its_first_names(listed, monkey
     ordered = dict(sorted(STORED.items()))
     STORED.clear()
     STORED.update(ordered)
-    from pipeline.options import GenerateConfig
+    from pipeline.config import GenerateConfig
     from pipeline.sources import resolve_source
 
     config = GenerateConfig(source="mem://bucket", output="out", conditions=("canny",))

@@ -1,7 +1,8 @@
 import pytest
 
-from pipeline.options import GenerateConfig
-from pipeline.sources import SourceKind, files, local, resolve, resolve_source
+from pipeline.config import GenerateConfig
+from pipeline.sources import SourceKind, resolve, resolve_source
+from pipeline.storage import files, local
 from schemas.errors import ConfigError
 
 

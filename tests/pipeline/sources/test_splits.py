@@ -105,7 +105,7 @@ def test_a_split_that_is_not_there_is_named_with_those_that_are(tmp_path, listed
 
 
 def test_a_split_behind_the_first_names_stops_the_listing(tmp_path, listed, jpeg, monkeypatch):
-    from pipeline.sources import local
+    from pipeline.storage import local
 
     folder(tmp_path / "train", 3, jpeg)
     folder(tmp_path / "val", 3, jpeg)

@@ -14,9 +14,9 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
-from pipeline import web_files
-from pipeline.launch import generate
-from pipeline.options import GenerateConfig
+from pipeline.config import GenerateConfig
+from pipeline.generate import generate
+from pipeline.storage import web_files
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
 

@@ -1,0 +1,1 @@
+"""What the scores are made of: one file a metric."""

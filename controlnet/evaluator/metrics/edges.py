@@ -1,0 +1,114 @@
+"""Agreement of two edge maps."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+
+from controlnet.evaluator.metrics.base import Measure, Seen
+from schemas.pixels import MapU8
+
+
+def edge_f1(found: MapU8, wanted: MapU8, *, tolerance_px: int = 1) -> float:
+    """F1 of edges, each allowed to lie a little beside its counterpart.
+
+    Args:
+        found: (H, W) uint8, edges > 0, of the picture.
+        wanted: likewise, of the condition.
+        tolerance_px: 0 compares pixel by pixel.
+
+    Returns:
+        0..1; 1 where both have no edges, 0 where only one has.
+
+    Raises:
+        ValueError: maps of different sizes.
+    """
+    precision, recall = precision_recall(found, wanted, tolerance_px=tolerance_px)
+    return f1_of(precision, recall)
+
+
+def f1_of(precision: float, recall: float) -> float:
+    """Harmonic mean of precision and recall; 0 where both are."""
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def precision_recall(found: MapU8, wanted: MapU8, *, tolerance_px: int) -> tuple[float, float]:
+    """Shares of edge pixels that have a counterpart nearby.
+
+    Precision is that of the found ones, recall that of the wanted ones; nearby is a square of
+    2 * tolerance + 1 px.
+
+    Args:
+        found: (H, W) uint8, edges > 0, of the picture.
+        wanted: likewise, of the condition.
+        tolerance_px: 0 compares pixel by pixel.
+
+    Returns:
+        Each 0..1; both 1 where neither has edges, both 0 where only one has.
+
+    Raises:
+        ValueError: maps of different sizes.
+    """
+    if found.shape != wanted.shape:
+        raise ValueError(f"need maps of one size, got {found.shape} and {wanted.shape}")
+    found_edges, wanted_edges = found > 0, wanted > 0
+    if not found_edges.any() or not wanted_edges.any():
+        empty = float(found_edges.any() == wanted_edges.any())
+        return empty, empty
+    precision = (found_edges & _grown(wanted_edges, tolerance_px)).sum() / found_edges.sum()
+    recall = (wanted_edges & _grown(found_edges, tolerance_px)).sum() / wanted_edges.sum()
+    return float(precision), float(recall)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class EdgeScorer:
+    """F1 of edges, tolerant first: a shift of one pixel ruins the exact one."""
+
+    tolerance_px: int = 1
+    exact_first: bool = False
+
+    @property
+    def protocol(self) -> str:
+        """Definition in one line."""
+        return (
+            f"edge F1 of each image, {self.tolerance_px} px of tolerance (square), and exact; "
+            "empty against empty is 1"
+        )
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """The tolerant F1 first, unless the exact one was asked for."""
+        px = f"{self.tolerance_px} px"
+        named = [
+            (f"f1_{self.tolerance_px}px", f"F1 ({px})"),
+            (f"precision_{self.tolerance_px}px", f"precision ({px})"),
+            (f"recall_{self.tolerance_px}px", f"recall ({px})"),
+            ("f1_exact", "F1 (exact)"),
+        ]
+        shares = [Measure(name=name, label=label, higher_is_better=True) for name, label in named]
+        if self.exact_first:
+            shares.insert(0, shares.pop())
+        ratio = Measure(name="density_ratio", label="edges / wanted", higher_is_better=True)
+        return (*shares, ratio)
+
+    def __call__(self, found: Seen | None, wanted: Seen) -> dict[str, np.ndarray]:
+        """See `Scorer`."""
+        edges = np.zeros_like(wanted.pixels) if found is None else found.pixels
+        near = precision_recall(edges, wanted.pixels, tolerance_px=self.tolerance_px)
+        exact = precision_recall(edges, wanted.pixels, tolerance_px=0)
+        there, asked = np.count_nonzero(edges), np.count_nonzero(wanted.pixels)
+        ratio = there / asked if asked else float("nan")
+        px = f"{self.tolerance_px}px"
+        values = {
+            f"f1_{px}": f1_of(*near),
+            f"precision_{px}": near[0],
+            f"recall_{px}": near[1],
+            "f1_exact": f1_of(*exact),
+            "density_ratio": ratio,
+        }
+        return {name: np.array([value]) for name, value in values.items()}
+
+
+def _grown(edges: np.ndarray, by_px: int) -> np.ndarray:
+    kernel = np.ones((2 * by_px + 1, 2 * by_px + 1), np.uint8)
+    return cv2.dilate(edges.astype(np.uint8), kernel) > 0

@@ -1,0 +1,228 @@
+"""Networks that draw for an evaluation: one base in memory at a time, told apart by name."""
+
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from controlnet.architecture.backbone import Base, fits, load_base, zero_terminal
+from controlnet.architecture.control import ControlNet
+from controlnet.architecture.control_files import load_control
+from controlnet.architecture.sampling import SampleOptions
+from controlnet.evaluator.config import EvaluateConfig
+from controlnet.evaluator.runs import Cell, RunPlace, floor_of, told_by
+from controlnet.evaluator.sampler import Request, Sampler
+from controlnet.nano import NAME, base_folder
+from controlnet.trainer.checkpoint import published
+from controlnet.trainer.probe import to_pictures
+from controlnet.trainer.run_folder import (
+    CONFIG_NAME,
+    CONTROL_DIR,
+    SUMMARY_NAME,
+    check_result,
+    read_record,
+)
+from schemas.errors import ConfigError
+from schemas.pixels import RgbU8
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_KNOWN_BASES = {
+    "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "stabilityai/stable-diffusion-2-1",
+    "stabilityai/stable-diffusion-2-1-base",
+    "stabilityai/stable-diffusion-xl-base-1.0",
+}
+"""Those that a run may name without surprise."""
+
+
+class Studio:
+    """Bases and samplers as they are asked for; the last of each stays.
+
+    Args:
+        base: for all runs; None takes the one that each was trained on.
+        precision: fp32, bf16, fp16 or auto.
+        offline: never ask the hub.
+        device: of the networks.
+        vae: to use instead of each base's own.
+        lora: file that is added to each base.
+    """
+
+    def __init__(
+        self,
+        *,
+        base: str | None,
+        precision: str,
+        offline: bool,
+        device: str,
+        vae: str | None = None,
+        lora: str | None = None,
+    ) -> None:
+        self._asked, self._offline = base, offline
+        self._vae, self._lora = vae, lora
+        self.device = device
+        self.precision = _resolved(precision, device)
+        self._base: tuple[str, Base] | None = None
+        self._sampler: tuple[str, Sampler] | None = None
+
+    def base_of(self, place: RunPlace) -> str:
+        """The base of a run: asked for, or what its record or file says; `nano` as its folder.
+
+        Raises:
+            ConfigError: nobody says.
+        """
+        name = self._asked or _trained_on(place)
+        if name is None:
+            raise ConfigError(
+                f"--run {place.path}: its file does not say which base it was trained on; "
+                "give --base BASE"
+            )
+        bundled = name == NAME or (not Path(name).exists() and name.endswith("nano/base"))
+        return str(base_folder()) if bundled else name
+
+    def check(self, places: Sequence[RunPlace]) -> list[str]:
+        """Load every run's networks once, so that what does not fit is known before anything runs.
+
+        Returns:
+            What is to be said: a run on another fine-tune of its base.
+
+        Raises:
+            ConfigError: a base that is not there, or of another architecture; a network with NaN.
+        """
+        said = []
+        for place in places:
+            if place.is_run:
+                check_result(place.path)
+            base = self.base(place)
+            fits(load_control(place.control, base.unet), base)
+            meant = told_by(place, "base_fingerprint")
+            if meant is not None and meant != base.fingerprint:
+                said.append(
+                    f"{place.path} was trained on a base with other weights than {base.name} "
+                    f"(fingerprint {meant}, got {base.fingerprint}); it fits, but may obey less"
+                )
+        return said
+
+    def identity_of(self, place: RunPlace) -> dict[str, str]:
+        """What stands for a run's base: its name, and the weights of its parts as stored."""
+        return {"name": self.base_of(place), **self.base(place).stored}
+
+    def control(self, control: Path, base: Base) -> ControlNet:
+        """A ControlNet for a base, frozen and in its place."""
+        return load_control(control, base.unet).requires_grad_(False).eval().to(self.device)
+
+    def sample(
+        self, cell: Cell, config: EvaluateConfig, requests: Sequence[Request]
+    ) -> list[RgbU8]:
+        """Draw a batch for a cell of an evaluation."""
+        if self._sampler is None or self._sampler[0] != cell.name:
+            self._sampler = (cell.name, self._new_sampler(cell, config))
+        return self._sampler[1](requests)
+
+    @torch.no_grad()
+    def round_trip(self, place: RunPlace, picture: RgbU8) -> RgbU8:
+        """The picture through the VAE of a run's base and back."""
+        base = self.base(place)
+        image_CHW = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
+        moments_BCHW = base.moments(image_CHW[None].to(self.device))
+        mean_BCHW, _ = moments_BCHW.chunk(2, dim=1)
+        space = base.space
+        latent_BCHW = (mean_BCHW - space.shift_factor) * space.scaling_factor
+        return to_pictures(base.pictures(latent_BCHW))[0]
+
+    def _new_sampler(self, cell: Cell, config: EvaluateConfig) -> Sampler:
+        base = self.base(cell.run)
+        controls = [] if cell.control is None else [(self.control(cell.control, base), 1.0)]
+        return Sampler(
+            base,
+            controls,
+            SampleOptions(
+                steps=config.steps,
+                guidance=float(cell.guidance),
+                scale=float(cell.scale),
+                scheduler=config.scheduler or "ddim",
+            ),
+            negative_prompt=config.negative_prompt or "",
+            device=torch.device(self.device),
+            autocast=DTYPES[self.precision],
+        )
+
+    def base(self, place: RunPlace) -> Base:
+        """The base of a run, in its place."""
+        name = self.base_of(place)
+        if self._base is None or self._base[0] != name:
+            base = self._loaded(name, place)
+            assert base.text is not None
+            assert base.vae is not None
+            for module in (base.unet, base.vae, *base.text.models):
+                module.to(self.device)
+            self._base, self._sampler = (name, base), None
+        base = self._base[1]
+        return zero_terminal(base) if told_by(place, "zero_terminal_snr") == "true" else base
+
+    def _loaded(self, name: str, place: RunPlace) -> Base:
+        """The base; one that only the run names, perhaps a stranger's, is not fetched for that."""
+        fetched = self._asked is not None or name in _KNOWN_BASES
+        try:
+            return load_base(
+                name,
+                dtype=DTYPES[self.precision],
+                offline=self._offline or not fetched,
+                other_vae=self._vae,
+                lora=self._lora,
+            )
+        except ConfigError as error:
+            if fetched or self._offline or Path(name).exists():
+                raise
+            raise ConfigError(
+                f"--run {place.path}: need a base that is here, got {name!r} from the run alone, "
+                f"and it was not fetched; if you trust it, say --base {shlex.quote(name)}"
+            ) from error
+
+
+def floors_of(
+    places: Sequence[RunPlace], studio: Studio, config: EvaluateConfig
+) -> dict[str, Cell]:
+    """A cell without control for each distinct base: `floor`, `floor-2` and so on."""
+    floors: dict[str, Cell] = {}
+    for base in dict.fromkeys(map(studio.base_of, places)):
+        place = next(one for one in places if studio.base_of(one) == base)
+        name = "floor" if not floors else f"floor-{len(floors) + 1}"
+        floors[name] = floor_of(place, name, config)
+    return floors
+
+
+def record_of_run(place: RunPlace, base: str, folder: Path) -> dict[str, Any]:
+    """What the document says of a run; where it lies as seen from the evaluation's folder."""
+    summary = read_record(place.path / SUMMARY_NAME) if place.is_run else {}
+    return {
+        "name": place.name,
+        "path": os.path.relpath(place.path.resolve(), folder.resolve()),
+        "step": summary.get("step"),
+        "base": published(base),
+        "condition": told_by(place, "condition"),
+        "zero_terminal_snr": told_by(place, "zero_terminal_snr") == "true",
+    }
+
+
+def _trained_on(place: RunPlace) -> str | None:
+    """The base by the record of the run (also where its checkpoint is given), or by the file."""
+    run = place.path if place.is_run else place.control.resolve().parent
+    ours = place.is_run or place.control.name == CONTROL_DIR
+    for folder in (run, run.parent.parent) if ours else ():
+        base = read_record(folder / CONFIG_NAME).get("config", {}).get("base")
+        if base:
+            return base
+    return told_by(place, "base")
+
+
+def _resolved(precision: str, device: str) -> str:
+    """`auto`: bf16 on GPUs that have it, fp32 elsewhere."""
+    if precision != "auto":
+        return precision
+    has = device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if has else "fp32"

@@ -1,0 +1,228 @@
+"""The resolved addition: which columns are new, and what the data set will say of itself then."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from pyarrow.fs import LocalFileSystem
+
+from annotators.latents import LatentSpec
+from annotators.protocol import Spec
+from annotators.registry import (
+    captioner_of,
+    record_of,
+    record_of_captioner,
+    specs_of,
+    weights_ready,
+)
+from annotators.runtime import Runtime
+from pipeline.add.config import AddConfig
+from pipeline.add.imports import resolve_imported
+from pipeline.add.latents import resolve_latents
+from pipeline.config import GenerateConfig
+from pipeline.job import Job
+from pipeline.kept_columns import check_names
+from pipeline.output.finalize import packages_of
+from schemas.documents import parse_json
+from schemas.errors import ConfigError
+from schemas.latents import LatentInfo
+from schemas.manifest import Manifest, ShardRecord
+from schemas.shards import ShardReader, path_inside
+from schemas.triple import FOOTER_KEY, Condition
+
+_WITH_MODEL = {"none": "blip", "auto": "sidecar-else-blip"}
+"""What `generate --caption` is told to do the same at once; the other modes have no such twin."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Addition(Job):
+    """What workers need to know. `specs`, `imports`, `captioner` and `latents` are new only.
+
+    Of `config` only the device and the threads matter: the recipe is that of the data set, and
+    nothing is listed; `source` says where new maps lie. So footer, identity and schema are those of
+    the run that would have made the old and the new columns at once; only imported conditions stand
+    among the annotators alone, since a `generate` with them might have taken other pictures.
+    """
+
+    old: Manifest
+    old_footer: Mapping[str, Any]
+    new_latents: LatentInfo | None = None  # of `latents`, if its VAE is here
+
+    @property
+    def is_empty(self) -> bool:
+        """Everything that was asked for is there."""
+        return not self.models and self.latents is None and not self.imports
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The data set's options; with a captioner, where captions then come from."""
+        caption = self.old.recipe.get("caption", "auto")
+        if self.captioner is not None:
+            caption = _WITH_MODEL.get(caption, caption)
+        return {**self.old.recipe, "caption": caption}
+
+    @property
+    def annotators(self) -> dict[str, Any]:
+        """Condition -> everything that is known about its annotator; old ones first."""
+        new = {spec.name: record_of(spec, self.weights.get(spec.name, ())) for spec in self.specs}
+        return {**self.old.annotators, **new, **{one.name: one.record for one in self.imports}}
+
+    @property
+    def captioner_record(self) -> dict[str, Any] | None:
+        """The same of the captioner, if a model writes captions."""
+        if self.captioner is None:
+            return None if self.old.captioner is None else dict(self.old.captioner)
+        return record_of_captioner(self.captioner, self.weights.get(self.captioner.name, ()))
+
+    @property
+    def latent_record(self) -> dict[str, Any] | None:
+        """What is known about the moments, old or new."""
+        if self.new_latents is not None:
+            return self.new_latents.to_json()
+        return None if self.old.latents is None else dict(self.old.latents)
+
+    @property
+    def footer(self) -> dict[str, Any]:
+        """What every shard carries."""
+        latents = {} if self.latent_record is None else {"latents": self.latent_record}
+        return {
+            **self.old_footer,
+            "recipe": self.recipe,
+            "annotators": self.annotators,
+            "captioner": self.captioner_record,
+            **latents,
+        }
+
+    @property
+    def conditions(self) -> list[Condition]:
+        """Of all annotators, from records: an old one need not be installed."""
+        return [
+            Condition(name=name, stats=record["stats"]) for name, record in self.annotators.items()
+        ]
+
+    def manifest(self, shards: list[ShardRecord]) -> Manifest:
+        """The manifest of the data set with the new columns."""
+        encoding = ("diffusers",) if self.latents else ()
+        software = {package: version(package) for package in (*packages_of(self), *encoding)}
+        return dataclasses.replace(
+            self.old,
+            recipe=self.recipe,
+            annotators=self.annotators,
+            captioner=self.captioner_record,
+            latents=self.latent_record,
+            software={**self.old.software, **software},
+            shards=shards,
+        )
+
+
+def resolve(config: AddConfig, old: Manifest, *, download: bool = True) -> Addition:
+    """Check annotators, device and weights, and set aside what the data set has already.
+
+    Args:
+        config: what was asked for.
+        old: the data set's manifest.
+        download: get weights that are not here; False leaves them out of the job's records.
+
+    Raises:
+        ConfigError: a condition that nobody provides, something that is there with other
+            parameters, maps, weights or a device that are not there, or a shard that cannot be
+            read.
+    """
+    asked = config.with_seed_of(old.recipe)
+    looking = Runtime(weights=config.weights, offline=config.offline)
+    new: list[Spec] = []
+    for spec in specs_of(asked):
+        if spec.name not in old.annotators:
+            new.append(spec)
+            continue
+        found = weights_ready([spec], looking, download=False).get(spec.name)
+        _check_same(
+            config.folder, spec.name, old.annotators[spec.name], record_of(spec, found or ())
+        )
+    captioner = None if config.caption == "none" else captioner_of(config.caption, asked)
+    if captioner is not None and old.captioner is not None:
+        found = weights_ready([captioner], looking, download=False).get(captioner.name)
+        ours = record_of_captioner(captioner, found or ())
+        _check_same(config.folder, f"captions of {captioner.name}", old.captioner, ours)
+        captioner = None
+    source, imports = resolve_imported(
+        config.import_condition, config.conditions, old, config.folder
+    )
+    latents, found = _latents_of(config, old, looking, download=download)
+    job = Addition(
+        config=_running_config(config, old),
+        source=source,
+        specs=tuple(new),
+        imports=imports,
+        captioner=captioner,
+        latents=latents,
+        new_latents=found,
+        old=old,
+        old_footer=_footer_of(config.folder, old.shards[0]),
+    )
+    check_names(job.conditions, old.columns)
+    _ = job.runtime  # a device that is asked for and absent is refused here
+    return dataclasses.replace(job, weights=weights_ready(job.models, looking, download=download))
+
+
+def _latents_of(
+    config: AddConfig, old: Manifest, looking: Runtime, *, download: bool
+) -> tuple[LatentSpec | None, LatentInfo | None]:
+    if config.latents is None:
+        return None, None
+    spec = LatentSpec.from_options(
+        config.latents, flips=config.latent_flips, asked=config.precision
+    )
+    return resolve_latents(spec, old, looking, folder=config.folder, download=download)
+
+
+def _running_config(config: AddConfig, old: Manifest) -> GenerateConfig:
+    return GenerateConfig(
+        source=old.source,
+        output=config.folder,
+        conditions=tuple(dict.fromkeys((*old.annotators, *config.conditions))),
+        device=config.device,
+        weights=config.weights,
+        offline=config.offline,
+        compile=config.compile,
+        num_workers=config.num_workers,
+    )
+
+
+def _footer_of(folder: str, shard: ShardRecord) -> Mapping[str, Any]:
+    """What a shard carries.
+
+    Raises:
+        ConfigError: it is not there or cannot be read.
+    """
+    path = path_inside(LocalFileSystem(), folder, shard.data.path)
+    with ShardReader(path, where=path, filesystem=LocalFileSystem()) as reader:
+        raw = (reader.schema.metadata or {}).get(FOOTER_KEY, b"")
+    return parse_json(raw, dict[str, Any], where=path, advice="run `controlset verify`")
+
+
+def _check_same(folder: str, what: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Refuse to add what is there already, made otherwise."""
+    ours = json.loads(json.dumps(ours))
+    if not ours["weights"]:  # not here, and not needed if all else is equal
+        theirs, ours = ({**record, "weights": None} for record in (theirs, ours))
+    before, now = _flat(theirs), _flat(ours)
+    differences = [
+        f"{name}={before.get(name)} (now {now.get(name)})"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    if differences:
+        raise ConfigError(
+            f"{folder}: holds {what} made with {'; '.join(differences)}; "
+            "ask for it with the same options, or generate another data set"
+        )
+
+
+def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters by their own names; of weights only the hashes."""
+    rest = {name: value for name, value in record.items() if name != "parameters"}
+    weights = [one["sha256"] for one in record["weights"] or []]
+    return {**rest, "weights": weights, **record["parameters"]}

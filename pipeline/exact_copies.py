@@ -1,0 +1,156 @@
+# Beam is not typed for pyright: transforms, `|` and bundles of results are all `Any` to it.
+# pyright: reportPrivateImportUsage=false, reportAttributeAccessIssue=false
+# pyright: reportIncompatibleMethodOverride=false, reportReturnType=false, reportArgumentType=false
+"""`--keep-copies-together`: copies of a picture are found before splits are drawn.
+
+Every picture is read, decoded and encoded as it will be stored, and compared as `inspect` compares
+what is stored; so where `inspect` sees copies, they are in one split by construction. Only hashes
+and copies of 8x8 pixels leave the worker. Who changes what a copy is changes data sets: bump
+`PIPELINE_REVISION`.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import apache_beam as beam
+import numpy as np
+
+from pipeline.batch import Read, make_batch
+from pipeline.inspection.duplicates import Sets, join_equal, join_near
+from pipeline.inspection.measure import FLAT_DEVIATION, SIGNATURE, measure_image
+from pipeline.job import BATCH_IMAGES, Job
+from pipeline.plan import PlanShards
+from pipeline.progress import TALLY
+from pipeline.shard import cut, in_order, reads_of
+from pipeline.worker import Workshop, at_work, workshop_of
+from schemas.records import ShardPlan
+
+_LOOK = np.dtype(
+    [
+        ("key", "V16"),
+        ("sha256", "V32"),  # of the source's bytes
+        ("digest", "V16"),  # of the stored bytes
+        ("phash", "u8"),
+        ("signature", "u1", SIGNATURE),
+        ("deviation", "f4"),
+    ]
+)
+"""What a picture is compared by: 268 bytes."""
+
+
+class FindCopies(beam.PTransform):
+    """References -> one mapping: key of a copy -> key of the picture that it follows.
+
+    The references are planned once as if there were no split, so that a tar and a Parquet row group
+    are read in their order, each once.
+    """
+
+    def __init__(self, job: Job) -> None:
+        super().__init__()
+        self._job = job
+
+    def expand(self, refs: beam.PCollection) -> beam.PCollection[Mapping[str, str]]:
+        return (
+            refs
+            | PlanShards(self._job, validation=0.0)
+            | "Look" >> beam.ParDo(_Look(self._job))
+            | "Together" >> beam.GroupByKey()
+            | "Leaders" >> beam.MapTuple(_leaders)
+        )
+
+
+class _Look(beam.DoFn):
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def setup(self) -> None:
+        with TALLY.remembering_failure():
+            self._workshop = workshop_of(self._job)
+
+    def process(self, element: ShardPlan) -> Iterator[tuple[None, bytes]]:
+        with TALLY.remembering_failure(), at_work(self._workshop):
+            yield None, looks_of(element, self._job, self._workshop)
+
+
+def _leaders(_: None, looks: Iterable[bytes]) -> Mapping[str, str]:
+    with TALLY.remembering_failure():
+        leaders = leaders_of(looks)
+    TALLY.looking_ends()
+    return leaders
+
+
+def looks_of(plan: ShardPlan, job: Job, workshop: Workshop) -> bytes:
+    """What the pictures of a plan are compared by; those that will be rejected are left out.
+
+    Args:
+        plan: references in the order in which they are read.
+        job: the resolved job.
+        workshop: this process's threads; its models are not used.
+
+    Returns:
+        Records of `_LOOK`, in the plan's order.
+    """
+    bare = dataclasses.replace(  # pictures alone: no captions, maps or other columns
+        job,
+        source=dataclasses.replace(job.source, keep=()),
+        specs=(),
+        captioner=None,
+        imports=(),
+        columns={},
+    )
+    refs = [
+        dataclasses.replace(ref, caption_place=None, more_captions=(), maps=()) for ref in plan.refs
+    ]
+    calls = (
+        functools.partial(_looks, reads, bare) for reads in cut(reads_of(refs, bare), BATCH_IMAGES)
+    )
+    return b"".join(in_order(calls, workshop))
+
+
+def _looks(reads: Sequence[Read], job: Job) -> bytes:
+    looks: list[tuple[object, ...]] = []
+    for row in make_batch(reads, job, {}).rows:
+        measured = measure_image(row["image"]["bytes"])
+        if measured is not None:  # else `inspect` calls it broken
+            looks.append(
+                (
+                    bytes.fromhex(row["key"]),
+                    bytes.fromhex(row["sha256"]),
+                    measured.digest,
+                    measured.phash,
+                    np.frombuffer(measured.signature, np.uint8),
+                    measured.deviation,
+                )
+            )
+    TALLY.looked_at(len(reads))
+    return np.array(looks, _LOOK).tobytes()
+
+
+def leaders_of(parts: Iterable[bytes]) -> dict[str, str]:
+    """Which pictures follow which.
+
+    Args:
+        parts: results of `looks_of`, in any order.
+
+    Returns:
+        Key of a picture -> smallest key of its copies, itself among them; pictures without a copy,
+        and those that lead, are not in it.
+
+    Cost: 1.8 s and 190 MB for 100,000 different pictures, on one core; see docs/generate.md for
+    the whole pass (measured 2026-11-30).
+    """
+    looks = np.frombuffer(b"".join(parts), _LOOK)
+    looks = looks[np.argsort(looks["key"])]
+    rows = np.arange(len(looks))
+    sets = Sets(len(looks))
+    join_equal(sets, [digest.tobytes() for digest in looks["sha256"]], rows)
+    join_equal(sets, [digest.tobytes() for digest in looks["digest"]], rows)
+    shown = looks["deviation"] >= FLAT_DEVIATION
+    join_near(sets, looks["phash"][shown], looks["signature"][shown], rows[shown])
+    leaders = sets.labels()  # the smallest row of each set
+    copies = np.flatnonzero(leaders != rows)
+    return {
+        looks["key"][row].tobytes().hex(): looks["key"][leaders[row]].tobytes().hex()
+        for row in copies
+    }

@@ -1,0 +1,150 @@
+# Beam is not typed for pyright: transforms, `|` and bundles of results are all `Any` to it.
+# pyright: reportPrivateImportUsage=false, reportAttributeAccessIssue=false
+# pyright: reportIncompatibleMethodOverride=false, reportReturnType=false, reportArgumentType=false
+"""The Beam graph on one screen.
+
+refs, notes = list_images(p, job)     references only: place, row, group; what else was found
+leaders = refs | FindCopies(job)      with --keep-copies-together: each copy -> whom it follows
+plans   = refs | PlanShards(job)      hash -> shard, GroupByKey over references
+records = plans | MakeShards(job)     one element = one shard, read to commit, one fused step
+records | WriteManifest(job, …)       sums checked, card and preview, manifest last
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+
+from pipeline.job import Job
+from pipeline.output.finalize import finish
+from pipeline.plan import PlanShards
+from pipeline.progress import TALLY
+from pipeline.shard import make_shard
+from pipeline.sources import Container, Notes, SourceSpec, index_container, joined, list_source
+from pipeline.worker import at_work, workshop_of
+from schemas.manifest import Manifest, ShardRecord
+from schemas.records import ImageRef, ShardPlan
+
+# What a runner's own monitoring shows, and `result.metrics()` of Beam.
+_SHARDS, _ROWS, _REJECTED = (
+    beam.metrics.Metrics.counter("controlset", name) for name in ("shards", "rows", "rejected")
+)
+
+
+def build(pipeline: beam.Pipeline, job: Job) -> beam.PCollection[Manifest]:
+    """Wire the whole job; the same graph on every runner."""
+    refs, notes = list_images(pipeline, job)
+    leaders = None
+    if job.config.keep_copies_together:
+        from pipeline.exact_copies import FindCopies
+
+        leaders = refs | FindCopies(job)
+    plans = refs | PlanShards(job, leaders=leaders)
+    records = plans | MakeShards(job)
+    return records | WriteManifest(job, refs | beam.combiners.Count.Globally(), notes)
+
+
+def list_images(
+    pipeline: beam.Pipeline, job: Job
+) -> tuple[beam.PCollection[ImageRef], beam.PCollection[Notes]]:
+    """Source -> references, and one note on all that was found.
+
+    Containers are indexed apart: their headers or footers only.
+    """
+    source: Any = pipeline | beam.Create([job.source])
+    files, containers, of_files = (
+        source | "List" >> beam.FlatMap(_list) | "PartitionList" >> beam.Partition(_by_type, 3)
+    )
+    members, of_members = (
+        containers
+        | beam.Reshuffle()
+        | "Index" >> beam.FlatMap(_index, job.source)
+        | "PartitionIndex" >> beam.Partition(_by_type, 2)
+    )
+    notes = (of_files, of_members) | "Notes" >> beam.Flatten() | beam.CombineGlobally(joined)
+    refs = (files, members) | "Refs" >> beam.Flatten()
+    if job.config.limit is None:
+        return refs, notes
+    first = beam.combiners.Top.Of(job.config.limit, key=order, reverse=True)
+    return refs | "Limit" >> first | "Limited" >> beam.FlatMap(_unpacked), notes
+
+
+class MakeShards(beam.PTransform):
+    """Plans -> committed shards; every pixel lives and dies inside one element."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__()
+        self._job = job
+
+    def expand(self, plans: beam.PCollection[ShardPlan]) -> beam.PCollection[ShardRecord]:
+        return plans | beam.ParDo(_MakeShard(self._job))
+
+
+class WriteManifest(beam.PTransform):
+    """Committed shards -> a complete data set."""
+
+    def __init__(
+        self, job: Job, planned: beam.PCollection[int], notes: beam.PCollection[Notes]
+    ) -> None:
+        super().__init__()
+        self._job = job
+        self._planned = beam.pvalue.AsSingleton(planned)
+        self._notes = beam.pvalue.AsSingleton(notes)
+
+    def expand(self, records: beam.PCollection[ShardRecord]) -> beam.PCollection[Manifest]:
+        return (
+            records
+            | beam.combiners.ToList()
+            | beam.Map(_finish, self._planned, self._notes, self._job)
+        )
+
+
+class _MakeShard(beam.DoFn):
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def setup(self) -> None:
+        with TALLY.remembering_failure():
+            self._workshop = workshop_of(self._job)
+
+    def process(self, element: ShardPlan) -> Iterator[ShardRecord]:
+        with TALLY.remembering_failure(), at_work(self._workshop):
+            record = make_shard(element, self._job, self._workshop)
+        _SHARDS.inc()
+        _ROWS.inc(record.data.rows)
+        _REJECTED.inc(record.rejected_images)
+        yield record
+
+
+def _finish(records: Iterable[ShardRecord], planned: int, notes: Notes, job: Job) -> Manifest:
+    with TALLY.remembering_failure():
+        return finish(records, planned, job, notes)
+
+
+def _list(source: SourceSpec) -> Iterator[ImageRef | Container | Notes]:
+    notes = Notes()
+    with TALLY.remembering_failure():
+        yield from list_source(source, notes)
+    yield notes
+
+
+def _index(container: Container, source: SourceSpec) -> Iterator[ImageRef | Notes]:
+    notes = Notes()
+    yield from index_container(container, source, notes)
+    yield notes
+
+
+def _by_type(listed: ImageRef | Container | Notes, count: int) -> int:
+    """References, containers, notes; notes are the last of `count`."""
+    if isinstance(listed, Notes):
+        return count - 1
+    return int(isinstance(listed, Container))
+
+
+def order(ref: ImageRef) -> tuple[str, int, str]:
+    """Which references come first where only some are taken."""
+    return ref.group, ref.ordinal, ref.key
+
+
+def _unpacked(refs: Sequence[ImageRef]) -> Iterator[ImageRef]:
+    yield from refs

@@ -1,0 +1,1 @@
+"""Pixels on their way in: what a file is, its decoding, its colours, its crop, its encoding."""

@@ -1,0 +1,300 @@
+"""The data set's card: a README.md that Hugging Face's hub and `datasets` understand.
+
+Nothing in it depends on when or where it was written, so a re-run gives the same bytes.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import yaml
+
+from annotators.latents import LatentSpec
+from pipeline.output.pages import templates, visible
+from pipeline.output.preview import reject_lines, stored_size
+from pipeline.output.repeat import commands_of
+from schemas.latents import LATENTS, LATENTS_FLIPPED, LatentInfo
+from schemas.manifest import Manifest, ShardRecord
+
+_MEANINGS: Mapping[str, tuple[str, str]] = {
+    # column -> unit or range, meaning
+    "key": ("32 hex digits", "Hash of the source's name; stable across runs, joins everything"),
+    "source": ("", "Name of the picture, relative to the source"),
+    "sha256": ("64 hex digits", "Of the source's raw bytes"),
+    "image": ("RGB, 0 to 255", "The picture at training size"),
+    "text": ("", "Caption; null where there is none"),
+    "caption_source": ("", "Where the caption came from"),
+    "width": ("px", "Of the stored image and its maps"),
+    "height": ("px", "Of the stored image and its maps"),
+    "original_width": ("px", "Of the source, after EXIF orientation"),
+    "original_height": ("px", "Of the source, after EXIF orientation"),
+    "crop_x": ("px", "Left edge of the crop in the resized picture (SDXL's micro-conditioning)"),
+    "pad_left": ("px", "Border left of the picture; maps show nothing there"),
+    "pad_top": ("px", "Border above it"),
+    "pad_right": ("px", "Border right of it"),
+    "pad_bottom": ("px", "Border below it"),
+    "crop_y": ("px", "Top edge of the crop in the resized picture (SDXL's micro-conditioning)"),
+}
+
+_STATS: Mapping[str, tuple[str, str]] = {
+    # statistic, or condition_statistic where that says more -> unit or range, meaning
+    "low": ("grey levels of gradient", "Lower hysteresis threshold of this row's map"),
+    "high": ("grey levels of gradient", "Upper hysteresis threshold of this row's map"),
+    "edge_density": ("0 to 1", "Share of the map's pixels that are edges (at or above half)"),
+    "mean": ("0 to 1", "Mean brightness of the map"),
+    "mean_z": ("-1 to 1", "Mean of the normals' third component"),
+    "lines": ("", "Straight lines that were found"),
+    "classes": ("1 to 150", "Classes of ADE20K in the map"),
+    "people": ("", "People that were found"),
+    "visible_joints": ("", "Body joints that were found, of all people together"),
+    "depth_min": (
+        "the network's own",
+        "Inverse distance that the map's darkest value stands for, up to an unknown scale and "
+        "shift; 1 / metres if the network is metric",
+    ),
+    "depth_max": ("the network's own", "The same of its brightest value"),
+    "depth_flat": ("", "No depth was found: the map is black"),
+    "pose_keypoints": (
+        "x, y: px of the stored image; score: 0 to 1",
+        "One entry a person; joints that were not seen are absent",
+    ),
+}
+
+_RESTRICTED = re.compile(r"non-?commercial|research|\bnc\b|see the model's card", re.IGNORECASE)
+
+_HINTS: Mapping[str, str] = {
+    "bilevel": "1-bit PNG, 0 or 255",
+    "grey": "8-bit grey PNG, 0 to 255",
+    "grey16": "16-bit grey PNG, 0 to 65535",
+    "rgb": "RGB PNG, 0 to 255",
+}
+
+
+def render_card(manifest: Manifest, schema: pa.Schema, *, licence: str = "unknown") -> str:
+    """Dataset card with the front matter that `datasets` reads.
+
+    Args:
+        manifest: of the whole data set.
+        schema: of its shards, with Hugging Face feature metadata.
+        licence: of the data set as a whole, in the hub's notation; it cannot be known from here.
+
+    Returns:
+        Markdown, the same for the same arguments. `num_bytes` is the size on disk, which for
+        uncompressed Parquet is the size in memory to within a few percent.
+    """
+    return (
+        templates()
+        .get_template("card.md.j2")
+        .render(
+            front_matter=_front_matter(manifest, schema, licence),
+            manifest=manifest,
+            conditions=list(manifest.annotators),
+            splits={
+                split: sum(shard.data.rows for shard in shards)
+                for split, shards in manifest.splits.items()
+            },
+            stored_size=stored_size(manifest.recipe),
+            metadata_left_out=_metadata_left_out(manifest.recipe),
+            command=_fenced("\n".join(commands_of(manifest)), "sh"),
+            columns=list(_columns(manifest, schema)),
+            makers=list(_makers(manifest)),
+            has_networks=any(record.get("weights") for record in _records(manifest).values()),
+            restricted=list(_restricted(manifest)),
+            rejects=reject_lines(manifest),
+            copies_together=manifest.recipe.get("keep_copies_together", False),
+            first_split=next(iter(_splits_with_rows(manifest)), "train"),
+        )
+    )
+
+
+def _metadata_left_out(recipe: Mapping[str, Any]) -> bool | None:
+    """None where the release that made the set did not know the option."""
+    kept = recipe.get("keep_metadata")
+    return None if kept is None else not kept
+
+
+def _front_matter(manifest: Manifest, schema: pa.Schema, licence: str) -> str:
+    splits = _splits_with_rows(manifest)
+    sizes = {
+        split: sum(shard.data.size_bytes for shard in shards) for split, shards in splits.items()
+    }
+    info = {
+        "features": _features(schema),
+        "splits": [
+            {
+                "name": split,
+                "num_bytes": sizes[split],
+                "num_examples": sum(shard.data.rows for shard in shards),
+            }
+            for split, shards in splits.items()
+        ],
+        "download_size": sum(sizes.values()),
+        "dataset_size": sum(sizes.values()),
+    }
+    files = [{"split": split, "path": f"data/{split}-*"} for split in splits]
+    document = {
+        "license": licence,
+        "task_categories": ["text-to-image"],
+        "tags": ["controlnet", "controlset", *manifest.annotators],
+        "size_categories": [_size_category(manifest.rows)],
+        "dataset_info": info,
+        "configs": [{"config_name": "default", "data_files": files}],
+    }
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def _splits_with_rows(manifest: Manifest) -> dict[str, list[ShardRecord]]:
+    """`datasets` refuses a split without rows, and with it the whole set."""
+    return {
+        split: shards
+        for split, shards in manifest.splits.items()
+        if any(shard.data.rows for shard in shards)
+    }
+
+
+def _features(schema: pa.Schema) -> list[dict[str, Any]]:
+    """Columns in the card's own notation, which is not the one of the Parquet footer."""
+    metadata = json.loads((schema.metadata or {})[b"huggingface"])
+    features = metadata["info"]["features"]
+    return [{"name": name} | _in_card(features[name]) for name in schema.names]
+
+
+def _in_card(feature: Mapping[str, Any]) -> dict[str, Any]:
+    """A footer's feature as `datasets` writes it into a card."""
+    kind = feature.get("_type")
+    if kind == "Image":
+        return {"dtype": "image"}
+    if kind == "Value":
+        return {"dtype": feature["dtype"]}
+    if kind == "List":
+        content = _in_card(feature["feature"])
+        return {"list": content if "list" in content else next(iter(content.values()))}
+    return {"struct": [{"name": name} | _in_card(one) for name, one in feature.items()]}
+
+
+def _type_text(feature: Mapping[str, Any]) -> str:
+    """A column's type for a person: `float32`, `list of body, face`."""
+    content = feature.get("list", feature.get("struct"))
+    if content is None:
+        return feature["dtype"]
+    if isinstance(content, list):
+        content = ", ".join(one["name"] for one in content)
+    elif isinstance(content, dict):
+        content = _type_text(content)
+    return f"list of {content}" if "list" in feature else content
+
+
+def _size_category(rows: int) -> str:
+    """The hub's own bins."""
+    ends = {1e3: "1K", 1e4: "10K", 1e5: "100K", 1e6: "1M", 1e7: "10M", 1e8: "100M", 1e9: "1B"}
+    before = "n"
+    for end, name in ends.items():
+        if rows < end:
+            return f"n<{name}" if before == "n" else f"{before}<n<{name}"
+        before = name
+    return "n>1B"
+
+
+def _columns(manifest: Manifest, schema: pa.Schema) -> Iterator[tuple[str, str, str, str]]:
+    """(column, type, unit or range, meaning) in the order of the table."""
+    meanings = dict(_MEANINGS)
+    meanings |= dict.fromkeys(manifest.columns, ("", "Kept from the source; null: none that fits"))
+    for condition, annotator in manifest.annotators.items():
+        hint = _HINTS.get(annotator.get("hint_mode"), "PNG")
+        meanings[condition] = (hint, f"Map of {condition}, exactly the image's size; null: none")
+        for suffix in annotator.get("stats", {}):
+            fallback = ("", f"{suffix.replace('_', ' ')} of the {condition} map")
+            column = f"{condition}_{suffix}"
+            meanings[column] = _STATS.get(column) or _STATS.get(suffix, fallback)
+    if manifest.latents is not None:
+        meanings |= _latent_meanings(LatentInfo.from_json(manifest.latents))
+    for feature in _features(schema):
+        unit, meaning = meanings.get(feature["name"], ("", ""))
+        yield feature["name"], _type_text(feature), unit, meaning
+
+
+def _latent_meanings(info: LatentInfo) -> dict[str, tuple[str, str]]:
+    shape = f"{2 * info.channels} x height / {info.factor} x width / {info.factor}"
+    unit = f"float16, little-endian: {shape}".replace(" x ", " \N{MULTIPLICATION SIGN} ")
+    what = "Means, then log-variances, that the VAE gives of {}, unscaled; null: not finite"
+    return {
+        LATENTS: (unit, what.format("the image")),
+        LATENTS_FLIPPED: (unit, what.format("the mirrored image")),
+    }
+
+
+def _records(manifest: Manifest) -> dict[str, Mapping[str, Any]]:
+    """What made maps and captions, in the order of their columns."""
+    records = {f"annotator: {name}": record for name, record in manifest.annotators.items()}
+    if manifest.captioner is not None:
+        records[f"captioner: {manifest.captioner['name']}"] = manifest.captioner
+    return records
+
+
+def _models(manifest: Manifest) -> dict[str, Mapping[str, Any]]:
+    """The same with the VAE of the moments, which draws and writes nothing that is seen."""
+    records = _records(manifest)
+    if manifest.latents is not None:
+        info = LatentInfo.from_json(manifest.latents)
+        shown = ("scaling_factor", "shift_factor", "flips", "precision")
+        weights = {"source": info.base, "file": "VAE", "sha256": info.vae_sha256}
+        records["latents"] = {
+            "revision": "",
+            "parameters": {name: getattr(info, name) for name in shown},
+            "weights": [weights | {"licence": "see the model's card"}],
+            "licence": LatentSpec.licence,
+        }
+    return records
+
+
+def _makers(manifest: Manifest) -> Iterator[tuple[str, str, str, str, str]]:
+    """(what, revision, parameters, weights, licence)."""
+    for what, record in _models(manifest).items():
+        parameters = ", ".join(
+            f"{key} = {_range_text(value)}" for key, value in record["parameters"].items()
+        )
+        weights = "; ".join(map(_weights_text, record.get("weights") or [])) or "none needed"
+        yield what, str(record["revision"]), parameters, weights, _licence_text(record)
+
+
+def _range_text(value: object) -> str:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if len(value) == 2 and all(isinstance(end, int | float) for end in value):
+            first, last = value
+            return str(first) if first == last else f"{first} to {last}, drawn for each image"
+        return " and ".join(map(str, value)) or "none"
+    return str(value)
+
+
+def _weights_text(weights: Mapping[str, Any]) -> str:
+    return f"{_title(weights)}, sha256 {weights['sha256']}"
+
+
+def _title(weights: Mapping[str, Any]) -> str:
+    file = weights.get("file")
+    return f"{file} of {weights['source']}" if file else str(weights["source"])
+
+
+def _licence_text(record: Mapping[str, Any]) -> str:
+    """Of the code and, where they are others, of the weights."""
+    licences = list(dict.fromkeys(one["licence"] for one in record.get("weights") or []))
+    if not licences:
+        return str(record.get("licence"))
+    return f"code: {record.get('licence')}; weights: {'; '.join(licences)}"
+
+
+def _restricted(manifest: Manifest) -> Iterator[tuple[str, str, str]]:
+    """(what, weights, licence) of weights whose licence forbids something or is not known."""
+    for what, record in _models(manifest).items():
+        for weights in record.get("weights") or []:
+            if _RESTRICTED.search(weights["licence"]):
+                yield what, _title(weights), weights["licence"]
+
+
+def _fenced(text: str, language: str) -> str:
+    """A code block whose fence is longer than any run of backticks inside."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{visible(text)}\n{fence}"

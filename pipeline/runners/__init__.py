@@ -1,0 +1,1 @@
+"""Where the graph can run beside this machine: Dataflow, Flink, Spark."""

@@ -1,0 +1,248 @@
+# Beam is not typed for pyright: options are attributes that its parser adds.
+# pyright: reportAttributeAccessIssue=false
+"""A run on Google Cloud Dataflow: what it needs, what we choose, what the submitter sees."""
+
+import contextlib
+import dataclasses
+import hashlib
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from apache_beam.options.pipeline_options import (
+    DebugOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    SetupOptions,
+    StandardOptions,
+    WorkerOptions,
+)
+
+from pipeline.config import GenerateConfig
+from pipeline.storage.store import is_local
+from schemas.errors import ConfigError
+from schemas.printable import say
+
+if TYPE_CHECKING:
+    from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
+
+SHARDS_AT_ONCE = 2
+"""Threads of Beam's in a worker: one shard keeps the cores busy while the other is committed."""
+
+_ONE_PROCESS = "no_use_multiple_sdk_containers"
+_ACCELERATOR = "worker_accelerator="
+_EXAMPLE = "worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver"
+_RUNNER_LOG = "apache_beam.runners.dataflow.dataflow_runner"
+_SUBMITTED, _CONSOLE = "Submitted job: %s", "To access the Dataflow monitoring console"
+
+
+def is_dataflow(arguments: Sequence[str]) -> bool:
+    """Whether Beam's arguments name the Dataflow runner, in any spelling that Beam takes."""
+    runner = PipelineOptions(list(arguments)).view_as(StandardOptions).runner or ""
+    return runner.rpartition(".")[2].lower() in {"dataflowrunner", "dataflow"}
+
+
+def prepared(config: GenerateConfig) -> GenerateConfig:
+    """The configuration as Dataflow gets it; any other runner's comes back as it is.
+
+    What the user gave wins; the rest are a packaged pipeline (no main session, nothing installed
+    when a worker starts), one SDK process a machine whose threads are ours, and a job name that
+    belongs to the output, since Dataflow refuses a second active job of that name. `num_workers`
+    are machines there, as with every job on Dataflow; each uses all of its cores.
+
+    Raises:
+        ConfigError: an option that Dataflow needs is missing or cannot work, before anything is
+            sent.
+    """
+    if not is_dataflow(config.beam_args):
+        return config
+    _check(config)
+    return dataclasses.replace(
+        config,
+        beam_args=(*config.beam_args, *_ours(config)),
+        num_workers=None,
+        precision="fp32" if config.precision == "auto" else config.precision,
+    )
+
+
+def _ours(config: GenerateConfig) -> Iterator[str]:
+    """Arguments that the user left to us."""
+    options = PipelineOptions(list(config.beam_args))
+    setup, debug = options.view_as(SetupOptions), options.view_as(DebugOptions)
+    if setup.save_main_session is None:
+        yield "--no_save_main_session"
+    if not _is_given("sdk_location", config.beam_args):
+        yield "--sdk_location=container"
+    if not any("use_multiple_sdk_containers" in one for one in debug.experiments or ()):
+        yield f"--experiments={_ONE_PROCESS}"
+    if debug.number_of_worker_harness_threads is None:
+        yield f"--number_of_worker_harness_threads={SHARDS_AT_ONCE}"
+    if options.view_as(GoogleCloudOptions).job_name is None:
+        yield f"--job_name={job_name(config.output)}"
+    if config.num_workers is not None:
+        yield f"--num_workers={config.num_workers}"
+
+
+def job_name(output: str) -> str:
+    """A name that belongs to an output folder and that Dataflow takes: letters, digits, hyphens."""
+    last = re.sub("[^a-z0-9]+", "-", output.rstrip("/").rpartition("/")[2].lower()).strip("-")
+    digest = hashlib.sha256(output.rstrip("/").encode()).hexdigest()[:8]
+    return "-".join(part for part in ("controlset", last[:40].rstrip("-"), digest) if part)
+
+
+def _check(config: GenerateConfig) -> None:
+    """Everything that can be known before a job is sent.
+
+    Raises:
+        ConfigError: the first thing that is missing.
+    """
+    options = PipelineOptions(list(config.beam_args))
+    cloud, setup = options.view_as(GoogleCloudOptions), options.view_as(SetupOptions)
+    _need(cloud.project, "--project", "the project that pays", "add --project=NAME")
+    _need(cloud.region, "--region", "where the workers run", "add --region=europe-west4, say")
+    for option in ("temp_location", "staging_location"):
+        place = getattr(cloud, option)
+        if place is None and option == "staging_location":
+            continue  # Beam takes the other one
+        bucket = re.match("gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/|$)", place or "")
+        _need(bucket, f"--{option}", "a folder gs://BUCKET/…", "it holds what is staged", place)
+    image = options.view_as(WorkerOptions).sdk_container_image
+    advice = "build one with `make image` (docs/dataflow.md)"
+    _need(image, "--sdk_container_image", "an image that holds controlset", advice)
+    for name, place in (("SOURCE", config.source), ("--output", config.output)):
+        what = "a place that workers reach, gs://…"
+        _need(not is_local(place), name, what, "they do not see this machine's folders", place)
+    _need(
+        not setup.requirements_file,
+        "--requirements_file",
+        "packages in the image",
+        "add them to docker/worker.Dockerfile; nothing is installed when a worker starts",
+        setup.requirements_file,
+    )
+    _check_accelerator(config, cloud.dataflow_service_options or ())
+
+
+def _check_accelerator(config: GenerateConfig, service_options: Sequence[str]) -> None:
+    """A GPU is asked for and used, or neither: a worker must not silently compute on its CPU."""
+    named = [one for one in service_options if one.startswith(_ACCELERATOR)]
+    wants = config.device.startswith("cuda")
+    if wants:
+        how = f"add --dataflow_service_options='{_EXAMPLE}'"
+        _need(named, f"--device {config.device}", "workers with a GPU", how)
+        known = config.precision != "auto"
+        why = "this machine cannot know the workers' GPU: bf16 from L4 and A100 on, fp16 on T4"
+        _need(known, "--precision", "bf16, fp16 or fp32", why, "auto")
+    elif named:
+        why = "without it a worker whose driver fails computes on its CPU"
+        _need(False, f"--dataflow_service_options={named[0]}", "--device cuda", why, config.device)
+    if config.device.startswith("mps"):
+        _need(False, "--device", "auto, cpu or cuda", "Dataflow has no Apple machines", "mps")
+
+
+def _need(met: object, where: str, rule: str, advice: str, got: object = "nothing") -> None:
+    if not met:
+        raise ConfigError(f"{where}: Dataflow needs {rule}, got {got or 'nothing'}; {advice}")
+
+
+def _is_given(option: str, arguments: Sequence[str]) -> bool:
+    return any(argument.split("=")[0] == f"--{option}" for argument in arguments)
+
+
+@contextlib.contextmanager
+def submitted(config: GenerateConfig) -> Iterator[None]:
+    """On Dataflow, tell where the job is and how it fares; a failure becomes one line.
+
+    Raises:
+        ConfigError: the service refused the job, or the job failed.
+    """
+    if not is_dataflow(config.beam_args):
+        yield
+        return
+    from apache_beam.runners.dataflow.dataflow_runner import DataflowRuntimeException
+    from apache_beam.runners.dataflow.internal.apiclient import DataflowJobAlreadyExistsError
+    from google.api_core.exceptions import GoogleAPICallError
+
+    cloud = PipelineOptions(list(config.beam_args)).view_as(GoogleCloudOptions)
+    told = _Told()
+    with _heard(told):
+        try:
+            _check_buckets(cloud)
+            yield
+        except KeyboardInterrupt:
+            if told.job is not None:
+                place = f"--project {cloud.project} --region {cloud.region}"
+                _say(
+                    f"Dataflow goes on with the job; gcloud dataflow jobs cancel {told.job} {place}"
+                )
+            raise
+        except DataflowRuntimeException as error:
+            raise ConfigError(
+                f"Dataflow job {told.job}: {_reason(error)}; finished shards are kept, the same "
+                "command goes on"
+            ) from error
+        except (DataflowJobAlreadyExistsError, GoogleAPICallError, OSError) as error:
+            where = f"project {cloud.project}, {cloud.region}"
+            raise ConfigError(f"Dataflow ({where}) refused: {_last_line(error)}") from error
+
+
+def _check_buckets(cloud: GoogleCloudOptions) -> None:
+    """Ask for the staging buckets once; Beam would ask for ten minutes.
+
+    Raises:
+        ConfigError: no such bucket.
+    """
+    from apache_beam.io.gcp.gcsio import create_storage_client
+
+    client = create_storage_client(cloud, not cloud.no_auth)
+    for option in ("temp_location", "staging_location"):
+        place = getattr(cloud, option)
+        if place and client.lookup_bucket(place.split("/")[2]) is None:
+            raise ConfigError(f"--{option}: need a bucket that exists, got {place}; make it first")
+
+
+class _Told(logging.Handler):
+    """Prints what the submitting person wants to know out of all that Beam logs of a job."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.job: str | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if record.msg == _SUBMITTED:
+            self.job = message.removeprefix("Submitted job: ")
+            _say(f"Dataflow job {self.job}")
+        elif message.startswith(_CONSOLE) or (self.job and record.name == _RUNNER_LOG):
+            _say(message)
+
+
+@contextlib.contextmanager
+def _heard(told: _Told) -> Iterator[None]:
+    logger = logging.getLogger("apache_beam.runners.dataflow")
+    level, spread = logger.level, logger.propagate
+    logger.addHandler(told)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(told)
+        logger.setLevel(level)
+        logger.propagate = spread
+
+
+def _say(message: str) -> None:
+    say(message, error=True)
+
+
+def _reason(error: "DataflowRuntimeException") -> str:
+    """The job's own error, or its state where Beam did not see one."""
+    last = _last_line(error)
+    return f"ended in {error.result.state}, see its page" if last == "None" else last
+
+
+def _last_line(error: BaseException) -> str:
+    """Of a failure that may carry a worker's whole traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

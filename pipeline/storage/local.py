@@ -1,0 +1,256 @@
+"""Folders on the local disk."""
+
+import contextlib
+import dataclasses
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from pipeline.sources import names
+from pipeline.sources.spec import Selection
+from pipeline.storage.folder import FileStat, Folder
+from schemas.errors import Reason, Rejected
+from schemas.manifest import RECORDS_DIR
+from schemas.records import Place, Problem
+
+_FIRST_LOOK = 20_000  # names: a twentieth of a second
+
+
+def first_look() -> int:
+    """Names that tell what a folder holds."""
+    return _FIRST_LOOK
+
+
+def walk(selection: Selection) -> Iterator[Folder]:
+    """See `files.walk`; holds the names of one folder at a time."""
+    links, sets = _Links(), _DataSets(selection)
+    pending: list[_Entry] = [_Entry(relative="")]
+    while pending:
+        entry = pending.pop()
+        uri = names.join(selection.base, entry.relative) if entry.relative else selection.base
+        unread = Folder(
+            relative=entry.relative, uri=uri, names=[], folders=[], stat=_LocalStat(uri)
+        )
+        try:
+            status = os.stat(uri or "/")
+            identity = (status.st_dev, status.st_ino)
+            if entry.relative and sets.is_one(uri, identity):
+                yield dataclasses.replace(unread, ours=True)
+                continue
+            if links.been_there(entry, identity):
+                yield dataclasses.replace(unread, seen=True)
+                continue
+            files, folders, linked, hidden = _scan(uri or "/")
+        except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
+            yield dataclasses.replace(unread, problem=_unlistable(error))
+            continue
+        if selection.names is not None:
+            files = sorted({*files, *selection.names}.difference(folders))
+        yield Folder(
+            relative=entry.relative,
+            uri=uri,
+            names=files,
+            folders=folders,
+            stat=_LocalStat(uri),
+            hidden=tuple(hidden),
+        )
+        if selection.depth is None or entry.level < selection.depth:
+            deeper = entry.ancestors | {identity}
+            pending.extend(
+                entry.below(name, deeper, is_link=name in linked) for name in reversed(folders)
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Entry:
+    """A folder that is still to be walked."""
+
+    relative: str  # to the base of the selection
+    ancestors: frozenset[tuple[int, int]] = frozenset()
+    linked: bool = False  # the way to it leads through a symbolic link
+
+    @property
+    def level(self) -> int:
+        return self.relative.count("/") + 2 if self.relative else 1
+
+    def below(self, name: str, ancestors: frozenset[tuple[int, int]], *, is_link: bool) -> "_Entry":
+        return _Entry(
+            relative=names.join(self.relative, name),
+            ancestors=ancestors,
+            linked=self.linked or is_link,
+        )
+
+
+class _Links:
+    """Symbolic links to folders: each folder is reached through them once.
+
+    n folders that all link to each other would make n! ways through them.
+    """
+
+    def __init__(self) -> None:
+        self._reached: set[tuple[int, int]] = set()
+
+    def been_there(self, entry: _Entry, identity: tuple[int, int]) -> bool:
+        """Whether the folder lies in itself, or was reached through a link before."""
+        if identity in entry.ancestors:
+            return True
+        if not entry.linked:
+            return False
+        if identity in self._reached:
+            return True
+        self._reached.add(identity)
+        return False
+
+
+class _DataSets:
+    """Folders that controlset wrote: a run whose output lies in its source must not read it.
+
+    Whoever says which folders are meant gets other data sets, but never the run's own output, also
+    where a link leads to it or to its shards.
+    """
+
+    def __init__(self, selection: Selection) -> None:
+        self._any = selection.is_any_depth
+        self._own: set[tuple[int, int]] = set()
+        for folder in ("", "/data"):
+            with contextlib.suppress(OSError):  # not made yet
+                status = os.stat(f"{selection.output}{folder}")
+                self._own.add((status.st_dev, status.st_ino))
+
+    def is_one(self, path: str, identity: tuple[int, int]) -> bool:
+        if identity in self._own:
+            return True
+        return self._any and os.path.lexists(f"{path}/{RECORDS_DIR}")
+
+
+def _scan(path: str) -> tuple[list[str], list[str], set[str], list[str]]:
+    """Files, folders, those of the folders that are links, and what is hidden."""
+    hidden: list[str] = []
+    files: list[str] = []
+    folders: list[str] = []
+    linked: set[str] = set()
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if names.is_hidden(entry.name):
+                hidden.append(entry.name)
+                continue
+            if not _is_folder(entry):
+                files.append(entry.name)
+                continue
+            folders.append(entry.name)
+            if entry.is_symlink():
+                linked.add(entry.name)
+    return sorted(files), sorted(folders), linked, sorted(hidden)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a symbolic link to itself, or into a folder that may not be entered
+        return False
+
+
+def _unlistable(error: OSError) -> Problem:
+    missing = isinstance(error, FileNotFoundError)
+    return Problem(
+        reason=Reason.SOURCE_MISSING if missing else Reason.SOURCE_UNREADABLE,
+        detail=f"folder cannot be listed, what is in it is not known: {error.strerror}",
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _LocalStat:
+    folder: str
+
+    def __call__(self, name: str) -> FileStat | Problem:
+        path = f"{self.folder}/{name}"
+        try:
+            status = os.stat(path)
+        except PermissionError as error:
+            return Problem(reason=Reason.SOURCE_UNREADABLE, detail=f"{error.strerror}")
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError) and error.errno != errno.ELOOP:
+                raise
+            link = os.path.islink(path)
+            detail = "a symbolic link to nothing" if link else "gone while it was listed"
+            return Problem(reason=Reason.SOURCE_MISSING, detail=detail)
+        if not stat.S_ISREG(status.st_mode):
+            return Problem(reason=Reason.NOT_A_FILE, detail=_kind_of(status.st_mode))
+        return FileStat(uri=path, size_bytes=status.st_size, modified_s=status.st_mtime)
+
+
+def _kind_of(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    return "a pipe" if stat.S_ISFIFO(mode) else "a device or socket"
+
+
+def file_names(selection: Selection) -> Iterator[str]:
+    """See `files.file_names`; unsorted, one entry at a time."""
+    links, sets = _Links(), _DataSets(selection)
+    pending = [_Entry(relative="")]
+    while pending:
+        entry = pending.pop()
+        path = names.join(selection.base, entry.relative) if entry.relative else selection.base
+        try:
+            status = os.stat(path or "/")
+            identity = (status.st_dev, status.st_ino)
+            if (entry.relative and sets.is_one(path, identity)) or links.been_there(
+                entry, identity
+            ):
+                continue
+            deeper = selection.depth is None or entry.level < selection.depth
+            with os.scandir(path or "/") as entries:
+                for found in entries:
+                    if names.is_hidden(found.name):
+                        continue
+                    if not _is_folder(found):
+                        yield names.join(entry.relative, found.name)
+                    elif deeper:
+                        ancestors = entry.ancestors | {identity}
+                        is_link = found.is_symlink()
+                        pending.append(entry.below(found.name, ancestors, is_link=is_link))
+        except (FileNotFoundError, PermissionError, NotADirectoryError):
+            continue  # the walk reports it
+
+
+def open_checked(place: Place) -> BinaryIO:
+    """See `files.open_checked`."""
+    try:
+        opened = open(place.uri, "rb", opener=_nonblocking)
+    except FileNotFoundError:
+        raise Rejected(Reason.SOURCE_MISSING, "gone since it was listed") from None
+    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        detail = f"cannot be opened: {error.strerror}"
+        raise Rejected(Reason.SOURCE_UNREADABLE, detail) from None
+    try:
+        _check_unchanged(place, os.fstat(opened.fileno()))
+    except Rejected:
+        opened.close()
+        raise
+    return opened
+
+
+def read(place: Place) -> bytes:
+    """The bytes of `place`, or fewer where the file ends."""
+    with open_checked(place) as opened:
+        opened.seek(place.offset)
+        return opened.read() if place.size_bytes is None else opened.read(place.size_bytes)
+
+
+def _nonblocking(path: str, flags: int) -> int:
+    """A pipe that took the place of a file must not hang the run."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _check_unchanged(place: Place, now: os.stat_result) -> None:
+    if not stat.S_ISREG(now.st_mode):
+        raise Rejected(Reason.SOURCE_UNREADABLE, f"need a file, found {_kind_of(now.st_mode)}")
+    if place.file_bytes is not None and now.st_size != place.file_bytes:
+        detail = f"listed with {place.file_bytes} bytes, now {now.st_size} bytes"
+        raise Rejected(Reason.SOURCE_CHANGED, detail)
+    if place.modified_s is not None and now.st_mtime != place.modified_s:
+        detail = f"listed as modified at {place.modified_s} s, now at {now.st_mtime} s"
+        raise Rejected(Reason.SOURCE_CHANGED, detail)
