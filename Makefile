@@ -44,16 +44,16 @@ demo: setup ## pictures -> data set -> ControlNet -> numbers -> report (11 minut
 	$(BIN)/controlset demo --output demo-output
 
 bench: setup ## throughput and memory, as in BENCHMARKS.md (an hour)
-	$(BIN)/python -m tests.bench.generate_throughput
-	$(BIN)/python -m tests.bench.memory
-	$(BIN)/python -m tests.bench.annotator_throughput
-	$(BIN)/python -m tests.bench.captioner_throughput
-	$(BIN)/python -m tests.bench.one_pass
-	$(BIN)/python -m tests.bench.loader_throughput
-	$(BIN)/python -m tests.bench.sampler_throughput
+	$(BIN)/python -m benchmarks.generate_throughput
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.annotator_throughput
+	$(BIN)/python -m benchmarks.captioner_throughput
+	$(BIN)/python -m benchmarks.one_pass
+	$(BIN)/python -m benchmarks.loader_throughput
+	$(BIN)/python -m benchmarks.sampler_throughput
 
 flink spark: setup ## the main job on a real Flink or Spark on this machine (Java 17, Maven; SOURCE=pictures)
-	$(BIN)/python -m tests.runners.clusters $@ $(SOURCE)
+	$(BIN)/python -m tools.clusters $@ $(SOURCE)
 
 prism: ## Beam's runner in Go, for the tests of portable runners (needs Go)
 	go install github.com/apache/beam/sdks/v2/go/cmd/prism@v2.77.0

@@ -16,7 +16,7 @@ def quicken(model: Any) -> None:
     and, at every step of a beam search, copies the image's keys and values once for each beam. It
     must then be called with the cache of `shared_cache`.
 
-    Cost: see the table of tests/bench/captioner_throughput.py.
+    Cost: see the table of benchmarks/captioner_throughput.py.
     """
     for layer in model.vision_model.encoder.layers:
         layer.self_attn.forward = functools.partial(_look, layer.self_attn)

@@ -17,7 +17,8 @@ from pipeline.config import GenerateConfig
 from pipeline.generate import generate
 from pipeline.progress import TALLY
 from tests.golden import regenerate
-from tests.runners.services import job_service, worker_pool
+from tests.runners.services import job_service
+from tools.clusters.services import worker_pool
 
 COUNT = 70
 MODIFIED_S = 1_700_000_000

@@ -3,7 +3,8 @@
 import pytest
 
 from pipeline.generate import generate
-from tests.runners.made_sets import config_for, hashes, write_pictures
+from tests.runners.made_sets import config_for
+from tools.clusters.comparison import hashes, write_pictures
 
 
 @pytest.fixture(scope="session")

@@ -8,11 +8,12 @@ import signal
 import pytest
 
 from pipeline.generate import generate
-from tests.runners.clusters.flink import SERVER, flink
-from tests.runners.clusters.java import NotHere, runnable_jar
-from tests.runners.clusters.spark import spark
-from tests.runners.made_sets import SHARDS, begun, committed, config_for, external, hashes
-from tests.runners.services import worker_pool
+from tests.runners.made_sets import begun, committed, config_for
+from tools.clusters.comparison import SHARDS, hashes
+from tools.clusters.flink import SERVER, flink
+from tools.clusters.java import NotHere, runnable_jar
+from tools.clusters.services import external, worker_pool
+from tools.clusters.spark import spark
 
 pytestmark = pytest.mark.slow
 

@@ -16,8 +16,10 @@ from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 from controlset.commands.generate import parse_config
 from pipeline.generate import generate
 from schemas.errors import ConfigError
-from tests.runners.made_sets import SHARDS, begun, committed, config_for, external, hashes
-from tests.runners.services import SERVICES, free_port, worker_pool
+from tests.runners.made_sets import begun, committed, config_for
+from tests.runners.services import SERVICES
+from tools.clusters.comparison import SHARDS, hashes
+from tools.clusters.services import external, free_port, worker_pool
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from apache_beam.portability.api import beam_fn_api_pb2 as messages
 from apache_beam.portability.api import beam_fn_api_pb2_grpc as services
 from apache_beam.portability.api import endpoints_pb2 as endpoints
 
-from tests.runners.services import ROOT, worker_pool
+from tools.clusters.services import ROOT, worker_pool
 
 
 class Runner(services.BeamFnControlServicer):

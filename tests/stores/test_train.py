@@ -9,9 +9,9 @@ import pytest
 from pipeline.storage.object_stores import file_systems
 from schemas.errors import ConfigError
 from tests.controlnet import tiny_runs
-from tests.runners.services import ROOT
 from tests.stores.emulators import environment, free_port
 from tests.stores.test_generate import upload
+from tools.clusters.services import ROOT
 
 pytestmark = pytest.mark.slow
 

@@ -1,6 +1,6 @@
 """Our sampler beside diffusers' StableDiffusionControlNetPipeline; prints Markdown.
 
-    python -m tests.bench.sampler_throughput [--base FOLDER] [--size 64] [--batch 8] [--rounds 5]
+    python -m benchmarks.sampler_throughput [--base FOLDER] [--size 64] [--batch 8] [--rounds 5]
 
 Same base, ControlNet, prompts, maps, noise, scheduler (DDIM), steps and guidance, fp32 on the CPU;
 prompts to uint8 pictures on both sides. Contestants take turns, each in a process of its own that
@@ -22,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.generate_throughput import machine, spread
 from controlnet.nano import base_folder
 from controlnet.nano.scenes import draw, random_scene
-from tests.bench.generate_throughput import machine, spread
 
 LABELS = {"ours": "`Sampler`", "diffusers": "`StableDiffusionControlNetPipeline`"}
 PROMPT = "a red circle on a white background"
@@ -127,7 +127,7 @@ def contend(name: str, options: argparse.Namespace) -> None:
 
 def run_once(name: str, arguments: Sequence[str]) -> dict[str, float]:
     """One contestant in a process of its own."""
-    command = [sys.executable, "-W", "ignore", "-m", "tests.bench.sampler_throughput"]
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.sampler_throughput"]
     finished = subprocess.run(
         [*command, *arguments, "--contestant", name],
         capture_output=True,

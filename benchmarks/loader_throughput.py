@@ -1,6 +1,6 @@
 """The trainer's loader beside three others on the same pictures; prints Markdown tables.
 
-    python -m tests.bench.loader_throughput [--rounds 3] [--images 2000] [--peers-python PYTHON]
+    python -m benchmarks.loader_throughput [--rounds 3] [--images 2000] [--peers-python PYTHON]
 
 webdataset and mosaicml-streaming run under PYTHON, of an environment that has them, torch and
 opencv; without it they are left out. A sample is a 512x512 JPEG and a 1-bit Canny map, both decoded
@@ -19,13 +19,13 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from benchmarks.corpus import make_corpus
+from benchmarks.generate_throughput import machine, spread
+from benchmarks.loader_contestants import BATCH, CONTESTANTS
+from benchmarks.memory import peak_of
 from pipeline.config import GenerateConfig
 from pipeline.generate import generate
 from schemas.dataset import open_dataset
-from tests.bench.corpus import make_corpus
-from tests.bench.generate_throughput import machine, spread
-from tests.bench.loader_contestants import BATCH, CONTESTANTS
-from tests.bench.memory import peak_of
 
 LABELS = {
     "ours": "ours, equal work (image and map only)",
@@ -62,7 +62,7 @@ def prepare(folder: Path, photographs: Path, count: int, peers: str | None) -> P
                     member.size = len(row[column]["bytes"])
                     tar.addfile(member, io.BytesIO(row[column]["bytes"]))
     if peers is not None:
-        command = [peers, "-m", "tests.bench.loader_contestants", "write-mds", str(target)]
+        command = [peers, "-m", "benchmarks.loader_contestants", "write-mds", str(target)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     (target / "ready").touch()
     return target
@@ -71,7 +71,7 @@ def prepare(folder: Path, photographs: Path, count: int, peers: str | None) -> P
 def command_of(name: str, folder: Path, peers: str | None) -> list[str]:
     """The process of one contestant."""
     python = sys.executable if name in OURS else str(peers)
-    return [python, "-m", "tests.bench.loader_contestants", name, str(folder)]
+    return [python, "-m", "benchmarks.loader_contestants", name, str(folder)]
 
 
 def measure(name: str, folder: Path, peers: str | None) -> dict[str, float]:

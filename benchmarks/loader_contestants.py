@@ -1,6 +1,6 @@
-"""The loaders that tests/bench/loader_throughput.py compares; each runs as its own process.
+"""The loaders that benchmarks/loader_throughput.py compares; each runs as its own process.
 
-    python -m tests.bench.loader_contestants ours|trainer|datasets|webdataset|streaming FOLDER
+    python -m benchmarks.loader_contestants ours|trainer|datasets|webdataset|streaming FOLDER
 
 prints one JSON line about one epoch; `write-mds` writes what mosaicml-streaming reads.
 """

@@ -1,12 +1,12 @@
 """`controlset train` beside diffusers' own script: speed, memory, gradients; prints Markdown.
 
-    python -m tests.bench.trainer_throughput --script train_controlnet.py [--rounds 3] [--steps 6]
+    python -m benchmarks.trainer_throughput --script train_controlnet.py [--rounds 3] [--steps 6]
 
 The script is diffusers' examples/controlnet/train_controlnet.py, which is not part of this project:
 get it at the tag of the installed diffusers. It runs as it is, on the same base (Stable Diffusion
 1.5's sizes, random weights), the same shards, batch and number format. Runs take turns, each in a
 process of its own; ratios are taken round by round. Seconds are those between the ends of
-optimizer steps, without the first two. What runs is in tests/bench/trainer_contest.py.
+optimizer steps, without the first two. What runs is in benchmarks/trainer_contest.py.
 """
 
 import argparse
@@ -20,8 +20,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.bench.generate_throughput import machine, spread
-from tests.bench.trainer_contest import BATCH, PICTURES, SIZE_PX, write_base, write_set
+from benchmarks.generate_throughput import machine, spread
+from benchmarks.trainer_contest import BATCH, PICTURES, SIZE_PX, write_base, write_set
 
 WARM_UP = 2
 FASTER = 1.8
@@ -39,7 +39,7 @@ def run_once(name: str, options: argparse.Namespace, flags: Sequence[str]) -> di
     output = options.folder / "run"
     shutil.rmtree(output, ignore_errors=True)
     paths = (options.script, options.base, options.folder / "set", output, options.steps)
-    command = [sys.executable, "-W", "ignore", "-m", "tests.bench.trainer_contest", name]
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.trainer_contest", name]
     finished = subprocess.run(
         [*command, *map(str, paths), *flags],
         capture_output=True,
@@ -101,7 +101,7 @@ def ratios(results: dict[str, list[dict[str, float]]], what: str) -> list[float]
 
 def show_gradients(options: argparse.Namespace) -> None:
     """In a process of its own, so that its memory goes."""
-    command = [sys.executable, "-W", "ignore", "-m", "tests.bench.trainer_contest", "gradients"]
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.trainer_contest", "gradients"]
     paths = (options.script, options.base, options.folder / "set")
     finished = subprocess.run(
         [*command, *map(str, paths)], stdout=subprocess.PIPE, text=True, check=True

@@ -1,7 +1,7 @@
 """What both trainers start from, one of them in a process of its own, and whether they agree.
 
-    python -m tests.bench.trainer_contest ours|diffusers SCRIPT BASE SET OUTPUT STEPS [flags …]
-    python -m tests.bench.trainer_contest gradients SCRIPT BASE SET
+    python -m benchmarks.trainer_contest ours|diffusers SCRIPT BASE SET OUTPUT STEPS [flags …]
+    python -m benchmarks.trainer_contest gradients SCRIPT BASE SET
 
 A run prints one line of JSON: when each optimizer step ended and how large the process was. Both
 are watched from outside, by a hook that PyTorch calls after every optimizer step of anybody.

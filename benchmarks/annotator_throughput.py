@@ -1,6 +1,6 @@
 """Throughput of annotators beside controlnet-aux's own detectors; prints a Markdown table.
 
-    python -m tests.bench.annotator_throughput [hed softedge ...] [--rounds 5] [--batches 4]
+    python -m benchmarks.annotator_throughput [hed softedge ...] [--rounds 5] [--batches 4]
 
 Both sides have the same random weights, 512x512 photographs and two threads: controlnet-aux one
 image at a time with `torch.set_num_threads(2)`; ours as pipeline/worker.py runs it, two threads
@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from annotators.options import configured
-from tests.bench import depth_contests, pose_contests
-from tests.bench.generate_throughput import machine, spread
+from benchmarks import depth_contests, pose_contests
+from benchmarks.generate_throughput import machine, spread
 
 THREADS = 2
 AT_ONCE = 8
@@ -162,7 +162,7 @@ def measure_here(condition: str, side: str, weights: Path, batches: int) -> None
 def measure(condition: str, side: str, weights: Path, batches: int) -> float:
     """Images a second of one side, in a process of its own."""
     own = [condition, "--side", side, "--weights", str(weights), "--batches", str(batches)]
-    command = [sys.executable, "-m", "tests.bench.annotator_throughput", *own]
+    command = [sys.executable, "-m", "benchmarks.annotator_throughput", *own]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode:
         raise SystemExit(f"{condition}, {side} failed:\n{finished.stderr[-3000:]}")

@@ -1,6 +1,6 @@
 """Three ways to the same data set; each runs as its own process and prints one JSON line.
 
-    python -m tests.bench.contestants controlset|loop|datasets PHOTOGRAPHS OUTPUT
+    python -m benchmarks.contestants controlset|loop|datasets PHOTOGRAPHS OUTPUT
 
 `seconds` counts from the moment the work can start (modules imported, processes there, source
 listed) to the last file closed; `wall_s` is the whole process as its user waits for it.

@@ -1,6 +1,6 @@
 """Peak memory of `generate` at two sizes of the same source; prints a Markdown table.
 
-    python -m tests.bench.memory [--images 1000 8000] [--rounds 1]
+    python -m benchmarks.memory [--images 1000 8000] [--rounds 1]
 
 Each run is a process of its own. Sampled every 50 ms: the proportional set size (PSS) of that
 process and all its children, so that shared pages count once. Beside it stands the sum of what the
@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 import psutil
 
-from tests.bench.contestants import PROCESSES
-from tests.bench.corpus import make_corpus
-from tests.bench.generate_throughput import machine
+from benchmarks.contestants import PROCESSES
+from benchmarks.corpus import make_corpus
+from benchmarks.generate_throughput import machine
 
 EVERY_S = 0.05
 LARGEST_RATIO = 1.15
@@ -71,7 +71,7 @@ def _largest_resident(pid: int) -> int:
 
 def measure(photographs: Path, output: Path) -> Peak:
     """One `controlset generate`; its output is deleted again."""
-    command = [sys.executable, "-m", "tests.bench.contestants", "controlset"]
+    command = [sys.executable, "-m", "benchmarks.contestants", "controlset"]
     try:
         return peak_of([*command, str(photographs), str(output)])
     finally:

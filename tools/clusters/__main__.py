@@ -1,6 +1,6 @@
 """Run the main job on a Flink or Spark on this machine, and compare with local threads.
 
-    python -m tests.runners.clusters flink [SOURCE] [--output flink-output]
+    python -m tools.clusters flink [SOURCE] [--output flink-output]
 
 Starts two task managers or workers, Beam's job server and a pool of Python workers, all on
 loopback; runs `controlset generate` on them and once more on local threads; says whether every
@@ -17,11 +17,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.runners.clusters.flink import flink
-from tests.runners.clusters.java import NotHere
-from tests.runners.clusters.spark import spark
-from tests.runners.made_sets import external, hashes, write_pictures
-from tests.runners.services import worker_pool
+from tools.clusters.comparison import hashes, write_pictures
+from tools.clusters.flink import flink
+from tools.clusters.java import NotHere
+from tools.clusters.services import external, worker_pool
+from tools.clusters.spark import spark
 
 CLUSTERS = {"flink": flink, "spark": spark}
 EXTRA = {"flink": ["--parallelism=2"], "spark": []}
@@ -50,7 +50,7 @@ def on_cluster(name: str, source: Path, output: Path, folder: Path) -> float:
 
 def main() -> int:
     """Two runs and a comparison."""
-    parser = argparse.ArgumentParser(prog="python -m tests.runners.clusters")
+    parser = argparse.ArgumentParser(prog="python -m tools.clusters")
     parser.add_argument("cluster", choices=sorted(CLUSTERS))
     parser.add_argument("source", nargs="?", type=Path, help="pictures; default: 100 made ones")
     parser.add_argument("--output", type=Path, help="default: CLUSTER-output")

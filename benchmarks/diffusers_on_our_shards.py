@@ -1,6 +1,6 @@
 """Whether diffusers' own script trains on our shards, and diffusers samples with our checkpoint.
 
-    python -m tests.bench.diffusers_on_our_shards --script train_controlnet.py
+    python -m benchmarks.diffusers_on_our_shards --script train_controlnet.py
 
 The script is diffusers' examples/controlnet/train_controlnet.py as it is, at the tag of the
 installed diffusers; it is not part of this project. It gets the data set's folder as
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tests.bench.trainer_contest import TINY, write_base, write_set
+from benchmarks.trainer_contest import TINY, write_base, write_set
 
 STEPS = 3
 PICTURES = 8
@@ -38,7 +38,7 @@ def train_ours(script: Path, base: Path, data: Path, output: Path) -> dict[str, 
 def _contestant(
     name: str, script: Path, base: Path, data: Path, output: Path, flags: Sequence[str]
 ) -> dict[str, float]:
-    command = [sys.executable, "-W", "ignore", "-m", "tests.bench.trainer_contest", name]
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.trainer_contest", name]
     paths = [str(path) for path in (script, base, data, output)]
     finished = subprocess.run(
         [*command, *paths, str(STEPS), *flags], capture_output=True, text=True, check=False

@@ -1,6 +1,6 @@
 """Captions a second beside the usual transformers loop; prints a Markdown table.
 
-    python -m tests.bench.captioner_throughput [--images 16] [--rounds 5] [--beams 1 3]
+    python -m benchmarks.captioner_throughput [--images 16] [--rounds 5] [--beams 1 3]
 
 Both use a BLIP of the released base size (ViT-B/16 at 384 px, BERT-base decoder) with the same
 random weights, which say nothing and so always generate as many tokens as they may: 20 on both

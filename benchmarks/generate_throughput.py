@@ -1,9 +1,9 @@
 """Throughput of `generate` beside a hand-written loop and `datasets.map`; prints a Markdown table.
 
-    python -m tests.bench.generate_throughput [--images 4000] [--rounds 5]
+    python -m benchmarks.generate_throughput [--images 4000] [--rounds 5]
 
 Contestants take turns, so that a drift of the machine's speed hits all of them; ratios are taken
-round by round. What they do is in tests/bench/contestants.py.
+round by round. What they do is in benchmarks/contestants.py.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench.corpus import make_corpus
+from benchmarks.corpus import make_corpus
 
 CONTESTANTS = ("controlset", "loop", "datasets")
 LABELS = {
@@ -28,7 +28,7 @@ LABELS = {
 
 def measure(name: str, photographs: Path, output: Path) -> dict[str, float]:
     """One run of one contestant in a process of its own."""
-    command = [sys.executable, "-m", "tests.bench.contestants", name, photographs, output]
+    command = [sys.executable, "-m", "benchmarks.contestants", name, photographs, output]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode:
         raise SystemExit(f"{name} failed:\n{finished.stderr[-3000:]}")

@@ -1,6 +1,6 @@
 """Largest differences from diffusers at SD1.5's full width, random weights, float32.
 
-    python -m tests.bench.full_width_equality [--px 256] [--gradients]
+    python -m benchmarks.full_width_equality [--px 256] [--gradients]
 
 Residuals of the ControlNet, the noise prediction under control, and with `--gradients` those of the
 noise-prediction loss. At 256 px on one core: half a minute, 7 GB of memory, 10 with gradients.

@@ -1,7 +1,7 @@
 """Throughput of this checkout beside an earlier one; prints a Markdown table.
 
     git worktree add ../before COMMIT && make -C ../before setup
-    python -m tests.bench.before_and_after --before ../before [--images 2000] [--rounds 5]
+    python -m benchmarks.before_and_after --before ../before [--images 2000] [--rounds 5]
 
 Both generate the same pictures, and each reads back what it wrote itself: with `controlset.open`
 (every row decoded) and with the trainer's loader. The two take turns, and ratios are taken round by
@@ -18,10 +18,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench.corpus import make_corpus
-from tests.bench.generate_throughput import machine, spread
+from benchmarks.corpus import make_corpus
+from benchmarks.generate_throughput import machine, spread
 
-HERE = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parents[1]
 
 _OPEN = """
 import json, sys, time
@@ -33,9 +33,9 @@ print(json.dumps({"images": rows, "seconds": time.perf_counter() - started}))
 """
 
 WORK = {
-    "generate": ("-m", "tests.bench.contestants", "controlset", "{photographs}", "{place}/set"),
+    "generate": ("-m", "benchmarks.contestants", "controlset", "{photographs}", "{place}/set"),
     "open": ("-c", _OPEN, "{place}/set"),
-    "loader": ("-m", "tests.bench.loader_contestants", "ours", "{place}"),
+    "loader": ("-m", "benchmarks.loader_contestants", "ours", "{place}"),
 }
 
 

@@ -4,8 +4,8 @@ import contextlib
 import dataclasses
 import subprocess
 
-from tests.runners.clusters.java import jars, java
-from tests.runners.services import answers, free_port, running, until
+from tools.clusters.java import jars, java
+from tools.clusters.services import answers, free_port, running, until
 
 SERVER = "org.apache.beam.runners.spark.SparkJobServerDriver"
 MASTER = "org.apache.spark.deploy.master.Master"

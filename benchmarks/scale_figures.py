@@ -1,7 +1,7 @@
 """Measure the figures that `controlset scale` starts from: seconds and bytes of every part.
 
-    python -m tests.bench.scale_figures [--images 48] [--save pipeline/scale/figures.json]
-    python -m tests.bench.scale_figures --check    # sets of parts and pictures that were not fitted
+    python -m benchmarks.scale_figures [--images 48] [--save pipeline/scale/figures.json]
+    python -m benchmarks.scale_figures --check    # sets of parts and pictures that were not fitted
 
 512x512 images from 1024x768 photographs; networks at their real size with random weights, as no
 others can be had here: seconds do not depend on weights, bytes of their maps do.
@@ -16,13 +16,13 @@ import tempfile
 from pathlib import Path
 
 from annotators.options import configured
+from benchmarks.corpus import make_corpus
+from benchmarks.one_pass import BLIP, generate_parts, write_bench_weights
 from pipeline.config import GenerateConfig
 from pipeline.scale.cost import CAPTION
 from pipeline.scale.figures import shipped
 from pipeline.scale.pilot import measure
 from tests.annotators import reference_weights
-from tests.bench.corpus import make_corpus
-from tests.bench.one_pass import BLIP, generate_parts, write_bench_weights
 
 NETWORKS = ("lineart", "lineart_anime", "mlsd", "normal")
 CONDITIONS = ("depth", "pose", "hed", "softedge", *NETWORKS)
@@ -83,7 +83,7 @@ def main() -> None:
         images=options.images,
         on_run=lambda done, of: print(f"{done} of {of} runs", file=sys.stderr),
     )
-    source = "tests.bench.corpus, 1024x768 JPEG; networks at real size with random weights"
+    source = "benchmarks.corpus, 1024x768 JPEG; networks at real size with random weights"
     figures = dataclasses.replace(figures, source=source)
     options.save.write_text(figures.to_json())
     print(figures.to_json(), end="")

@@ -1,6 +1,6 @@
 """All conditions and captions in one pass against each alone; prints a Markdown table.
 
-    python -m tests.bench.one_pass [--images 48] [--rounds 3]
+    python -m benchmarks.one_pass [--images 48] [--rounds 3]
 
 Every run is a `generate` of its own over the same 512x512 images, with the networks at their real
 size and random weights (MiDaS, OpenPose, HED, PiDiNet, BLIP base). Seconds are those from the first
@@ -18,12 +18,12 @@ import tempfile
 from pathlib import Path
 
 from annotators.options import configured
+from benchmarks.captioner_throughput import make_model
+from benchmarks.corpus import make_corpus
+from benchmarks.depth_contests import write_midas
+from benchmarks.generate_throughput import machine
+from benchmarks.memory import peak_of
 from tests.annotators import reference_weights
-from tests.bench.captioner_throughput import make_model
-from tests.bench.corpus import make_corpus
-from tests.bench.depth_contests import write_midas
-from tests.bench.generate_throughput import machine
-from tests.bench.memory import peak_of
 
 NETWORKS = ("depth", "pose", "hed", "softedge")
 ALLOWED = 1.05
@@ -46,7 +46,7 @@ def write_bench_weights(folder: Path) -> Path:
 def run_once(parts: tuple[str, ...], photographs: Path, weights: Path, output: Path) -> dict:
     """Seconds of work and peak memory of one `generate`."""
     result = output.with_suffix(".json")
-    command = [sys.executable, "-m", "tests.bench.one_pass", "--run", *parts]
+    command = [sys.executable, "-m", "benchmarks.one_pass", "--run", *parts]
     peak = peak_of([*command, "--paths", *map(str, (photographs, weights, output, result))])
     shutil.rmtree(output)
     return {"seconds": json.loads(result.read_text()), "bytes": peak.pss_bytes}

@@ -1,6 +1,6 @@
 """Planning many references: List -> Plan -> Group with shard bodies that only count.
 
-    python -m tests.bench.plan_scale [--references 100000 300000 1000000]
+    python -m benchmarks.plan_scale [--references 100000 300000 1000000]
 
 The graph's own transforms on the local runner, as `controlset generate` wires them; the listing is
 a generator of references as a bucket gives them, with a caption beside each; the shard body counts.
@@ -19,14 +19,14 @@ from pathlib import Path
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from benchmarks.generate_throughput import machine
+from benchmarks.memory import peak_of
 from pipeline.config import GenerateConfig
 from pipeline.generate import LOCAL_RUNNER
 from pipeline.job import Job
 from pipeline.plan import PlanShards
 from pipeline.sources import SourceKind, SourceSpec
 from schemas.records import ImageRef, Place, ShardPlan, key_of
-from tests.bench.generate_throughput import machine
-from tests.bench.memory import peak_of
 
 
 def references(number: int) -> Iterator[ImageRef]:
@@ -95,7 +95,7 @@ def main() -> None:
     for number in arguments.references:
         with tempfile.TemporaryDirectory() as folder:
             result = Path(folder) / "result.json"
-            command = [sys.executable, "-m", "tests.bench.plan_scale", "--one", str(number)]
+            command = [sys.executable, "-m", "benchmarks.plan_scale", "--one", str(number)]
             peak = peak_of([*command, "--result", str(result)])
             got = json.loads(result.read_text())
         exponent = ""

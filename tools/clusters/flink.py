@@ -6,8 +6,8 @@ import json
 import subprocess
 import urllib.request
 
-from tests.runners.clusters.java import OPEN, java, runnable_jar
-from tests.runners.services import answers, free_port, running, until
+from tools.clusters.java import OPEN, java, runnable_jar
+from tools.clusters.services import answers, free_port, running, until
 
 SERVER = "org.apache.beam.runners.flink.FlinkJobServerDriver"
 JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
