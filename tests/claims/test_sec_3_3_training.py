@@ -1,6 +1,7 @@
 """Section 3.3 of the paper, "Training", sentence by sentence, on a run of the trainer itself."""
 
 import hashlib
+import itertools
 
 import numpy as np
 import pytest
@@ -12,8 +13,11 @@ from controlnet.trainer import train as training
 from controlnet.trainer.checkpoint import save_control
 from controlnet.trainer.draws import DrawOptions, draw
 from controlnet.trainer.probe import snap_step
+from controlnet.trainer.setup import prepare
+from controlnet.trainer.train import Position, batches_from
 from tests.controlnet.tiny_runs import (
     base,
+    config_for,
     keys_of,
     losses_of,
     tensors_of,
@@ -97,25 +101,40 @@ def test_noise_is_standard_normal_and_every_time_is_as_likely():
     assert {one.dtype for one in (noise,)} == {np.dtype(np.float32)}
 
 
+@pytest.fixture(scope="module")
+def epochs():
+    """The batches that a run of 35 steps would be trained on, each of them an epoch."""
+    run = prepare(config_for("unused", batch_size=30), None)
+    batches = batches_from(run, Position())
+    found = list(itertools.islice(batches, 35))
+    batches.close()
+    assert {len(batch) for batch in found} == {30}
+    assert [batch.epoch for batch in found] == list(range(35))
+    return found
+
+
 # "we randomly replace 50% text prompts ct with empty strings"
-def test_half_of_the_prompts_are_replaced_by_nothing(batches, tmp_path):
-    trained(tmp_path / "run", steps=35, batch_size=30, checkpoint_every=99)
-    assert {len(batch) for batch, _ in batches} == {30}  # each batch is an epoch
-    empty = np.array([[text == "" for text in batch.texts] for batch, _ in batches])
+def test_half_of_the_prompts_are_replaced_by_nothing(epochs):
+    empty = np.array([[text == "" for text in batch.texts] for batch in epochs])
     deviation = np.sqrt(empty.size * 0.5 * 0.5)
     assert abs(empty.sum() - empty.size / 2) < 4 * deviation
 
 
-def test_which_prompts_are_empty_changes_with_every_epoch(batches, tmp_path):
-    trained(tmp_path / "run", steps=35, batch_size=30, checkpoint_every=99)
+def test_which_prompts_are_empty_changes_with_every_epoch(epochs):
     dropped = [
         frozenset(key for key, text in zip(batch.keys, batch.texts, strict=True) if text == "")
-        for batch, _ in batches
+        for batch in epochs
     ]
     assert len(set(dropped)) == len(dropped)
     # Every caption is seen, and every picture is seen without one.
     assert frozenset.union(*dropped) == set(keys_of())
     assert not frozenset.intersection(*dropped)
+
+
+def test_batches_that_are_asked_for_are_those_that_are_trained_on(batches, epochs, tmp_path):
+    trained(tmp_path / "run", steps=2, batch_size=30, checkpoint_every=9)
+    assert [batch.texts for batch, _ in batches] == [batch.texts for batch in epochs[:2]]
+    assert [batch.keys for batch, _ in batches] == [batch.keys for batch in epochs[:2]]
 
 
 def test_none_and_all_can_be_dropped_too(batches, tmp_path):

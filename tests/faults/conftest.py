@@ -10,6 +10,7 @@ from PIL import Image
 
 from annotators.options import configured
 from pipeline.config import GenerateConfig
+from tests.faults.crashes import Crashes
 
 IMAGES = 96
 MODIFIED_S = 1_700_000_000  # one time for all copies of the source
@@ -72,3 +73,11 @@ def undisturbed(photographs, tmp_path_factory):
     output = tmp_path_factory.mktemp("undisturbed") / "dataset"
     generate(config_for(photographs, output))
     return output
+
+
+@pytest.fixture(scope="module")
+def crashes():
+    """Runs functions in forked children that may be killed."""
+    running = Crashes()
+    yield running
+    running.close()

@@ -5,8 +5,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -23,41 +21,11 @@ from tests.faults.conftest import config_for, contents, named, write_photographs
 STAGING = ".controlset/adding"
 CONDITIONS = ("canny", "shuffle", "grey")
 
-# Imports everything once, then runs each addition in a forked child of its own, which kills itself
-# right before its n-th change of the file system. Prints status and where that was.
-_DRIVER = """
-import itertools, os, shutil, signal, sys, threading
-from pipeline.storage import store
-from pipeline.add.add import add
-from pipeline.add.config import AddConfig
-
-def dying_at(step):
-    steps, turn = itertools.count(), threading.Lock()
-    def dying(real):
-        def change(*arguments, **options):
-            with turn:
-                if next(steps) == step:
-                    os.kill(os.getpid(), signal.SIGKILL)
-            return real(*arguments, **options)
-        return change
-    for module, name in (store, "commit"), (store, "remove"), (shutil, "rmtree"), (os, "rmdir"):
-        setattr(module, name, dying(getattr(module, name)))
-
-for line in sys.stdin:
-    output, step = line.split()
-    child = os.fork()
-    if child == 0:
-        dying_at(int(step))
-        add(AddConfig(output=output, conditions=("shuffle", "grey"), num_workers=2))
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("add-faults") / "photographs"
-    write_photographs(folder, named(24))
+    write_photographs(folder, named(14))
     return folder
 
 
@@ -75,34 +43,16 @@ def at_once(photographs):
     return output
 
 
-@pytest.fixture
-def killed_at(canny_alone, tmp_path):
-    """An addition that is killed before its n-th change; the folder, or None if it was done."""
-    driver = subprocess.Popen(
-        [sys.executable, "-c", _DRIVER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {"PYTHONPATH": "."},
-    )
-
-    def run(step):
-        output = shutil.copytree(canny_alone, tmp_path / f"step-{step}")
-        driver.stdin.write(f"{output} {step}\n")
-        driver.stdin.flush()
-        status = int(driver.stdout.readline())
-        assert status in {0, -signal.SIGKILL}
-        return None if status == 0 else output
-
-    yield run
-    driver.stdin.close()
-    driver.stdout.close()
-    driver.wait()
+def killed_at(crashes, canny_alone, folder, number):
+    """The set of an addition that is killed before its n-th change of a file."""
+    output = shutil.copytree(canny_alone, folder / f"step-{number}")
+    killed = crashes.run(add, addition(output), below=output, kill_before=number)
+    assert killed == (-signal.SIGKILL, None)
+    return output
 
 
 def addition(output):
-    return AddConfig(output=str(output), conditions=("shuffle", "grey"), num_workers=2)
+    return AddConfig(output=str(output), conditions=("shuffle", "grey"), num_workers=1)
 
 
 def old_part(folder):
@@ -133,14 +83,16 @@ def check_old_columns(output, canny_alone):
         assert set(names) <= set(pq.read_schema(output / "data" / old.name).names)
 
 
-@pytest.mark.slow
-def test_killed_at_any_step_it_is_the_old_set_or_the_next_command_makes_the_new_one(
-    killed_at, photographs, canny_alone, at_once
+def test_killed_before_any_change_it_is_the_old_set_or_the_next_command_makes_the_new_one(
+    crashes, photographs, canny_alone, at_once, tmp_path
 ):
     old, new = contents(canny_alone), contents(at_once)
+    whole = shutil.copytree(canny_alone, tmp_path / "whole")
+    status, changes = crashes.run(add, addition(whole), below=whole)
+    assert (status, contents(whole)) == (0, new)
     staging, swapping = 0, 0
-    step = 0
-    while (output := killed_at(step)) is not None:
+    for number in range(changes):
+        output = killed_at(crashes, canny_alone, tmp_path, number)
         if (output / STAGING / "manifest.json").exists():  # the point of no return
             check_old_columns(output, canny_alone)
             commands = next_commands(output, photographs)
@@ -151,16 +103,16 @@ def test_killed_at_any_step_it_is_the_old_set_or_the_next_command_makes_the_new_
             assert verify_dataset(str(output), workers=1).ok
             add(addition(output))
             staging += 1
-        assert contents(output) == new
+        assert contents(output) == new, number
         shutil.rmtree(output)
-        step += 1 if swapping < 8 else 2
-    assert staging >= 5
+    assert staging >= 8
     assert swapping >= 16
 
 
-@pytest.mark.slow
-def test_generate_after_a_kill_while_staging_finds_its_own_set(killed_at, photographs, canny_alone):
-    output = killed_at(7)
+def test_generate_after_a_kill_while_staging_finds_its_own_set(
+    crashes, photographs, canny_alone, tmp_path
+):
+    output = killed_at(crashes, canny_alone, tmp_path, 7)
     generate(config_for(photographs, output))
     assert old_part(output) == contents(canny_alone)
 

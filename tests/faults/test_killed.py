@@ -1,36 +1,22 @@
-"""SIGKILL at any moment, then the same command: the result of a run that was never disturbed."""
+"""SIGKILL at any moment, then the same command: the result of a run that was never disturbed.
 
-import contextlib
-import os
+At every moment: a run is killed before each of its changes of the file system, one by one.
+"""
+
+import functools
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.generate import generate
 from pipeline.storage.store import TEMP_PREFIX
-from tests.faults.conftest import config_for, contents
-
-# Imports everything once, then makes each run in a forked child of its own; a fresh interpreter
-# would spend two seconds importing Beam for half a second of work.
-_DRIVER = """
-import os, sys
-from pipeline import generate, graph
-from pipeline.output import finalize
-from pipeline.config import GenerateConfig
-from tests.faults.conftest import config_for
-for line in sys.stdin:
-    source, output = line.split()
-    child = os.fork()
-    if child == 0:
-        launch.generate(config_for(source, output))
-        os._exit(0)
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
+from tests.faults.conftest import config_for, contents, named, write_photographs
+from tests.faults.crashes import killing
 
 
 def committed(output):
@@ -38,58 +24,45 @@ def committed(output):
     return len(list(output.glob(".controlset/[tv]*.json")))
 
 
-def _is_running(child):
-    stat = Path(f"/proc/{child}/stat")
-    try:
-        return stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-class _Driver:
-    def __init__(self):
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _DRIVER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parents[2],
-            env=os.environ | {"PYTHONPATH": "."},
-        )
-
-    def run(self, source, output, *, kill_at_shards=None, and_s=0.0):
-        """Exit status of one run; negative is the signal.
-
-        With `kill_at_shards` it is killed `and_s` after so many shards were committed: a moment of
-        the run, however fast the machine is just now.
-        """
-        self._process.stdin.write(f"{source} {output}\n")
-        self._process.stdin.flush()
-        child = int(self._process.stdout.readline())
-        if kill_at_shards is not None:
-            while committed(output) < kill_at_shards and _is_running(child):
-                time.sleep(0.001)
-            time.sleep(and_s)
-            with contextlib.suppress(ProcessLookupError):  # it was quicker
-                os.kill(child, signal.SIGKILL)
-        return int(self._process.stdout.readline())
-
-    def close(self):
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait()
-
-
 @pytest.fixture(scope="module")
-def driver():
-    running = _Driver()
-    yield running
-    running.close()
+def few(tmp_path_factory):
+    """A few photographs, and the set of a run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("killed")
+    write_photographs(folder / "photographs", named(16))
+    generate(config_for(folder / "photographs", folder / "dataset", num_workers=1))
+    return folder
+
+
+def test_killed_before_any_change_of_a_file_the_same_command_gives_the_undisturbed_set(
+    crashes, few, tmp_path
+):
+    expected = contents(few / "dataset")
+    run = functools.partial(config_for, few / "photographs", num_workers=1)
+    whole = tmp_path / "whole"
+    status, changes = crashes.run(generate, run(whole), below=whole)
+    assert status == 0
+    assert contents(whole) == expected
+    assert changes > 2 * len(expected)  # each file is opened and renamed
+    states = set()
+    for number in range(changes):
+        output = tmp_path / str(number)
+        killed = crashes.run(generate, run(output), below=output, kill_before=number)
+        assert killed == (-signal.SIGKILL, None)
+        there = contents(output) if output.exists() else {}
+        # The manifest says that all is there; only files under temporary names are half there.
+        assert "manifest.json" not in there or there.items() >= expected.items()
+        final = {name: sha for name, sha in there.items() if TEMP_PREFIX not in name}
+        assert {name: expected.get(name, sha) for name, sha in final.items()} == final
+        states.add(frozenset(final))
+        assert crashes.run(generate, run(output))[0] == 0
+        assert contents(output) == expected, number
+        shutil.rmtree(output)
+    assert len(states) > len(expected) - 3
 
 
 @pytest.mark.slow
-def test_killed_at_20_moments_the_same_command_gives_the_undisturbed_set(
-    driver, photographs, undisturbed, tmp_path
+def test_killed_at_20_random_moments_the_same_command_gives_the_undisturbed_set(
+    crashes, photographs, undisturbed, tmp_path
 ):
     expected = contents(undisturbed)
     shards = committed(undisturbed)
@@ -98,22 +71,28 @@ def test_killed_at_20_moments_the_same_command_gives_the_undisturbed_set(
     killed, half_done = 0, 0
     for number in range(20):
         output = tmp_path / f"run-{number}"
-        moment = {"kill_at_shards": number % shards, "and_s": rng.uniform(0, 0.05)}
-        killed += driver.run(photographs, output, **moment) == -signal.SIGKILL
+        config = config_for(photographs, output)
+        moment = killing(
+            functools.partial(committed, output), number % shards, rng.uniform(0, 0.05)
+        )
+        killed += crashes.run(generate, config, meanwhile=moment)[0] == -signal.SIGKILL
         half_done += 0 < committed(output) < shards
-        assert driver.run(photographs, output) == 0
+        assert crashes.run(generate, config)[0] == 0
         assert contents(output) == expected
     assert killed >= 15
     assert half_done >= 8  # between the first commit and the last
 
 
-@pytest.mark.slow
-def test_killed_again_and_again_a_run_still_ends(driver, photographs, undisturbed, tmp_path):
+def test_killed_again_and_again_a_run_still_ends(crashes, few, tmp_path):
     output = tmp_path / "dataset"
-    for shards in range(1, 8):
-        driver.run(photographs, output, kill_at_shards=shards)
-    assert driver.run(photographs, output) == 0
-    assert contents(output) == contents(undisturbed)
+    config = config_for(few / "photographs", output, num_workers=1)
+    statuses = []
+    while not statuses or statuses[-1]:
+        assert len(statuses) < 40
+        statuses.append(crashes.run(generate, config, below=output, kill_before=12)[0])
+    assert set(statuses[:-1]) == {-signal.SIGKILL}
+    assert len(statuses) > 2
+    assert contents(output) == contents(few / "dataset")
 
 
 @pytest.mark.slow
@@ -136,8 +115,6 @@ def test_interrupted_by_ctrl_c_it_stops_soon_says_how_to_go_on_and_does(photogra
 
 
 def test_left_over_temporary_files_are_swept_up(photographs, undisturbed, tmp_path):
-    from pipeline.generate import generate
-
     output = tmp_path / "dataset"
     generate(config_for(photographs, output))
     (output / "data" / f"{TEMP_PREFIX}{'ab' * 16}").write_bytes(b"half a shard")

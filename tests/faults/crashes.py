@@ -1,0 +1,168 @@
+"""Runs that are killed right before a chosen change of the file system, each in a forked child.
+
+One process imports everything once and forks for every run: a fresh interpreter would spend
+seconds importing Beam or torch for less than a second of work. A change is a file opened for
+writing, renamed, linked, truncated or removed, a folder made or removed, below the folder that is
+watched: between two of them a killed process leaves the same files behind, but for half-written
+ones under their temporary names.
+"""
+
+import base64
+import contextlib
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+_WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+_PLACE_OF_FD = {"os.mkdir": 2, "os.remove": 1, "os.rmdir": 1}  # which argument is its dir_fd
+
+
+class Crashes:
+    """The process that forks; `close` it."""
+
+    def __init__(self):
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.crashes"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+
+    def run(self, function, *arguments, below=None, kill_before=None, meanwhile=None):
+        """Call a function of a module in a child.
+
+        Args:
+            function: is pickled by its name; so are the arguments.
+            arguments: of the call. An integer that it returns becomes the status.
+            below: the folder whose changes are counted.
+            kill_before: number of the change, from 0, that does not happen any more.
+            meanwhile: is called with the child's number while it runs.
+
+        Returns:
+            Its exit status, negative if a signal ended it, and how many changes it made (None if
+            it was killed).
+        """
+        order = pickle.dumps((function, arguments, below and str(below), kill_before))
+        self._process.stdin.write(base64.b64encode(order).decode() + "\n")
+        self._process.stdin.flush()
+        child = int(self._process.stdout.readline())
+        if meanwhile is not None:
+            meanwhile(child)
+        return tuple(json.loads(self._process.stdout.readline()))
+
+    def close(self):
+        """End it."""
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+
+
+def killing(count, least, and_s=0.0, number=signal.SIGKILL):
+    """For `meanwhile`: sends a signal `and_s` after `count()` has become that large.
+
+    A moment of the run and no time since its start, however fast the machine is just now.
+    """
+
+    def wait_and_kill(child):
+        while count() < least and _is_running(child):
+            time.sleep(0.001)
+        time.sleep(and_s)
+        with contextlib.suppress(ProcessLookupError):  # it was quicker
+            os.kill(child, number)
+
+    return wait_and_kill
+
+
+def _is_running(child):
+    try:
+        stat = Path(f"/proc/{child}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def _path_of(event, arguments, place):
+    """What an event is about, absolute, or None."""
+    path = arguments[place]
+    if not isinstance(path, str | bytes | os.PathLike):
+        return None
+    path = os.fsdecode(path)
+    folder = arguments[_PLACE_OF_FD[event]] if event in _PLACE_OF_FD else -1
+    if folder != -1 and not os.path.isabs(path):
+        path = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path)
+    return path
+
+
+def _changes(event, arguments, below):
+    """Whether an event of Python's is about to change something below a folder."""
+    match event:
+        case "open":
+            if not arguments[2] & _WRITES:
+                return False
+        case "os.rename" | "os.link" | "os.symlink":
+            return any((_path_of(event, arguments, n) or "").startswith(below) for n in (0, 1))
+        case "os.mkdir" | "os.remove" | "os.rmdir" | "os.truncate":
+            pass
+        case _:
+            return False
+    path = _path_of(event, arguments, 0)
+    if path is None or not path.startswith(below):
+        return False
+    return os.path.lexists(path) != (event == "os.mkdir") or event == "open"
+
+
+def _watch(below, kill_before):
+    """Count changes from now on, and die before one of them; returns how to read the count."""
+    seen, turn = 0, threading.RLock()
+
+    def hook(event, arguments):
+        nonlocal seen
+        with turn:
+            if _changes(event, arguments, below):
+                if seen == kill_before:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                seen += 1
+
+    sys.addaudithook(hook)
+    return lambda: seen
+
+
+def _main():
+    for line in sys.stdin:
+        function, arguments, below, kill_before = pickle.loads(base64.b64decode(line))
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                os.dup2(2, 1)  # what a run prints must not come between the answers
+                seen = _watch(below, kill_before) if below is not None else lambda: None
+                returned = function(*arguments)
+                status = returned if isinstance(returned, int) else 0
+                os.write(writing, str(seen()).encode())
+            except BaseException:
+                traceback.print_exc()
+                raise
+            finally:
+                os._exit(status)
+        os.close(writing)
+        print(child, flush=True)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        with open(reading) as file:
+            count = file.read()
+        changes = int(count) if count.isdigit() else None
+        print(json.dumps([status, changes]), flush=True)
+
+
+if __name__ == "__main__":
+    _main()
