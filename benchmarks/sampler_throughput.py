@@ -63,7 +63,7 @@ def ours(options: argparse.Namespace) -> Callable[[], Sequence[np.ndarray]]:
     from controlnet.architecture.backbone import load_base
     from controlnet.architecture.control_files import load_control
     from controlnet.architecture.sampling import SampleOptions
-    from controlnet.evaluator.sampler import Request, Sampler
+    from controlnet.evaluator.samples import Request, Sampler
 
     sampler = Sampler(
         load_base(options.base, offline=True),

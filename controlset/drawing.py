@@ -15,9 +15,8 @@ from annotators.protocol import Annotation
 from annotators.registry import need_known_models, spec_from_record, weights_ready
 from annotators.runtime import Runtime, resolve_device
 from controlnet.architecture.sampling import SampleOptions
-from controlnet.evaluator.models import DTYPES, Studio
-from controlnet.evaluator.runs import RunPlace, places_of, told_by
-from controlnet.evaluator.sampler import Request, Sampler, check_size
+from controlnet.evaluator.models import DTYPES, Models, RunPlace, places_of, told_by
+from controlnet.evaluator.samples import Request, Sampler, check_size
 from controlset.commands.sample import SampleConfig
 from controlset.console import progress
 from controlset.parse import need
@@ -62,7 +61,7 @@ def draw(config: SampleConfig) -> list[Path]:
     need(apart, "--output", "a place that is no part of a data set", str(config.output))
     places = places_of(config.run, offline=config.offline)
     device = resolve_device(config.device)
-    studio = Studio(
+    models = Models(
         base=config.base,
         precision=config.precision,
         offline=config.offline,
@@ -71,7 +70,7 @@ def draw(config: SampleConfig) -> list[Path]:
         lora=config.base_lora,
     )
     rows = _rows(config, places, device)
-    sampler, base = _sampler(config, studio, places)
+    sampler, base = _sampler(config, models, places)
     size = _size(rows)
     check_size(size, base, f"--hint {config.hint[0]}")
     image, mask = _given(config, size)
@@ -97,17 +96,17 @@ def draw(config: SampleConfig) -> list[Path]:
 
 
 def _sampler(
-    config: SampleConfig, studio: Studio, places: Sequence[RunPlace]
+    config: SampleConfig, models: Models, places: Sequence[RunPlace]
 ) -> tuple[Sampler, Any]:
-    for line in studio.check(places):
+    for line in models.check(places):
         say(f"controlset sample: {line}", error=True)
-    bases = {studio.base_of(place) for place in places}
+    bases = {models.base_of(place) for place in places}
     if len(bases) > 1:
         raise ConfigError(f"--run: need runs on one base, got {', '.join(sorted(bases))}")
     scales = config.scale * len(places) if len(config.scale) == 1 else config.scale
-    base = studio.base(places[0])
+    base = models.base(places[0])
     controls = [
-        (studio.control(place.control, base), float(scale))
+        (models.control(place.control, base), float(scale))
         for place, scale in zip(places, scales, strict=True)
     ]
     painted = 1.0 if config.mask is not None else _IMG2IMG_STRENGTH
@@ -126,8 +125,8 @@ def _sampler(
         controls,
         options,
         negative_prompt=config.negative_prompt,
-        device=torch.device(studio.device),
-        autocast=DTYPES[studio.precision],
+        device=torch.device(models.device),
+        autocast=DTYPES[models.precision],
     )
     return sampler, base
 

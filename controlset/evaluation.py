@@ -23,11 +23,11 @@ from annotators.registry import (
 )
 from annotators.runtime import Runtime, resolve_device
 from controlnet.evaluator.config import EvaluateConfig
-from controlnet.evaluator.evaluate import OnProgress, Panel, evaluate
-from controlnet.evaluator.judge import Eye
+from controlnet.evaluator.evaluate import Judging, OnProgress, evaluate
+from controlnet.evaluator.judge import JudgeAnnotator
+from controlnet.evaluator.metrics import scorer_of
 from controlnet.evaluator.metrics.base import Seen
-from controlnet.evaluator.metrics.registry import scorer_of
-from controlnet.evaluator.runs import places_of, told_by
+from controlnet.evaluator.models import places_of, told_by
 from controlset.configuration import option_kinds, typed
 from controlset.console import progress
 from controlset.extras import extras_of
@@ -66,7 +66,7 @@ def run_evaluation(config: EvaluateConfig) -> tuple[dict[str, Any], Path | None]
     return document, write_report(config.output)
 
 
-def panel_of(config: EvaluateConfig) -> Panel:
+def panel_of(config: EvaluateConfig) -> Judging:
     """Who judges.
 
     Raises:
@@ -84,9 +84,9 @@ def panel_of(config: EvaluateConfig) -> Panel:
     record = manifest.annotators[condition]
     eye, same_judge = _eye(config, condition, record, dataset.borders())
     extras, missing = extras_of(config, condition, resolve_device(config.device))
-    return Panel(
+    return Judging(
         condition=condition,
-        eye=eye,
+        annotator=eye,
         scorer=scorer_of(
             condition,
             record,
@@ -133,7 +133,7 @@ def _eye(
     condition: str,
     record: Mapping[str, Any],
     borders: Mapping[str, Border],
-) -> tuple[Eye, bool]:
+) -> tuple[JudgeAnnotator, bool]:
     """The judge, and whether it drew the maps of the data set.
 
     `borders` are those of padded rows: a sample has the same one, and no map was drawn of it.
@@ -164,7 +164,7 @@ def _eye(
         ]
 
     said = {"name": spec.name, **record_of(spec, found.get(spec.name, ()))}
-    return Eye(record=said, look=look, by_key=_draws_by_key(spec)), spec == drew
+    return JudgeAnnotator(record=said, annotate=look, by_key=_draws_by_key(spec)), spec == drew
 
 
 def _asked(config: EvaluateConfig, condition: str) -> Spec:
@@ -199,15 +199,15 @@ def _draws_by_key(spec: Spec) -> bool:
     return not type(spec).__module__.startswith("annotators.") or spec.name == "shuffle"
 
 
-def _kornia() -> Eye:
+def _kornia() -> JudgeAnnotator:
     """Edges as ControlNet++ extracts them, from the samples and from the real pictures."""
-    from controlnet.evaluator.metrics import controlnet_plus_plus
+    from controlnet.evaluator.metrics.edges import kornia_canny
 
     def look(pictures: Sequence[RgbU8], keys: Sequence[str]) -> list[Seen | None]:
-        return [controlnet_plus_plus.kornia_canny(picture) for picture in pictures]
+        return [kornia_canny(picture) for picture in pictures]
 
     record = {"name": "kornia canny", "parameters": {"low": 0.1, "high": 0.2}}
-    return Eye(record=record, look=look, by_key=False, from_pictures=True)
+    return JudgeAnnotator(record=record, annotate=look, by_key=False, from_pictures=True)
 
 
 @contextlib.contextmanager

@@ -4,13 +4,12 @@ from collections.abc import Iterator, Sequence
 
 from controlnet.architecture.backbone import load_base
 from controlnet.evaluator.config import EvaluateConfig
-from controlnet.evaluator.examples import Rows, load_rows
-from controlnet.evaluator.extras import Clip, Distance, Diversity, Extra, Words
-from controlnet.evaluator.metrics.clip_score import ClipScore
-from controlnet.evaluator.metrics.diversity import lpips_distance, rmse
-from controlnet.evaluator.metrics.features import inception, vae_features
-from controlnet.evaluator.models import Studio
-from controlnet.evaluator.runs import places_of
+from controlnet.evaluator.examples import JudgedRows, load_rows
+from controlnet.evaluator.metrics.base import Extra
+from controlnet.evaluator.metrics.clip_score import Clip, ClipScore, Words
+from controlnet.evaluator.metrics.diversity import Diversity, lpips_distance, rmse
+from controlnet.evaluator.metrics.fid_kid import Distance, inception, vae_features
+from controlnet.evaluator.models import Models, places_of
 from controlnet.nano import base_folder
 from controlnet.nano.reading import parse_caption
 from schemas.pixels import RgbU8
@@ -52,7 +51,7 @@ def extras_of(
 
 def _quality(
     config: EvaluateConfig,
-    rows: Rows,
+    rows: JudgedRows,
     device: str,
     extras: list[Extra],
     missing: list[dict[str, str]],
@@ -83,6 +82,6 @@ def _quality(
 
 
 def _is_nano(config: EvaluateConfig) -> bool:
-    studio = Studio(base=config.base, precision="fp32", offline=True, device="cpu")
-    bases = {studio.base_of(place) for place in places_of(config.run, offline=config.offline)}
+    models = Models(base=config.base, precision="fp32", offline=True, device="cpu")
+    bases = {models.base_of(place) for place in places_of(config.run, offline=config.offline)}
     return bases == {str(base_folder())}

@@ -6,8 +6,8 @@ from annotators.border import inside_borders
 from annotators.protocol import Annotation
 from annotators.registry import is_imported, need_known_models, spec_from_record
 from annotators.runtime import Runtime
+from controlnet.evaluator.metrics import scorer_of
 from controlnet.evaluator.metrics.base import Seen
-from controlnet.evaluator.metrics.registry import scorer_of
 from controlnet.trainer.judge import Judge, Map
 from schemas.dataset import open_dataset
 from schemas.pixels import RgbU8

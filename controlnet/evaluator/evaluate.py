@@ -5,9 +5,8 @@ model's pictures against another row's condition. floor: the base without contro
 """
 
 import contextlib
-import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,28 @@ import accelerate
 from accelerate.utils import gather_object
 
 from controlnet.architecture.control_files import weights_of
-from controlnet.evaluator.claim import claim_folder
 from controlnet.evaluator.config import EvaluateConfig
-from controlnet.evaluator.document import write_document
 from controlnet.evaluator.examples import load_rows
-from controlnet.evaluator.extras import Extra
-from controlnet.evaluator.judge import Eye
-from controlnet.evaluator.metrics.base import Measure, Scorer
-from controlnet.evaluator.models import Studio, floors_of, record_of_run
-from controlnet.evaluator.protocol import hardware, protocol_of, software
-from controlnet.evaluator.result import PICTURES, Findings, files_of, result_of
-from controlnet.evaluator.runs import RunPlace, cells_of, places_of
-from controlnet.evaluator.samples import Gallery, fill
-from controlnet.evaluator.score import Bench
-from controlnet.evaluator.score_table import Scored, write_scores
+from controlnet.evaluator.judge import Judging, SampleScorer
+from controlnet.evaluator.metrics.base import Measure, Scored
+from controlnet.evaluator.models import (
+    Models,
+    RunPlace,
+    floors_of,
+    places_of,
+    record_of_run,
+    settings_of,
+)
+from controlnet.evaluator.protocol import claim_folder, hardware, protocol_of, software
+from controlnet.evaluator.result import (
+    PICTURES,
+    Findings,
+    files_of,
+    result_of,
+    write_document,
+    write_scores,
+)
+from controlnet.evaluator.samples import SampleFolder, fill
 from controlnet.trainer.devices import is_first_process, wants_cpu
 from schemas.documents import digest_of
 from schemas.file_names import file_name
@@ -43,26 +50,14 @@ _CEILING, _FLOOR = "ceiling", "floor"
 OnProgress = Callable[[str, int, int], None]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Panel:
-    """Who judges: handed in, since this package never annotates."""
-
-    condition: str
-    eye: Eye
-    scorer: Scorer
-    same_judge: bool
-    extras: Sequence[Extra]
-    missing: Sequence[dict[str, str]]  # measures that cannot be had here, and why
-
-
 def evaluate(
-    config: EvaluateConfig, panel: Panel, *, on_progress: OnProgress
+    config: EvaluateConfig, judging: Judging, *, on_progress: OnProgress
 ) -> dict[str, Any] | None:
     """Judge ControlNets.
 
     Args:
         config: resolved.
-        panel: who judges.
+        judging: who judges.
         on_progress: is told how far it is.
 
     Returns:
@@ -76,19 +71,19 @@ def evaluate(
         stack.enter_context(machine_limits(folder))
         if is_first_process():
             stack.enter_context(held(folder))
-        return _Evaluation(config, panel, on_progress).go()
+        return _EvaluationRun(config, judging, on_progress).go()
 
 
-class _Evaluation:
-    def __init__(self, config: EvaluateConfig, panel: Panel, on_progress: OnProgress) -> None:
-        self._config, self._panel, self._on_progress = config, panel, on_progress
+class _EvaluationRun:
+    def __init__(self, config: EvaluateConfig, judging: Judging, on_progress: OnProgress) -> None:
+        self._config, self._judging, self._on_progress = config, judging, on_progress
         self._state = accelerate.PartialState(cpu=wants_cpu(config.device))
         self._folder = Path(config.output)
         self._places = places_of(config.run, offline=config.offline)
         self._rows = load_rows(
-            config.data, split=config.split, condition=panel.condition, limit=config.limit
+            config.data, split=config.split, condition=judging.condition, limit=config.limit
         )
-        self._studio = Studio(
+        self._models = Models(
             base=config.base,
             precision=config.precision,
             offline=config.offline,
@@ -96,32 +91,32 @@ class _Evaluation:
             vae=config.vae,
             lora=config.base_lora,
         )
-        self._said = self._studio.check(self._places)
-        self._cells = cells_of(self._places, config)
-        self._floors = floors_of(self._places, self._studio, config)
+        self._said = self._models.check(self._places)
+        self._settings = settings_of(self._places, config)
+        self._floors = floors_of(self._places, self._models, config)
         self._measures: tuple[Measure, ...] = (
-            *panel.scorer.measures,
-            *(one for extra in panel.extras for one in extra.measures),
+            *judging.scorer.measures,
+            *(one for extra in judging.extras for one in extra.measures),
         )
 
     def go(self) -> dict[str, Any] | None:
         config, state = self._config, self._state
         protocol = protocol_of(
             config,
-            self._panel.condition,
-            self._panel.eye,
-            self._panel.scorer,
+            self._judging.condition,
+            self._judging.annotator,
+            self._judging.scorer,
             self._rows,
-            same_judge=self._panel.same_judge,
-            precision=self._studio.precision,
-            extras=[extra.protocol for extra in self._panel.extras],
+            same_judge=self._judging.same_judge,
+            precision=self._models.precision,
+            extras=[extra.protocol for extra in self._judging.extras],
         )
         identity = self._identity(protocol)
         if state.is_main_process:
             claim_folder(self._folder, identity)
         self._purpose = digest_of(identity)
         records = [
-            record_of_run(place, self._studio.base_of(place), self._folder)
+            record_of_run(place, self._models.base_of(place), self._folder)
             for place in self._places
         ]
         state.wait_for_everyone()
@@ -138,14 +133,14 @@ class _Evaluation:
             config=self._config,
             folder=self._folder,
             places=self._places,
-            cells=self._cells,
+            settings=self._settings,
             rows=self._rows,
             measures=self._measures,
             scored=scored,
-            eye=self._panel.eye,
-            condition=self._panel.condition,
-            same_judge=self._panel.same_judge,
-            gallery_of=self._gallery,
+            annotator=self._judging.annotator,
+            condition=self._judging.condition,
+            same_judge=self._judging.same_judge,
+            samples_of=self._samples_of,
             foreign=foreign,
             said=self._said,
         )
@@ -153,9 +148,9 @@ class _Evaluation:
             "protocol": protocol,
             **result_of(findings),
             "runs": records,
-            "missing": list(self._panel.missing),
+            "missing": list(self._judging.missing),
             "software": software(),
-            "hardware": hardware(self._studio.device),
+            "hardware": hardware(self._models.device),
             "seconds": seconds,
         }
         document["files"] = files_of(self._folder, document, [SCORES])
@@ -169,10 +164,12 @@ class _Evaluation:
             "data": str(Path(self._config.data).resolve()),
             "keys": [row.key for row in self._rows.rows],
             "weights": {
-                cell.name: None if cell.control is None else file_digest(weights_of(cell.control))
-                for cell in self._cells
+                setting.name: None
+                if setting.control is None
+                else file_digest(weights_of(setting.control))
+                for setting in self._settings
             },
-            "bases": {place.name: self._studio.identity_of(place) for place in self._places},
+            "bases": {place.name: self._models.identity_of(place) for place in self._places},
             **{
                 name: value
                 for name in ("vae", "base_lora")
@@ -180,8 +177,8 @@ class _Evaluation:
             },
         }
 
-    def _gallery(self, name: str) -> Gallery:
-        return Gallery(
+    def _samples_of(self, name: str) -> SampleFolder:
+        return SampleFolder(
             folder=self._folder / PICTURES / file_name(name), purpose=f"{self._purpose} {name}"
         )
 
@@ -192,8 +189,8 @@ class _Evaluation:
             Pictures that were there but something else.
         """
         config, state = self._config, self._state
-        cells = [*self._cells, *self._floors.values()]
-        total = self._share(len(self._rows) * config.samples) * len(cells)
+        settings = [*self._settings, *self._floors.values()]
+        total = self._share(len(self._rows) * config.samples) * len(settings)
         done = foreign = 0
 
         def advance() -> None:
@@ -201,12 +198,12 @@ class _Evaluation:
             done += 1
             self._on_progress("sampling", done, total)
 
-        for cell in cells:
+        for setting in settings:
             foreign += fill(
-                self._gallery(cell.name),
+                self._samples_of(setting.name),
                 self._rows,
-                lambda requests, cell=cell: self._studio.sample(cell, config, requests),
-                controlled=cell.control is not None,
+                lambda requests, setting=setting: self._models.sample(setting, config, requests),
+                controlled=setting.control is not None,
                 empty_prompt=config.empty_prompt,
                 samples=config.samples,
                 seed=config.seed,
@@ -225,21 +222,23 @@ class _Evaluation:
 
     def _ceilings(self) -> dict[str, RunPlace]:
         """Folder of each distinct base's ceiling -> a run on that base."""
-        return {name.replace(_FLOOR, _CEILING, 1): cell.run for name, cell in self._floors.items()}
+        return {
+            name.replace(_FLOOR, _CEILING, 1): setting.run for name, setting in self._floors.items()
+        }
 
     def _round_trips(self, name: str, place: RunPlace) -> int:
-        gallery, foreign = self._gallery(name), 0
+        folder, foreign = self._samples_of(name), 0
         for row in self._rows.rows:
-            state = gallery.state(row, 0)
+            state = folder.state(row, 0)
             foreign += state == "foreign"
             if state != "whole":
-                gallery.write(row.key, 0, self._studio.round_trip(place, row.image))
+                folder.write(row.key, 0, self._models.round_trip(place, row.image))
         return foreign
 
     def _score(self) -> dict[tuple[str, str], Scored]:
-        """(row, cell) -> scores, the first run first."""
+        """(row, setting) -> scores, the first run first."""
         samples, rows = self._config.samples, len(self._rows)
-        total = rows * (samples * (len(self._cells) + len(self._floors)) + len(self._floors))
+        total = rows * (samples * (len(self._settings) + len(self._floors)) + len(self._floors))
         done = 0
 
         def advance() -> None:
@@ -247,21 +246,21 @@ class _Evaluation:
             done += 1
             self._on_progress("judging", done, total)
 
-        bench = Bench(
+        bench = SampleScorer(
             rows=self._rows,
-            eye=self._panel.eye,
-            scorer=self._panel.scorer,
-            extras=self._panel.extras,
+            annotator=self._judging.annotator,
+            scorer=self._judging.scorer,
+            extras=self._judging.extras,
             partners=self._rows.partners(),
             on_picture=advance,
         )
         scored: list[Scored] = []
         for name in self._ceilings():
-            scored += bench.score(_CEILING, name, self._gallery(name), 1, shuffled=False)
-        for cell in self._cells:
-            own = cell.swept is None and cell.step is None
-            gallery = self._gallery(cell.name)
-            scored += bench.score("model", cell.name, gallery, samples, shuffled=own)
+            scored += bench.score(_CEILING, name, self._samples_of(name), 1, shuffled=False)
+        for setting in self._settings:
+            own = setting.swept is None and setting.step is None
+            folder = self._samples_of(setting.name)
+            scored += bench.score("model", setting.name, folder, samples, shuffled=own)
         for name in self._floors:
-            scored += bench.score(_FLOOR, name, self._gallery(name), samples, shuffled=False)
-        return {(one.row, one.cell): one for one in scored}
+            scored += bench.score(_FLOOR, name, self._samples_of(name), samples, shuffled=False)
+        return {(one.row, one.setting): one for one in scored}

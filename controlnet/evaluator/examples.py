@@ -18,7 +18,7 @@ _COLUMNS = ("key", "text", "width", "height", "image")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Row:
+class JudgedRow:
     """A row of the data set that has the map; pixels stay encoded until they are asked for."""
 
     key: str
@@ -42,10 +42,10 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Rows:
+class JudgedRows:
     """What is judged, ordered by size, then key."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[JudgedRow, ...]
     null_maps: int  # rows of the split without the map
     found: int  # rows of the split
 
@@ -63,7 +63,7 @@ class Rows:
         return partners
 
 
-def load_rows(data: str, *, split: str, condition: str, limit: int | None) -> Rows:
+def load_rows(data: str, *, split: str, condition: str, limit: int | None) -> JudgedRows:
     """Decode the rows to judge by.
 
     Args:
@@ -105,7 +105,7 @@ def load_rows(data: str, *, split: str, condition: str, limit: int | None) -> Ro
             f"{split!r}; `controlset inspect` says why"
         )
     rows.sort(key=lambda row: (row.size, row.key))
-    return Rows(rows=tuple(rows), null_maps=null_maps, found=found)
+    return JudgedRows(rows=tuple(rows), null_maps=null_maps, found=found)
 
 
 def _keys_with(dataset: Dataset, condition: str) -> tuple[list[str], int]:
@@ -118,9 +118,9 @@ def _keys_with(dataset: Dataset, condition: str) -> tuple[list[str], int]:
     return keys, nulls
 
 
-def _row(stored: Mapping[str, Any], condition: str) -> Row:
+def _row(stored: Mapping[str, Any], condition: str) -> JudgedRow:
     prefix = f"{condition}_"
-    return Row(
+    return JudgedRow(
         key=stored["key"],
         text=stored["text"] or "",
         size=(stored["width"], stored["height"]),

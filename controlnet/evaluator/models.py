@@ -1,5 +1,9 @@
-"""Networks that draw for an evaluation: one base in memory at a time, told apart by name."""
+"""What is sampled for an evaluation, and the networks that do it.
 
+One base is in memory at a time, told apart by its name.
+"""
+
+import dataclasses
 import os
 import shlex
 from collections.abc import Sequence
@@ -11,11 +15,11 @@ import torch
 
 from controlnet.architecture.backbone import Base, fits, load_base, zero_terminal
 from controlnet.architecture.control import ControlNet
-from controlnet.architecture.control_files import load_control
+from controlnet.architecture.control_files import find_control, load_control, metadata_of_file
+from controlnet.architecture.model_folder import weights_file
 from controlnet.architecture.sampling import SampleOptions
 from controlnet.evaluator.config import EvaluateConfig
-from controlnet.evaluator.runs import Cell, RunPlace, floor_of, told_by
-from controlnet.evaluator.sampler import Request, Sampler
+from controlnet.evaluator.samples import Request, Sampler
 from controlnet.nano import NAME, base_folder
 from controlnet.trainer.checkpoint import published
 from controlnet.trainer.probe import to_pictures
@@ -29,6 +33,102 @@ from controlnet.trainer.run_folder import (
 from schemas.errors import ConfigError
 from schemas.pixels import RgbU8
 
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class RunPlace:
+    """A ControlNet to judge."""
+
+    name: str  # short, no two alike
+    path: Path  # folder of the run, or the ControlNetModel folder itself
+    control: Path  # the ControlNetModel folder, or the one file
+
+    @property
+    def is_run(self) -> bool:
+        """Whether training left its record beside the weights."""
+        return self.path != self.control
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """Pictures of one network with one setting."""
+
+    name: str  # its folder
+    run: RunPlace
+    control: Path | None  # weights; None: the base alone
+    guidance: float
+    scale: float
+    swept: tuple[str, float] | None = None  # ("guidance", 5.0)
+    step: int | None = None  # of a saved step
+
+
+def places_of(runs: Sequence[str], *, offline: bool = False) -> list[RunPlace]:
+    """Where the ControlNets lie; see `find_control` for the forms.
+
+    Raises:
+        ConfigError: no ControlNet there.
+    """
+    places: list[RunPlace] = []
+    for given in runs:
+        control = find_control(given, "--run", offline=offline)
+        path = Path(given) if Path(given).exists() else control  # on the hub
+        places.append(RunPlace(name=_name(Path(given), places), path=path, control=control))
+    return places
+
+
+def told_by(place: RunPlace, what: str) -> str | None:
+    """What a ControlNet's file says about itself: `condition`, `base`, …; None: nothing."""
+    return metadata_of_file(place.control).get(f"controlset.{what}")
+
+
+def _name(path: Path, others: Sequence[RunPlace]) -> str:
+    taken = {other.name for other in others} | {"floor", "ceiling", "real", "wanted"}
+    stem = path.resolve().stem if path.is_file() else path.resolve().name
+    name, number = stem, 2
+    while name in taken:
+        name, number = f"{stem}-{number}", number + 1
+    return name
+
+
+def settings_of(places: Sequence[RunPlace], config: EvaluateConfig) -> list[Setting]:
+    """All settings; each run's own first, its floor last of what everybody needs."""
+    assert config.guidance is not None, "resolve the configuration first"
+    guidance, scale = config.guidance, config.scale
+    settings: list[Setting] = []
+    for place in places:
+        own = Setting(
+            name=place.name, run=place, control=place.control, guidance=guidance, scale=scale
+        )
+        settings.append(own)
+        for what, values in (("guidance", config.sweep_guidance), ("scale", config.sweep_scale)):
+            for value in values:
+                changed = {what: value, "swept": (what, value)}
+                name = f"{place.name}-{what}-{value:g}"
+                settings.append(dataclasses.replace(own, name=name, **changed))
+        if config.curve:
+            settings += [
+                dataclasses.replace(
+                    own, name=f"{place.name}-step-{step}", control=folder, step=step
+                )
+                for step, folder in _saved(place)
+            ]
+    return settings
+
+
+def floor_of(place: RunPlace, name: str, config: EvaluateConfig) -> Setting:
+    """The base of a run, without control."""
+    assert config.guidance is not None, "resolve the configuration first"
+    return Setting(name=name, run=place, control=None, guidance=config.guidance, scale=0.0)
+
+
+def _saved(place: RunPlace) -> list[tuple[int, Path]]:
+    folders = sorted((place.path / "checkpoints").glob("step-*")) if place.is_run else []
+    return [
+        (int(folder.name.removeprefix("step-")), folder / "controlnet")
+        for folder in folders
+        if weights_file(folder / "controlnet") is not None
+    ]
+
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _KNOWN_BASES = {
@@ -40,7 +140,7 @@ _KNOWN_BASES = {
 """Those that a run may name without surprise."""
 
 
-class Studio:
+class Models:
     """Bases and samplers as they are asked for; the last of each stays.
 
     Args:
@@ -116,11 +216,11 @@ class Studio:
         return load_control(control, base.unet).requires_grad_(False).eval().to(self.device)
 
     def sample(
-        self, cell: Cell, config: EvaluateConfig, requests: Sequence[Request]
+        self, setting: Setting, config: EvaluateConfig, requests: Sequence[Request]
     ) -> list[RgbU8]:
-        """Draw a batch for a cell of an evaluation."""
-        if self._sampler is None or self._sampler[0] != cell.name:
-            self._sampler = (cell.name, self._new_sampler(cell, config))
+        """Draw a batch for a setting of an evaluation."""
+        if self._sampler is None or self._sampler[0] != setting.name:
+            self._sampler = (setting.name, self._new_sampler(setting, config))
         return self._sampler[1](requests)
 
     @torch.no_grad()
@@ -134,16 +234,16 @@ class Studio:
         latent_BCHW = (mean_BCHW - space.shift_factor) * space.scaling_factor
         return to_pictures(base.pictures(latent_BCHW))[0]
 
-    def _new_sampler(self, cell: Cell, config: EvaluateConfig) -> Sampler:
-        base = self.base(cell.run)
-        controls = [] if cell.control is None else [(self.control(cell.control, base), 1.0)]
+    def _new_sampler(self, setting: Setting, config: EvaluateConfig) -> Sampler:
+        base = self.base(setting.run)
+        controls = [] if setting.control is None else [(self.control(setting.control, base), 1.0)]
         return Sampler(
             base,
             controls,
             SampleOptions(
                 steps=config.steps,
-                guidance=float(cell.guidance),
-                scale=float(cell.scale),
+                guidance=float(setting.guidance),
+                scale=float(setting.scale),
                 scheduler=config.scheduler or "ddim",
             ),
             negative_prompt=config.negative_prompt or "",
@@ -185,12 +285,12 @@ class Studio:
 
 
 def floors_of(
-    places: Sequence[RunPlace], studio: Studio, config: EvaluateConfig
-) -> dict[str, Cell]:
-    """A cell without control for each distinct base: `floor`, `floor-2` and so on."""
-    floors: dict[str, Cell] = {}
-    for base in dict.fromkeys(map(studio.base_of, places)):
-        place = next(one for one in places if studio.base_of(one) == base)
+    places: Sequence[RunPlace], models: Models, config: EvaluateConfig
+) -> dict[str, Setting]:
+    """A setting without control for each distinct base: `floor`, `floor-2` and so on."""
+    floors: dict[str, Setting] = {}
+    for base in dict.fromkeys(map(models.base_of, places)):
+        place = next(one for one in places if models.base_of(one) == base)
         name = "floor" if not floors else f"floor-{len(floors) + 1}"
         floors[name] = floor_of(place, name, config)
     return floors

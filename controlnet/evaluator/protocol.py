@@ -3,28 +3,31 @@
 import hashlib
 import importlib.metadata
 import json
-import math
 import platform
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from controlnet.evaluator.config import EvaluateConfig
-from controlnet.evaluator.examples import Rows
-from controlnet.evaluator.judge import Eye
-from controlnet.evaluator.metrics.base import RESAMPLES, Estimate, Scorer
+from controlnet.evaluator.examples import JudgedRows
+from controlnet.evaluator.judge import JudgeAnnotator
+from controlnet.evaluator.metrics.base import RESAMPLES, Scorer
 from controlnet.evaluator.samples import CODEC
+from schemas.documents import read_checked, with_digest
 from schemas.errors import ConfigError
 from schemas.machine import cores, memory_bytes
+from schemas.writing import clear_temporary, write_json
 
+IDENTITY = ".identity.json"
 _PACKAGES = ("controlset", "torch", "diffusers", "transformers", "numpy", "opencv-python-headless")
 
 
 def protocol_of(
     config: EvaluateConfig,
     condition: str,
-    eye: Eye,
+    annotator: JudgeAnnotator,
     scorer: Scorer,
-    rows: Rows,
+    rows: JudgedRows,
     *,
     same_judge: bool,
     precision: str,
@@ -35,7 +38,7 @@ def protocol_of(
     Args:
         config: resolved.
         condition: that is judged.
-        eye: of the judge.
+        annotator: of the judge.
         scorer: compares.
         rows: what is judged by.
         same_judge: whether the judge drew the data set's maps.
@@ -46,8 +49,8 @@ def protocol_of(
         "preset": config.preset,
         "condition": condition,
         "scorer": scorer.protocol,
-        "judge": dict(eye.record),
-        "wanted": "extracted" if eye.from_pictures else "stored",
+        "judge": dict(annotator.record),
+        "wanted": "extracted" if annotator.from_pictures else "stored",
         "ceiling": "the real pictures through the base's VAE",
         "shuffled": "scored against the map of the next row by key",
         "scheduler": config.scheduler,
@@ -99,19 +102,35 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def plain(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
-    """Estimates as JSON has them: NaN, which JSON lacks, is null.
+def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Take a folder for this evaluation, or go on with what it began.
+
+    Args:
+        folder: of the evaluation; it is there, and nobody else writes to it.
+        identity: everything that decides about a pixel or a score.
 
     Raises:
-        ConfigError: a number is infinite.
+        ConfigError: it holds something else, or another evaluation; says what differs.
     """
-    return {name: _plain(name, one) for name, one in estimates.items()}
-
-
-def _plain(name: str, one: Estimate) -> dict[str, Any] | None:
-    if math.isnan(one.value):
-        return None
-    if math.isinf(one.value):
-        raise ConfigError(f"{name}: need a finite number, got {one.value}; look at the pictures")
-    low, high = (None if not math.isfinite(end) else end for end in (one.low, one.high))
-    return {"value": one.value, "low": low, "high": high, "count": one.count}
+    clear_temporary(folder)
+    place = folder / IDENTITY
+    now = with_digest(identity)
+    if place.exists():
+        before = read_checked(place, dict, advice="take another --output")
+        changed = sorted(
+            f"{name} {before.get(name)!r} -> {now.get(name)!r}"
+            for name in before.keys() | now.keys()
+            if before.get(name) != now.get(name) and name != "sha256"
+        )
+        if changed:
+            raise ConfigError(
+                f"{folder}: holds another evaluation ({'; '.join(changed)[:400]}); take another "
+                "--output"
+            )
+        return
+    if any(True for _ in folder.iterdir()):
+        raise ConfigError(
+            f"{folder}: need an empty folder or an evaluation, got something else; take another "
+            "--output"
+        )
+    write_json(place, now)

@@ -1,32 +1,36 @@
 """What came out, as JSON has it: rows with intervals, comparisons, sweeps, pictures to look at."""
 
 import dataclasses
+import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from controlnet.evaluator.config import EvaluateConfig
-from controlnet.evaluator.document import chosen_places, measure_records
-from controlnet.evaluator.examples import Row, Rows
-from controlnet.evaluator.judge import Eye
-from controlnet.evaluator.metrics.base import Measure
-from controlnet.evaluator.protocol import plain
-from controlnet.evaluator.runs import Cell, RunPlace
-from controlnet.evaluator.samples import Gallery
-from controlnet.evaluator.score_table import Scored, difference
+from controlnet.evaluator.examples import JudgedRow, JudgedRows
+from controlnet.evaluator.judge import JudgeAnnotator
+from controlnet.evaluator.metrics.base import Estimate, Measure, Scored, difference
+from controlnet.evaluator.models import RunPlace, Setting
+from controlnet.evaluator.samples import SampleFolder
 from schemas.dataset import open_dataset
+from schemas.documents import with_digest
+from schemas.errors import ConfigError
 from schemas.file_names import file_name
 from schemas.plain_files import file_digest
-from schemas.writing import replacing, writing
+from schemas.writing import replacing, write_json, writing
 
+RESULT, VERSION = "evaluation.json", 1
 PICTURES = "pictures"
 _ORDER = ("ceiling", "model", "shuffled", "floor")
 _COMPARED = {"adherence", "text"}
 _FEW = 30
+_FIRST, _EACH = 12, 4  # pictures that are shown: by key; best, median and worst
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,21 +40,23 @@ class Findings:
     config: EvaluateConfig
     folder: Path
     places: Sequence[RunPlace]
-    cells: Sequence[Cell]
-    rows: Rows
+    settings: Sequence[Setting]
+    rows: JudgedRows
     measures: Sequence[Measure]
-    scored: dict[tuple[str, str], Scored]  # (row, cell)
-    eye: Eye
+    scored: dict[tuple[str, str], Scored]  # (row, setting)
+    annotator: JudgeAnnotator
     condition: str
     same_judge: bool
-    gallery_of: Callable[[str], Gallery]  # of a cell
+    samples_of: Callable[[str], SampleFolder]  # of a setting
     said: Sequence[str]  # of the runs and their bases
     foreign: int  # pictures that were there, but something else
 
     @property
-    def own(self) -> list[Cell]:
+    def own(self) -> list[Setting]:
         """Each run with the evaluation's own setting."""
-        return [cell for cell in self.cells if cell.swept is None and cell.step is None]
+        return [
+            setting for setting in self.settings if setting.swept is None and setting.step is None
+        ]
 
 
 def result_of(findings: Findings) -> dict[str, Any]:
@@ -141,15 +147,15 @@ def _path_of_data(findings: Findings) -> str:
 
 def _rows(findings: Findings) -> list[dict[str, Any]]:
     """The four rows; those of a network once for each run."""
-    runs = {cell.name for cell in findings.own}
+    runs = {setting.name for setting in findings.own}
     ranked = sorted(findings.scored.items(), key=lambda item: _ORDER.index(item[0][0]))
     records = []
-    for (row, cell), scored in ranked:
-        if row in {"model", "shuffled"} and cell not in runs:
+    for (row, setting), scored in ranked:
+        if row in {"model", "shuffled"} and setting not in runs:
             continue  # of a sweep or a saved step
-        run = cell if row in {"model", "shuffled"} else None
+        run = setting if row in {"model", "shuffled"} else None
         values = plain(scored.estimates(findings.measures))
-        records.append({"row": row, "run": run, "cell": cell, "values": values})
+        records.append({"row": row, "run": run, "cell": setting, "values": values})
     return records
 
 
@@ -170,11 +176,11 @@ def _comparisons(findings: Findings) -> list[dict[str, Any]]:
 
 def _sweeps(findings: Findings) -> list[dict[str, Any]]:
     sweeps: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for cell in findings.cells:
-        if cell.swept is not None:
-            what, at = cell.swept
-            values = plain(findings.scored["model", cell.name].estimates(findings.measures))
-            sweeps.setdefault((what, cell.run.name), []).append({"at": at, "values": values})
+    for setting in findings.settings:
+        if setting.swept is not None:
+            what, at = setting.swept
+            values = plain(findings.scored["model", setting.name].estimates(findings.measures))
+            sweeps.setdefault((what, setting.run.name), []).append({"at": at, "values": values})
     return [
         {"what": what, "run": run, "points": sorted(points, key=lambda one: one["at"])}
         for (what, run), points in sweeps.items()
@@ -183,10 +189,10 @@ def _sweeps(findings: Findings) -> list[dict[str, Any]]:
 
 def _curves(findings: Findings) -> list[dict[str, Any]]:
     curves: dict[str, list[dict[str, Any]]] = {}
-    for cell in findings.cells:
-        if cell.step is not None:
-            values = plain(findings.scored["model", cell.name].estimates(findings.measures))
-            curves.setdefault(cell.run.name, []).append({"step": cell.step, "values": values})
+    for setting in findings.settings:
+        if setting.step is not None:
+            values = plain(findings.scored["model", setting.name].estimates(findings.measures))
+            curves.setdefault(setting.run.name, []).append({"step": setting.step, "values": values})
     return [{"run": run, "points": points} for run, points in curves.items()]
 
 
@@ -198,8 +204,8 @@ def _pictures(findings: Findings) -> list[dict[str, Any]]:
     for place, why in chosen_places(first, headline).items():
         row, number = by_key[first.keys[place]], first.numbers[place]
         own = [
-            _shown(findings, findings.scored["model", cell.name], row, number, cell.name)
-            for cell in findings.own
+            _shown(findings, findings.scored["model", setting.name], row, number, setting.name)
+            for setting in findings.own
         ]
         floors = [
             _shown(findings, scored, row, number, None)
@@ -221,21 +227,21 @@ def _pictures(findings: Findings) -> list[dict[str, Any]]:
 
 
 def _shown(
-    findings: Findings, scored: Scored, row: Row, number: int, run: str | None
+    findings: Findings, scored: Scored, row: JudgedRow, number: int, run: str | None
 ) -> dict[str, Any]:
     """One sample with what the judge sees in it."""
-    gallery = findings.gallery_of(scored.cell)
+    folder = findings.samples_of(scored.setting)
     place = list(zip(scored.keys, scored.numbers, strict=True)).index((row.key, number))
     headline = findings.measures[0]
     score = headline.of_one(scored.counts[headline.name][place])
-    (seen,) = findings.eye.look([gallery.read(row.key, number)], [row.key])
+    (seen,) = findings.annotator.annotate([folder.read(row.key, number)], [row.key])
     found = None
     if seen is not None:
         name = f"{row.key}-{number}-{findings.condition}"
-        found = _written(findings, scored.cell, name, _eight_bits(seen.pixels))
+        found = _written(findings, scored.setting, name, _eight_bits(seen.pixels))
     return {
         "run": run,
-        "picture": _relative(findings, gallery.path(row.key, number)),
+        "picture": _relative(findings, folder.path(row.key, number)),
         "found": found,
         "score": None if np.isnan(score) else score,
     }
@@ -258,6 +264,76 @@ def _eight_bits(pixels: np.ndarray) -> np.ndarray:
     return (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
 
 
-def headline_of(rows: Iterable[dict[str, Any]], row: str, measure: str) -> dict[str, Any] | None:
-    """The first value of a kind of row, e.g. the model's F1."""
-    return next((one["values"].get(measure) for one in rows if one["row"] == row), None)
+def write_document(folder: Path, document: Mapping[str, Any]) -> Path:
+    """Write `evaluation.json`, whole or not at all, with a hash of what it says."""
+    stamped = {"format": "controlset-evaluation", "version": VERSION, **document}
+    write_json(folder / RESULT, with_digest(stamped))
+    return folder / RESULT
+
+
+def measure_records(measures: Sequence[Measure]) -> list[dict[str, Any]]:
+    """What the document says about measures; the headline first."""
+    names = ("name", "label", "unit", "higher_is_better", "kind")
+    return [{name: getattr(one, name) for name in names} for one in measures]
+
+
+def chosen_places(model: Scored, headline: Measure) -> dict[int, str]:
+    """Which pictures are shown, and why: the first by key, the best, the middle and the worst.
+
+    Args:
+        model: of the first run.
+        headline: what is ranked by.
+
+    Returns:
+        Place of a picture among the run's -> why, in the order of the places.
+    """
+    scores = np.array(model.of_pictures(headline))
+    ranked = np.argsort(scores if headline.higher_is_better else -scores, kind="stable")
+    ranked = ranked[~np.isnan(scores[ranked])]
+    firsts = [place for place, number in enumerate(model.numbers) if number == 0]
+    middle = max(0, (len(ranked) - _EACH) // 2)
+    chosen = {int(place): "first" for place in firsts[:_FIRST]}
+    chosen |= {int(place): "median" for place in ranked[middle : middle + _EACH]}
+    chosen |= {int(place): "worst" for place in ranked[:_EACH]}
+    chosen |= {int(place): "best" for place in ranked[-_EACH:]}
+    return dict(sorted(chosen.items()))
+
+
+def write_scores(path: Path, scored: Sequence[Scored], measures: Sequence[Measure]) -> None:
+    """One row a picture: row, cell, key, number and every measure; null where there is none."""
+    columns: dict[str, list] = {name: [] for name in ("row", "cell", "key", "number")}
+    columns |= {one.name: [] for one in measures}
+    for each in scored:
+        count = len(each.keys)
+        columns["row"] += [each.row] * count
+        columns["cell"] += [each.setting] * count
+        columns["key"] += each.keys
+        columns["number"] += each.numbers
+        for one in measures:
+            has = one.name in each.counts and one.resampled
+            columns[one.name] += each.of_pictures(one) if has else [float("nan")] * count
+    texts = {name: pa.array(columns[name], pa.string()) for name in ("row", "cell", "key")}
+    numbers = {"number": pa.array(columns["number"], pa.int32())}
+    values = {
+        one.name: pa.array(columns[one.name], pa.float64(), from_pandas=True) for one in measures
+    }
+    with replacing(path) as temporary:
+        pq.write_table(pa.table(texts | numbers | values), temporary)
+
+
+def plain(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+    """Estimates as JSON has them: NaN, which JSON lacks, is null.
+
+    Raises:
+        ConfigError: a number is infinite.
+    """
+    return {name: _plain(name, one) for name, one in estimates.items()}
+
+
+def _plain(name: str, one: Estimate) -> dict[str, Any] | None:
+    if math.isnan(one.value):
+        return None
+    if math.isinf(one.value):
+        raise ConfigError(f"{name}: need a finite number, got {one.value}; look at the pictures")
+    low, high = (None if not math.isfinite(end) else end for end in (one.low, one.high))
+    return {"value": one.value, "low": low, "high": high, "count": one.count}

@@ -1,4 +1,7 @@
-"""Sampled pictures on disk: lossless, named by row and number, taken up again after a stop."""
+"""Sampled pictures: what a request gives depends on it alone; on disk they lie until they are judged.
+
+Files are lossless, named by row and number, and taken up again after a stop.
+"""
 
 import dataclasses
 import hashlib
@@ -8,17 +11,203 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+from torch.nn import functional
 
-from controlnet.evaluator.examples import Row, Rows
-from controlnet.evaluator.sampler import Request, seed_of
+from controlnet.architecture.backbone import Base
+from controlnet.architecture.control import ControlNet
+from controlnet.architecture.sampling import Painted, SampleOptions, Steering, denoise
+from controlnet.evaluator.examples import JudgedRow, JudgedRows
+from controlnet.trainer.probe import to_pictures
 from schemas.errors import ConfigError, Rejected
 from schemas.file_names import file_name
 from schemas.picture_headers import png_text
-from schemas.pixels import RgbU8, decode_stored_rgb
+from schemas.pixels import MapU8, RgbU8, decode_stored_rgb
 from schemas.plain_files import read_plain
 from schemas.writing import replacing, writing
+
+_DEEPEST = 65535
+_SEED_BITS = 63
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Request:
+    """One picture to draw."""
+
+    key: str
+    prompt: str
+    hints: tuple[
+        np.ndarray, ...
+    ]  # a map as stored for each ControlNet; () draws with the base alone
+    seed: int  # of the noise
+    size: tuple[int, int]  # (width, height) in px
+    image: RgbU8 | None = None  # to start from
+    mask: MapU8 | None = None  # (H, W): what is white is painted anew
+
+
+def seed_of(seed: int, key: str, number: int) -> int:
+    """Seed of a row's picture: the same in every process, batch and run.
+
+    Args:
+        seed: of the evaluation.
+        key: of the row.
+        number: of the picture among the row's.
+
+    Returns:
+        63 bits of sha256.
+    """
+    digest = hashlib.sha256(f"{seed}/{key}/{number}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> (64 - _SEED_BITS)
+
+
+class Sampler:
+    """Networks that draw.
+
+    Args:
+        base: with VAE and text encoder, on its device.
+        controls: ControlNets, and how loud each is; none draws with the base alone.
+        options: how.
+        negative_prompt: for the unguided half.
+        device: of the networks.
+        autocast: number format of products.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        controls: Sequence[tuple[ControlNet, float]],
+        options: SampleOptions,
+        *,
+        negative_prompt: str,
+        device: torch.device,
+        autocast: torch.dtype,
+    ) -> None:
+        assert base.text is not None, "the base was loaded without its text encoder"
+        self._base, self._controls, self._options = base, controls, options
+        self._text, self._device, self._autocast = base.text, device, autocast
+        self._empty = self._text([negative_prompt])
+
+    @torch.no_grad()
+    def __call__(self, requests: Sequence[Request]) -> list[RgbU8]:
+        """Draw a batch.
+
+        Args:
+            requests: of one size, with one hint for each ControlNet; all with a picture to start
+                from, or none; likewise masks.
+
+        Returns:
+            RGB uint8 pictures in the same order.
+
+        Raises:
+            ConfigError: a picture that is not finite, or of one colour all over: a black one is
+                what overflowing networks leave, and no result.
+        """
+        generators = [torch.Generator().manual_seed(one.seed) for one in requests]
+        painted = self._painted(requests, generators)
+        noise_BCHW = self._noise(requests[0].size, generators)
+        steering = [
+            Steering(control=control, hint_BCHW=self._hints(requests, number), scale=scale)
+            for number, (control, scale) in enumerate(self._controls)
+        ]
+        with self._casting():
+            unit_BCHW = denoise(
+                self._base,
+                steering,
+                self._text([one.prompt for one in requests]),
+                self._empty,
+                noise_BCHW,
+                self._options,
+                sizes_B6=self._sizes(requests) if self._base.is_xl else None,
+                painted=painted,
+            )
+        pictures = to_pictures(unit_BCHW)
+        for request, picture in zip(requests, pictures, strict=True):
+            if (picture == picture[0, 0]).all():
+                raise ConfigError(
+                    f"sampling {request.key}: need a picture, got one colour all over "
+                    f"{tuple(picture[0, 0].tolist())} (seed {request.seed}); use --precision fp32, "
+                    "another --guidance or seed, or look at the weights of base and ControlNet"
+                )
+        return pictures
+
+    def _noise(self, size: tuple[int, int], generators: Sequence[torch.Generator]) -> Tensor:
+        space = self._base.space
+        shape = (space.channels, size[1] // space.factor, size[0] // space.factor)
+        drawn_BCHW = torch.stack([torch.randn(shape, generator=one) for one in generators])
+        # on a CPU with this layout convolutions are up to 3 times as fast
+        return drawn_BCHW.to(self._device, self._base.unet.dtype, memory_format=torch.channels_last)
+
+    def _hints(self, requests: Sequence[Request], number: int) -> Tensor:
+        hints = [hint_of(one.hints[number]) for one in requests]
+        return torch.stack(hints).to(self._device, memory_format=torch.channels_last)
+
+    def _sizes(self, requests: Sequence[Request]) -> Tensor:
+        """SDXL's micro-conditioning: as if every picture had been of this size from the start."""
+        width, height = requests[0].size
+        row = [height, width, 0, 0, height, width]
+        return torch.tensor([row] * len(requests), device=self._device)
+
+    def _painted(
+        self, requests: Sequence[Request], generators: Sequence[torch.Generator]
+    ) -> Painted | None:
+        """Latents of the given pictures, drawn like diffusers draws them, before the noise."""
+        images = [one.image for one in requests if one.image is not None]
+        if not images:
+            return None
+        unit_BCHW = torch.stack([hint_of(one) for one in images]).to(self._device)
+        mean_BCHW, logvar_BCHW = self._base.moments(unit_BCHW * 2 - 1).float().chunk(2, dim=1)
+        shape = mean_BCHW.shape[1:]
+        draw_BCHW = torch.stack([torch.randn(shape, generator=one) for one in generators])
+        std_BCHW = (0.5 * logvar_BCHW.clamp(-30, 20)).exp()
+        space = self._base.space
+        latent_BCHW = mean_BCHW + std_BCHW * draw_BCHW.to(self._device)
+        latent_BCHW = (latent_BCHW - space.shift_factor) * space.scaling_factor
+        masks = [one.mask for one in requests if one.mask is not None]
+        mask_B1HW = None
+        if masks:
+            white_B1HW = torch.from_numpy(np.stack(masks) >= 128).float()[:, None]
+            mask_B1HW = functional.interpolate(white_B1HW, size=shape[1:]).to(self._device)
+        return Painted(latent_BCHW=latent_BCHW.to(self._base.unet.dtype), mask_B1HW=mask_B1HW)
+
+    def _casting(self) -> torch.autocast:
+        enabled = self._autocast != torch.float32
+        return torch.autocast(self._device.type, dtype=self._autocast, enabled=enabled)
+
+
+def hint_of(pixels: np.ndarray) -> Tensor:
+    """A stored map as a network reads it: (3, H, W) float32 in [0, 1].
+
+    Args:
+        pixels: (H, W) uint8 or uint16, or (H, W, 3) uint8 in RGB order.
+    """
+    unit = np.asarray(pixels, np.float32) / (_DEEPEST if pixels.dtype == np.uint16 else 255)
+    rgb_HWC = unit if unit.ndim == 3 else np.repeat(unit[..., None], 3, axis=2)
+    return torch.from_numpy(np.ascontiguousarray(rgb_HWC)).permute(2, 0, 1)
+
+
+def check_size(size: tuple[int, int], base: Base, where: str) -> None:
+    """Refuse a size that the base cannot draw.
+
+    Args:
+        size: (width, height) in px.
+        base: whose VAE shrinks pictures.
+        where: what has that size, for the error.
+
+    Raises:
+        ConfigError: says which size would do.
+    """
+    step = base.space.factor  # as in training: the U-Net itself takes sizes that it cannot halve
+    width, height = size
+    if width % step or height % step:
+        fitting = " x ".join(str(max(step, round(one / step) * step)) for one in size)
+        raise ConfigError(
+            f"{where}: need a width and height that {step} px divides for this base, got "
+            f"{width} x {height}; {fitting} would do"
+        )
+
 
 CODEC = "png"
 
@@ -31,15 +220,15 @@ _SEAL = "controlset-seal"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Gallery:
-    """The pictures of one cell: of one network with one setting.
+class SampleFolder:
+    """The pictures of one setting: of one network with one setting.
 
     Each file carries a hash of what it was sampled for and of its pixels: a picture of another
-    cell, row or evaluation is not taken for this one's, nor is a damaged one.
+    setting, row or evaluation is not taken for this one's, nor is a damaged one.
     """
 
     folder: Path
-    purpose: str  # what decides about these pictures: the evaluation's digest and the cell
+    purpose: str  # what decides about these pictures: the evaluation's digest and the setting
 
     def path(self, key: str, number: int) -> Path:
         """Where the picture of a row lies."""
@@ -59,7 +248,7 @@ class Gallery:
             )
         return found
 
-    def state(self, row: Row, number: int) -> State:
+    def state(self, row: JudgedRow, number: int) -> State:
         """What is there: the row's picture, none (or a torn one), or a picture of something else.
 
         Raises:
@@ -101,8 +290,8 @@ class Gallery:
 
 
 def fill(
-    gallery: Gallery,
-    rows: Rows,
+    folder: SampleFolder,
+    rows: JudgedRows,
     sample: Sample,
     *,
     controlled: bool,
@@ -117,7 +306,7 @@ def fill(
     """Sample what is not there yet.
 
     Args:
-        gallery: gets the pictures.
+        folder: gets the pictures.
         rows: what to sample.
         sample: draws a batch.
         controlled: False samples the base alone.
@@ -135,7 +324,7 @@ def fill(
     places = [(row, number) for row in rows.rows for number in range(samples)][rank::world]
     absent, foreign = [], 0
     for row, number in places:
-        state = gallery.state(row, number)
+        state = folder.state(row, number)
         foreign += state == "foreign"
         if state == "whole":
             on_picture()
@@ -153,14 +342,16 @@ def fill(
             for row, number in batch
         ]
         for (row, number), picture in zip(batch, sample(requests), strict=True):
-            gallery.write(row.key, number, picture)
+            folder.write(row.key, number, picture)
             on_picture()
     return foreign
 
 
-def _batches(places: Sequence[tuple[Row, int]], batch_size: int) -> Iterator[list[tuple[Row, int]]]:
+def _batches(
+    places: Sequence[tuple[JudgedRow, int]], batch_size: int
+) -> Iterator[list[tuple[JudgedRow, int]]]:
     """Batches of one size; rows come ordered by size."""
-    batch: list[tuple[Row, int]] = []
+    batch: list[tuple[JudgedRow, int]] = []
     for place in places:
         if batch and (len(batch) == batch_size or batch[0][0].size != place[0].size):
             yield batch

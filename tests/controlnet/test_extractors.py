@@ -12,8 +12,12 @@ from torch.nn import functional
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from controlnet.architecture.backbone import load_base
-from controlnet.evaluator.metrics.features import Extractor, inception, vae_features
-from controlnet.evaluator.metrics.fid_kid import frechet_distance
+from controlnet.evaluator.metrics.fid_kid import (
+    Extractor,
+    frechet_distance,
+    inception,
+    vae_features,
+)
 from controlnet.nano import base_folder, scenes
 from schemas.errors import ConfigError
 from tests.controlnet.tiny_bases import one_thread  # noqa: F401

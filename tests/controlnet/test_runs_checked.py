@@ -14,9 +14,8 @@ from safetensors.torch import load_file, save_file
 from controlnet.architecture.backbone import load_base, scheduler
 from controlnet.architecture.control_files import load_control
 from controlnet.evaluator.config import EvaluateConfig
-from controlnet.evaluator.models import Studio
-from controlnet.evaluator.runs import places_of, told_by
-from controlnet.evaluator.sampler import Request
+from controlnet.evaluator.models import Models, places_of, told_by
+from controlnet.evaluator.samples import Request
 from controlnet.trainer.checkpoint import find_checkpoint, last_checkpoint
 from controlnet.trainer.index import scan, without
 from controlnet.trainer.log import read_journal
@@ -48,9 +47,9 @@ def run(whole, tmp_path):
     return shutil.copytree(whole, tmp_path / "run")
 
 
-def studio(**changes):
+def models(**changes):
     values = {"base": None, "precision": "fp32", "offline": True, "device": "cpu"}
-    return Studio(**values | changes)
+    return Models(**values | changes)
 
 
 def test_a_checkpoint_with_another_beta_is_passed_over_and_that_is_said(whole, run, capsys):
@@ -78,7 +77,7 @@ def test_weights_that_are_not_finite_are_refused_wherever_they_are_loaded(run, t
     with pytest.raises(ConfigError, match=message):
         load_control(run / "controlnet")
     with pytest.raises(ConfigError, match=message):  # what `sample` and `evaluate` do first
-        studio(base=str(base())).check(places_of([str(run / "controlnet")]))
+        models(base=str(base())).check(places_of([str(run / "controlnet")]))
     with pytest.raises(ConfigError, match=message):
         trained(tmp_path / "other", steps=1, init=str(run / "controlnet"))
 
@@ -99,7 +98,7 @@ def test_who_a_base_is_does_not_depend_on_the_number_format(tmp_path):
     assert half.stored == stored
     assert half.unet.dtype == half.text.models[0].dtype == torch.bfloat16
     run = trained(tmp_path / "run", steps=1, precision="bf16")
-    assert studio().check(places_of([str(run)])) == []  # nothing to be said in fp32
+    assert models().check(places_of([str(run)])) == []  # nothing to be said in fp32
 
 
 def test_another_fine_tune_of_the_base_is_said_and_another_shape_refused(run, tmp_path):
@@ -107,10 +106,10 @@ def test_another_fine_tune_of_the_base_is_said_and_another_shape_refused(run, tm
         return {name: one + 0.01 for name, one in tensors.items()}
 
     tuned = changed_base(tmp_path / "tuned", "unet", moved)
-    (said,) = studio(base=str(tuned)).check(places_of([str(run)]))
+    (said,) = models(base=str(tuned)).check(places_of([str(run)]))
     assert "was trained on a base with other weights" in said
     with pytest.raises(ConfigError, match="need a base with block_out_channels"):
-        studio(base=str(base(name="wide", width=32))).check(places_of([str(run)]))
+        models(base=str(base(name="wide", width=32))).check(places_of([str(run)]))
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -120,25 +119,25 @@ def test_pure_noise_is_where_a_run_with_zero_terminal_snr_is_sampled_from(tmp_pa
     (place,) = places_of([str(run)])
     assert told_by(place, "zero_terminal_snr") == "true"
     for kind in ("DDIMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler"):
-        steps = scheduler(studio().base(place), kind)
+        steps = scheduler(models().base(place), kind)
         steps.set_timesteps(4)
         assert int(steps.timesteps[0]) == 999
         assert steps.alphas_cumprod[-1] < 1e-6
     plain = trained(tmp_path / "plain", steps=1, base=velocity)
     (place,) = places_of([str(plain)])
-    assert scheduler(studio().base(place)).alphas_cumprod[-1] > 1e-3
+    assert scheduler(models().base(place)).alphas_cumprod[-1] > 1e-3
 
 
 def drawn(run, **changes):
     (place,) = places_of([str(run)])
     config = EvaluateConfig(run=(str(run),), data="-", output="-", steps=2, **changes).resolved()
-    from controlnet.evaluator.runs import cells_of
+    from controlnet.evaluator.models import settings_of
 
-    (cell,) = cells_of([place], config)
+    (cell,) = settings_of([place], config)
     hint = np.zeros((64, 64), np.uint8)
     hint[20:40, 20:40] = 255
     request = Request(key="0", prompt="a red star", hints=(hint,), seed=1, size=(64, 64))
-    return studio().sample(cell, config, [request])[0]
+    return models().sample(cell, config, [request])[0]
 
 
 def test_guidance_of_0_and_1_is_none_as_in_diffusers(whole):
@@ -272,9 +271,9 @@ def test_a_run_says_where_things_are_and_its_file_does_not(tmp_path, monkeypatch
     (place,) = places_of([str(tmp_path / run)])
     assert told_by(place, "base") == "my-base"
     assert str(tmp_path).encode() not in weights_of(tmp_path / run)
-    assert studio().base_of(place) == f"{tmp_path}/my-base"
+    assert models().base_of(place) == f"{tmp_path}/my-base"
     (control,) = places_of([str(tmp_path / run / "controlnet")])
-    assert studio().base_of(control) == f"{tmp_path}/my-base"
+    assert models().base_of(control) == f"{tmp_path}/my-base"
 
 
 @pytest.mark.parametrize("name", ["config.json", "summary.json"])

@@ -7,13 +7,12 @@ import pytest
 import torch
 from kornia.filters import canny
 
+from controlnet.evaluator.metrics import scorer_of
 from controlnet.evaluator.metrics.base import Scorer, Seen
-from controlnet.evaluator.metrics.controlnet_plus_plus import kornia_canny
 from controlnet.evaluator.metrics.depth import DepthScorer
-from controlnet.evaluator.metrics.edges import EdgeScorer
+from controlnet.evaluator.metrics.edges import EdgeScorer, kornia_canny
 from controlnet.evaluator.metrics.normal import NormalScorer
 from controlnet.evaluator.metrics.pose import PoseScorer
-from controlnet.evaluator.metrics.registry import scorer_of
 from controlnet.evaluator.metrics.segmentation import SegmentationScorer
 from controlnet.evaluator.metrics.similarity import SimilarityScorer
 from schemas.errors import ConfigError

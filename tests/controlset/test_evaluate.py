@@ -18,8 +18,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from controlnet.evaluator.metrics.base import Estimate, Measure
-from controlnet.evaluator.protocol import plain as plain_numbers
 from controlnet.evaluator.result import not_measured
+from controlnet.evaluator.result import plain as plain_numbers
 from controlnet.nano.scenes import draw, random_scene
 from controlset.cli import main
 from controlset.report.gather import gather

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from controlnet.evaluator.sampler import seed_of
+from controlnet.evaluator.samples import seed_of
 from controlset import drawing
 from controlset.cli import main
 from schemas.dataset import open_dataset

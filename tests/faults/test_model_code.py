@@ -287,8 +287,7 @@ def test_a_record_of_a_stranger_is_one_line():
 def test_a_base_that_only_a_run_names_is_not_fetched(
     made, tmp_path, monkeypatch, named, given, fetched
 ):
-    from controlnet.evaluator.models import Studio
-    from controlnet.evaluator.runs import places_of
+    from controlnet.evaluator.models import Models, places_of
 
     run = shutil.copytree(made / "run", tmp_path / "run")
     (run / "config.json").write_text(json.dumps({"config": {"base": named}}))
@@ -299,8 +298,8 @@ def test_a_base_that_only_a_run_names_is_not_fetched(
         raise ConfigError(f"--base {name}: none here")
 
     monkeypatch.setattr("controlnet.evaluator.models.load_base", load)
-    studio = Studio(base=given, precision="fp32", offline=False, device="cpu")
+    models = Models(base=given, precision="fp32", offline=False, device="cpu")
     with pytest.raises(ConfigError) as caught:
-        studio.check(places_of([str(run)]))
+        models.check(places_of([str(run)]))
     assert asked == [(named, fetched)]
     assert ("if you trust it, say --base stranger/base" in str(caught.value)) is not fetched

@@ -1,10 +1,12 @@
 """What a score is: numbers of one picture, how they become one number, and how sure that is."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+
+from schemas.pixels import RgbU8
 
 Kind = Literal["adherence", "quality", "text", "diversity"]
 
@@ -146,3 +148,78 @@ def _percentiles(drawn: Sequence[float]) -> tuple[float, float]:
         return float("nan"), float("nan")
     low, high = np.percentile(present, [2.5, 97.5])
     return float(low), float(high)
+
+
+@runtime_checkable
+class Extra(Protocol):
+    """Scores pictures without looking at their condition."""
+
+    @property
+    def protocol(self) -> str:
+        """Extractor, version and definition in one line."""
+        ...
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """What it gives."""
+        ...
+
+    def __call__(
+        self, pictures: Sequence[RgbU8], keys: Sequence[str], texts: Sequence[str]
+    ) -> dict[str, list[np.ndarray]]:
+        """Contributions of each picture.
+
+        Args:
+            pictures: of one size; all of an image's pictures come together.
+            keys: of the image that each belongs to.
+            texts: its caption.
+
+        Returns:
+            Name of each measure -> (K,) float64 of each picture.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Scored:
+    """Pictures of one row of the result: ceiling, floor, or model and shuffled of one setting."""
+
+    row: str
+    setting: str
+    keys: tuple[str, ...]  # of each picture; an image's pictures follow each other
+    numbers: tuple[int, ...]
+    counts: dict[str, list[np.ndarray]]  # measure -> of each picture (K,)
+
+    def groups(self, measure: str) -> list[np.ndarray]:
+        """Of each image what its pictures contributed, (samples, K)."""
+        groups: list[list[np.ndarray]] = []
+        last = None
+        for key, counts in zip(self.keys, self.counts[measure], strict=True):
+            if key != last:
+                groups.append([])
+            groups[-1].append(counts)
+            last = key
+        return [np.stack(group) for group in groups]
+
+    def estimates(self, measures: Iterable[Measure]) -> dict[str, Estimate]:
+        """Number and interval of each measure that this row has."""
+        return {
+            one.name: estimate(
+                self.groups(one.name), one.aggregate, resamples=RESAMPLES if one.resampled else 0
+            )
+            for one in measures
+            if one.name in self.counts
+        }
+
+    def of_pictures(self, measure: Measure) -> list[float]:
+        """The number of each picture by itself."""
+        return [measure.of_one(counts) for counts in self.counts[measure.name]]
+
+    def with_counts(self, more: dict[str, list[np.ndarray]]) -> "Scored":
+        """With other measures beside these."""
+        return dataclasses.replace(self, counts={**self.counts, **more})
+
+
+def difference(a: Scored, b: Scored, measure: Measure) -> Estimate:
+    """B minus A, paired by image."""
+    return estimate_difference(a.groups(measure.name), b.groups(measure.name), measure.aggregate)

@@ -1,15 +1,18 @@
-"""Whether a picture shows what its caption says, as CLIP sees it."""
+"""Whether a picture shows what its caption says: by CLIP, and by the words of drawn scenes."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
 from controlnet.architecture.backbone import fingerprint
 from controlnet.architecture.loading import refusing, without_bars
 from controlnet.architecture.model_folder import whole
+from controlnet.evaluator.metrics.base import Measure
+from controlnet.nano.reading import text_scores
 from schemas.model_files import NO_CODE, no_questions
 from schemas.pixels import RgbU8
 
@@ -101,3 +104,51 @@ def _loaded(name: str, offline: bool) -> tuple[Any, Any]:
         if tokenizer.vocab_size <= len(tokenizer.all_special_ids):  # its answer to no files
             raise FileNotFoundError("no vocabulary")
     return model, processor
+
+
+class Words:
+    """Whether the words of a caption came true in a drawn scene: nano's captions only."""
+
+    protocol = "drawn scenes: regions of the named colour; shape by IoU >= 0.75 with drawn masks"
+    measures = tuple(
+        Measure(name=f"words_{name}", label=label, higher_is_better=True, kind="text")
+        for name, label in (
+            ("colors", "colours come true"),
+            ("shapes", "coloured shapes come true"),
+            ("background", "backgrounds come true"),
+        )
+    )
+
+    def __call__(
+        self, pictures: Sequence[RgbU8], keys: Sequence[str], texts: Sequence[str]
+    ) -> dict[str, list[np.ndarray]]:
+        """See `Extra`."""
+        found = [text_scores(*pair) for pair in zip(pictures, texts, strict=True)]
+        return {
+            one.name: [np.array([each[one.name.removeprefix("words_")]]) for each in found]
+            for one in self.measures
+        }
+
+
+class Clip:
+    """CLIP score of a picture and its caption.
+
+    Args:
+        score: the model.
+    """
+
+    measures = (Measure(name="clip_score", label="CLIP score", higher_is_better=True, kind="text"),)
+
+    def __init__(self, score: ClipScore) -> None:
+        self._score = score
+
+    @property
+    def protocol(self) -> str:
+        """Model and definition."""
+        return f"CLIP score: 100 max(cos, 0) of each picture and its caption, {self._score.name}"
+
+    def __call__(
+        self, pictures: Sequence[RgbU8], keys: Sequence[str], texts: Sequence[str]
+    ) -> dict[str, list[np.ndarray]]:
+        """See `Extra`."""
+        return {"clip_score": [np.array([one]) for one in self._score(pictures, texts)]}

@@ -12,7 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from controlnet.evaluator.metrics.features import state_of
+from controlnet.evaluator.metrics.base import Measure
+from controlnet.evaluator.metrics.fid_kid import (
+    state_of,
+)
 from schemas.errors import ConfigError
 from schemas.pixels import RgbU8
 
@@ -137,3 +140,39 @@ def _untrained(folder: str) -> Any:
     with warnings.catch_warnings():  # lpips calls torchvision by a keyword of long ago
         warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
         return lpips.LPIPS(pretrained=False, pnet_rand=True, net="alex", verbose=False)
+
+
+class Diversity:
+    """How much the pictures of one row differ, who share everything but their noise.
+
+    Args:
+        distance: of two pictures.
+        name: of the distance.
+    """
+
+    def __init__(self, distance: Callable[[RgbU8, RgbU8], float], name: str) -> None:
+        self._distance, self._name = distance, name
+        self.measures = (
+            Measure(
+                name="diversity",
+                label=f"diversity ({name})",
+                higher_is_better=True,
+                kind="diversity",
+            ),
+        )
+
+    @property
+    def protocol(self) -> str:
+        """Distance and definition."""
+        return f"diversity: mean {self._name} between the pictures of one row"
+
+    def __call__(
+        self, pictures: Sequence[RgbU8], keys: Sequence[str], texts: Sequence[str]
+    ) -> dict[str, list[np.ndarray]]:
+        """See `Extra`; the first picture of a row carries its number."""
+        counts = [np.array([np.nan]) for _ in pictures]
+        for key in dict.fromkeys(keys):
+            places = [place for place, other in enumerate(keys) if other == key]
+            value = pairwise([pictures[place] for place in places], self._distance)
+            counts[places[0]] = np.array([value])
+        return {"diversity": counts}
