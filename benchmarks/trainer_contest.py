@@ -59,7 +59,7 @@ def write_base(folder: Path, sizes: Sizes = Sizes()) -> Path:
     import diffusers as library
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-    from controlnet.nano.words import write_tokenizer
+    from controlnet.nano.build import write_tokenizer
 
     if (folder / "model_index.json").exists():  # written last
         return folder

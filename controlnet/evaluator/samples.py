@@ -1,4 +1,4 @@
-"""Sampled pictures: what a request gives depends on it alone; on disk they lie until they are judged.
+"""Sampled pictures: what a request gives depends on it alone; on disk until they are judged.
 
 Files are lossless, named by row and number, and taken up again after a stop.
 """

@@ -1,7 +1,7 @@
 """The nano base: a tiny latent-diffusion model of drawn shapes, in diffusers' folder format.
 
-`scenes` draws what it knows, `words` is its vocabulary, `autoencoder` and `denoiser` train its two
-halves, `build` makes the folder. The trained folder is package data: `base_folder()`.
+`scenes` draws what it knows, `reading` checks captions against pixels, `build` trains it and makes
+the folder. The trained folder is package data: `base_folder()`.
 """
 
 from pathlib import Path

@@ -28,14 +28,14 @@ _INDEX = {name: index for index, name in enumerate(COLORS)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Claims:
+class SceneCaption:
     """What a caption says of a scene."""
 
     background: str
     things: tuple[tuple[str, str], ...]  # colour, shape
 
 
-def parse_caption(text: str) -> Claims | None:
+def parse_caption(text: str) -> SceneCaption | None:
     """Read a caption of `Scene.caption`'s grammar; None: it is of another."""
     whole = _CAPTION.fullmatch(text.strip())
     if whole is None or whole["background"] not in COLORS:
@@ -46,7 +46,7 @@ def parse_caption(text: str) -> Claims | None:
     known = all(color in COLORS and shape in SHAPES for color, shape in things)
     if len(things) != len(parts) or not known:
         return None
-    return Claims(background=whole["background"], things=tuple(things))
+    return SceneCaption(background=whole["background"], things=tuple(things))
 
 
 def text_scores(picture: RgbU8, caption: str) -> dict[str, float]:
@@ -63,24 +63,24 @@ def text_scores(picture: RgbU8, caption: str) -> dict[str, float]:
         that colour and that shape. background: 1 if more than half of the border has the named
         colour, else 0. NaN each for other captions.
     """
-    claims = parse_caption(caption)
-    if claims is None:
+    said = parse_caption(caption)
+    if said is None:
         return dict.fromkeys(("colors", "shapes", "background"), math.nan)
     nearest = _nearest_colors(picture)
     behind = _border(nearest)
     commonest = int(np.bincount(behind + 1).argmax()) - 1
     there = right = 0
-    for color in {color for color, _ in claims.things}:
+    for color in {color for color, _ in said.things}:
         index = _INDEX[color]
         asked: collections.Counter[str | None] = collections.Counter(
-            shape for other, shape in claims.things if other == color
+            shape for other, shape in said.things if other == color
         )
         regions = _regions(nearest == index) if index != commonest else []
         seen = collections.Counter(_shape_of(_cover(one, picture)) for one in regions)
         there += min(asked.total(), len(regions))
         right += (asked & seen).total()
-    count = len(claims.things)
-    background = np.mean(behind == _INDEX[claims.background]) > 0.5
+    count = len(said.things)
+    background = np.mean(behind == _INDEX[said.background]) > 0.5
     return {"colors": there / count, "shapes": right / count, "background": float(background)}
 
 

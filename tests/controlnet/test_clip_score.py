@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from controlnet.evaluator.metrics.clip_score import ClipScore
-from controlnet.nano.words import TOKENS, write_tokenizer
+from controlnet.nano.build import TOKENS, write_tokenizer
 from schemas.errors import ConfigError
 from tests.controlnet.tiny_bases import one_thread  # noqa: F401
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from controlnet.nano.reading import Claims, parse_caption, text_scores
+from controlnet.nano.reading import SceneCaption, parse_caption, text_scores
 from controlnet.nano.scenes import COLORS, SHAPES, Scene, Shape, draw, random_scene
 
 COUNT = 200
@@ -43,7 +43,7 @@ def shape(name, color, x, y=0.5, radius=0.2):
 def test_captions_of_scenes_are_read_and_others_are_not():
     text = "a red circle, an orange star and a blue heart on a white background"
     things = (("red", "circle"), ("orange", "star"), ("blue", "heart"))
-    assert parse_caption(text) == Claims(background="white", things=things)
+    assert parse_caption(text) == SceneCaption(background="white", things=things)
     for other in ("a cat", "", "a red circle", "a red dog on a white background"):
         assert parse_caption(other) is None
         assert all(math.isnan(value) for value in text_scores(draw(scenes()[0]), other).values())
@@ -52,7 +52,9 @@ def test_captions_of_scenes_are_read_and_others_are_not():
 def test_every_scene_s_own_caption_parses():
     for scene in scenes():
         things = tuple((one.color, one.shape) for one in scene.shapes)
-        assert parse_caption(scene.caption) == Claims(background=scene.background, things=things)
+        assert parse_caption(scene.caption) == SceneCaption(
+            background=scene.background, things=things
+        )
 
 
 @pytest.mark.parametrize("blur", [0.0, 0.7])

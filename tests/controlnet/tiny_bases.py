@@ -31,7 +31,7 @@ from transformers import (
 
 from controlnet.architecture.control import ControlNet
 from controlnet.architecture.unet import Prompt
-from controlnet.nano.words import TOKENS, write_tokenizer
+from controlnet.nano.build import TOKENS, write_tokenizer
 
 KINDS = ("sd15", "sd21", "sdxl")
 FACTOR = 8

@@ -21,9 +21,8 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
 from annotators.options import configured
-from controlnet.nano.denoiser import new_text_encoder
+from controlnet.nano.build import new_text_encoder, write_tokenizer
 from controlnet.nano.scenes import draw, random_scene
-from controlnet.nano.words import write_tokenizer
 from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.log import METRICS, read_lines
 from controlnet.trainer.train import train
