@@ -5,9 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from controlnet.ablations.lite import ControlNetLite
-from controlnet.ablations.unlocked import predict_unlocked
-from controlnet.ablations.variants import VARIANTS
+from controlnet.ablations.variants import VARIANTS, ControlNetLite, predict_unlocked
 from controlnet.architecture.backbone import load_base
 from controlnet.architecture.prompts import Embedded
 from controlnet.architecture.sampling import SampleOptions, sample
