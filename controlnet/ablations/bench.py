@@ -11,13 +11,13 @@ from controlnet.ablations.variants import Variant
 from controlnet.architecture.backbone import Base, load_base
 from controlnet.architecture.control import ControlNet
 from controlnet.architecture.prompts import Embedded
-from controlnet.architecture.sampling import SampleOptions, sample
+from controlnet.architecture.sampling import SampleOptions, Steering, sampled, to_pictures
 from controlnet.trainer.devices import new_accelerator
 from controlnet.trainer.draws import DrawOptions
 from controlnet.trainer.index import scan
 from controlnet.trainer.judge import Map
 from controlnet.trainer.loader import Loader
-from controlnet.trainer.probe import maps_of, to_pictures
+from controlnet.trainer.probe import maps_of
 from controlnet.trainer.step import inputs_of
 from controlnet.trainer.text_cache import Texts
 from schemas.errors import ConfigError
@@ -136,16 +136,14 @@ class Bench:
             asked, net = base or self.base, None
             if variant is not None and control is not None:
                 asked, net = variant.under_control(self.base, control, hint_BCHW)
-            unit_BCHW = sample(
+            parts += sampled(
                 asked,
-                net,
+                [] if net is None else [Steering(control=net, hint_BCHW=hint_BCHW)],
                 Embedded(text_BLD=prompts.text_BLD[rows], pooled_BP=None),
                 Embedded(text_BLD=self._empty.text_BLD[rows], pooled_BP=None),
-                hint_BCHW,
                 self._inputs.noise_BCHW[rows],
                 options,
             )
-            parts += to_pictures(unit_BCHW)
         return np.stack(parts)
 
 

@@ -1,4 +1,4 @@
-"""From noise, or from a picture, to pictures under control: training's probe and the sampler."""
+"""From noise, or from a picture, to pictures under control: for probes, evaluations and users."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from controlnet.architecture.prompts import Embedded
 from controlnet.architecture.residuals import Residuals, guess_weights, resolution_weights, summed
 from controlnet.architecture.unet import Prompt, predict
 from schemas.errors import ConfigError
+from schemas.pixels import RgbU8
 
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
@@ -56,34 +57,57 @@ class Painted:
 
 
 @torch.no_grad()
-def sample(
+def sampled(
     base: Base,
-    control: ControlNet | None,
+    steering: Sequence[Steering],
     prompts: Embedded,
     empty: Embedded,
-    hint_BCHW: Tensor,
     noise_BCHW: Tensor,
     options: SampleOptions,
     *,
+    autocast: torch.dtype = torch.float32,
     sizes_B6: Tensor | None = None,
-) -> Tensor:
-    """Denoise under one ControlNet; see `denoise`.
+    painted: Painted | None = None,
+) -> list[RgbU8]:
+    """Pictures as they are stored: whoever asks whether a network obeys samples here.
 
     Args:
-        base: with its VAE.
-        control: None samples the base alone.
-        prompts: of each picture.
-        empty: "" or a negative prompt, one row or one for each picture.
-        hint_BCHW: (B, 3, H, W) in [0, 1].
-        noise_BCHW: (B, C, H/factor, W/factor) standard normal: the seed of each picture.
-        options: see there.
-        sizes_B6: SDXL's micro-conditioning.
+        base: see `denoise`, likewise the others.
+        steering: likewise.
+        prompts: likewise.
+        empty: likewise.
+        noise_BCHW: likewise.
+        options: likewise.
+        autocast: number format of products; float32 casts nothing.
+        sizes_B6: likewise.
+        painted: likewise.
 
     Returns:
-        (B, 3, H, W) float32 in [0, 1].
+        RGB uint8, one for each row of the noise.
     """
-    steering = [] if control is None else [Steering(control=control, hint_BCHW=hint_BCHW)]
-    return denoise(base, steering, prompts, empty, noise_BCHW, options, sizes_B6=sizes_B6)
+    with casting(noise_BCHW.device.type, autocast):
+        unit_BCHW = denoise(
+            base,
+            steering,
+            prompts,
+            empty,
+            noise_BCHW,
+            options,
+            sizes_B6=sizes_B6,
+            painted=painted,
+        )
+    return to_pictures(unit_BCHW)
+
+
+def casting(device: str, dtype: torch.dtype) -> torch.autocast:
+    """Products in another number format; float32 casts nothing."""
+    return torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def to_pictures(unit_BCHW: Tensor) -> list[RgbU8]:
+    """(B, 3, H, W) in [0, 1] as RGB uint8 pictures, rounded to the nearest."""
+    pixels_BHWC = (unit_BCHW.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+    return list(pixels_BHWC.cpu().numpy())
 
 
 @torch.no_grad()

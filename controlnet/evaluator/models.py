@@ -17,12 +17,11 @@ from controlnet.architecture.backbone import Base, fits, load_base, zero_termina
 from controlnet.architecture.control import ControlNet
 from controlnet.architecture.control_files import find_control, load_control, metadata_of_file
 from controlnet.architecture.model_folder import weights_file
-from controlnet.architecture.sampling import SampleOptions
+from controlnet.architecture.sampling import SampleOptions, to_pictures
 from controlnet.evaluator.config import EvaluateConfig
 from controlnet.evaluator.samples import Request, Sampler
 from controlnet.nano import NAME, base_folder
 from controlnet.trainer.checkpoint import published
-from controlnet.trainer.probe import to_pictures
 from controlnet.trainer.run_folder import (
     CONFIG_NAME,
     CONTROL_DIR,

@@ -19,9 +19,14 @@ from torch.nn import functional
 
 from controlnet.architecture.backbone import Base
 from controlnet.architecture.control import ControlNet
-from controlnet.architecture.sampling import Painted, SampleOptions, Steering, denoise
+from controlnet.architecture.sampling import (
+    Painted,
+    SampleOptions,
+    Steering,
+    casting,
+    sampled,
+)
 from controlnet.evaluator.examples import JudgedRow, JudgedRows
-from controlnet.trainer.probe import to_pictures
 from schemas.errors import ConfigError, Rejected
 from schemas.file_names import file_name
 from schemas.picture_headers import png_text
@@ -112,18 +117,19 @@ class Sampler:
             Steering(control=control, hint_BCHW=self._hints(requests, number), scale=scale)
             for number, (control, scale) in enumerate(self._controls)
         ]
-        with self._casting():
-            unit_BCHW = denoise(
-                self._base,
-                steering,
-                self._text([one.prompt for one in requests]),
-                self._empty,
-                noise_BCHW,
-                self._options,
-                sizes_B6=self._sizes(requests) if self._base.is_xl else None,
-                painted=painted,
-            )
-        pictures = to_pictures(unit_BCHW)
+        with casting(self._device.type, self._autocast):
+            prompts = self._text([one.prompt for one in requests])
+        pictures = sampled(
+            self._base,
+            steering,
+            prompts,
+            self._empty,
+            noise_BCHW,
+            self._options,
+            autocast=self._autocast,
+            sizes_B6=self._sizes(requests) if self._base.is_xl else None,
+            painted=painted,
+        )
         for request, picture in zip(requests, pictures, strict=True):
             if (picture == picture[0, 0]).all():
                 raise ConfigError(
@@ -171,10 +177,6 @@ class Sampler:
             white_B1HW = torch.from_numpy(np.stack(masks) >= 128).float()[:, None]
             mask_B1HW = functional.interpolate(white_B1HW, size=shape[1:]).to(self._device)
         return Painted(latent_BCHW=latent_BCHW.to(self._base.unet.dtype), mask_B1HW=mask_B1HW)
-
-    def _casting(self) -> torch.autocast:
-        enabled = self._autocast != torch.float32
-        return torch.autocast(self._device.type, dtype=self._autocast, enabled=enabled)
 
 
 def hint_of(pixels: np.ndarray) -> Tensor:

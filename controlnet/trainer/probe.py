@@ -11,7 +11,6 @@ suddenly, within few steps.
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,13 @@ from torch import Tensor
 
 from controlnet.architecture.backbone import Base
 from controlnet.architecture.control import ControlNet
-from controlnet.architecture.sampling import SampleOptions, sample
+from controlnet.architecture.sampling import (
+    SampleOptions,
+    Steering,
+    casting,
+    sampled,
+    to_pictures,
+)
 from controlnet.architecture.unet import Prompt, embedding, encode, predict
 from controlnet.trainer.batch import Batch
 from controlnet.trainer.judge import Judge, Map
@@ -89,10 +94,12 @@ class Probe:
         channels_last: bool,
         autocast: torch.dtype,
     ) -> None:
-        self._base, self._control, self._texts, self._judge = base, control, texts, judge
+        self._base, self._control, self._judge = base, control, judge
         self._diffusion, self._options, self._autocast = diffusion, options, autocast
         self._device, self._keys = device, batch.keys
         self._embedded = texts(batch.texts)
+        with casting(device.type, autocast):
+            self._empty = texts([""])
         self._inputs: Inputs = inputs_of(
             batch,
             self._embedded,
@@ -125,7 +132,7 @@ class Probe:
         Returns:
             The reading, and the sampled pictures.
         """
-        with torch.no_grad(), self._casting():
+        with torch.no_grad(), casting(self._device.type, self._autocast):
             true, shuffled = self._losses(0), self._losses(1)
             ratios = self._ratios()
         pictures = self._sampled(control=True)
@@ -174,18 +181,17 @@ class Probe:
 
     def _sampled(self, *, control: bool) -> list[RgbU8]:
         inputs = self._inputs
-        with self._casting():
-            unit_BCHW = sample(
-                self._base,
-                self._control if control else None,
-                self._embedded,
-                self._texts([""]),
-                inputs.hint_BCHW,
-                inputs.noise_BCHW.to(self._base.unet.dtype),
-                self._options,
-                sizes_B6=inputs.prompt.sizes_B6,
-            )
-        return to_pictures(unit_BCHW)
+        steering = [Steering(control=self._control, hint_BCHW=inputs.hint_BCHW)] if control else []
+        return sampled(
+            self._base,
+            steering,
+            self._embedded,
+            self._empty,
+            inputs.noise_BCHW.to(self._base.unet.dtype),
+            self._options,
+            autocast=self._autocast,
+            sizes_B6=inputs.prompt.sizes_B6,
+        )
 
     def _scored(self, pictures: Sequence[RgbU8], shift: int) -> float | None:
         """Mean adherence to one's own map, or to that of the row `shift` places on.
@@ -206,10 +212,6 @@ class Probe:
             raise ValueError(f"{self._judge.name}: need finite scores, got {scores}")
         return float(np.mean(scores)) if scores else None
 
-    def _casting(self) -> Any:
-        enabled = self._autocast != torch.float32
-        return torch.autocast(self._device.type, dtype=self._autocast, enabled=enabled)
-
 
 def maps_of(hint_BCHW: Tensor) -> list[Map]:
     """A batch's hints as stored maps: (H, W) or (H, W, 3) uint8; 16-bit ones as uint16."""
@@ -218,12 +220,6 @@ def maps_of(hint_BCHW: Tensor) -> list[Map]:
     kind = np.uint8 if hint_BCHW.dtype == torch.uint8 else np.uint16
     maps_BHWC = hint_BCHW.permute(0, 2, 3, 1).cpu().numpy().astype(kind)
     return [pixels[..., 0] if pixels.shape[-1] == 1 else pixels for pixels in maps_BHWC]
-
-
-def to_pictures(unit_BCHW: Tensor) -> list[RgbU8]:
-    """(B, 3, H, W) in [0, 1] as RGB uint8 pictures, rounded to the nearest."""
-    pixels_BHWC = (unit_BCHW.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-    return list(pixels_BHWC.cpu().numpy())
 
 
 def _rms(tensor: Tensor) -> float:

@@ -8,7 +8,7 @@ import torch
 from controlnet.architecture.backbone import load_base, scheduler
 from controlnet.architecture.prompts import Embedded
 from controlnet.architecture.residuals import guess_weights, resolution_weights, summed
-from controlnet.architecture.sampling import SampleOptions, sample
+from controlnet.architecture.sampling import SampleOptions
 from controlnet.architecture.unet import Prompt, predict
 from tests.controlnet.tiny_bases import (
     KINDS,
@@ -19,6 +19,7 @@ from tests.controlnet.tiny_bases import (
     unet,
     woken,
 )
+from tests.controlnet.tiny_controlnets import sample
 
 
 @pytest.fixture(scope="module", params=KINDS)

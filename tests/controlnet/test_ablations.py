@@ -8,11 +8,12 @@ import torch
 from controlnet.ablations.variants import VARIANTS, ControlNetLite, predict_unlocked
 from controlnet.architecture.backbone import load_base
 from controlnet.architecture.prompts import Embedded
-from controlnet.architecture.sampling import SampleOptions, sample
+from controlnet.architecture.sampling import SampleOptions
 from controlnet.architecture.unet import Prompt, predict
 from controlnet.nano import base_folder
 from controlnet.trainer.setup import prepare
 from controlnet.trainer.train import Position, batches_from, optimize, train
+from tests.controlnet.tiny_controlnets import sample
 from tests.controlnet.tiny_runs import base as tiny
 from tests.controlnet.tiny_runs import config_for, furthest, trained, weights_of
 

@@ -13,7 +13,7 @@ from diffusers import (
 
 from controlnet.architecture.backbone import load_base, scheduler
 from controlnet.architecture.prompts import Embedded
-from controlnet.architecture.sampling import SCHEDULERS, SampleOptions, one_prompt, sample
+from controlnet.architecture.sampling import SCHEDULERS, SampleOptions, one_prompt
 from tests.controlnet.tiny_bases import (
     KINDS,
     base_folder,
@@ -23,6 +23,7 @@ from tests.controlnet.tiny_bases import (
     twin,
     woken,
 )
+from tests.controlnet.tiny_controlnets import sample
 
 PROMPTS = ["a red circle", "a blue square and a green triangle"]
 STEPS = 4

@@ -11,12 +11,13 @@ from safetensors.torch import load_file
 
 from annotators.runtime import Runtime
 from controlnet.architecture.backbone import load_base
+from controlnet.architecture.sampling import to_pictures
 from controlnet.evaluator.metrics.depth import DepthScorer
 from controlnet.trainer import train as training
 from controlnet.trainer.checkpoint import last_checkpoint
 from controlnet.trainer.judge import Judge
 from controlnet.trainer.log import PROBES, read_lines
-from controlnet.trainer.probe import BINS, maps_of, snap_step, to_pictures
+from controlnet.trainer.probe import BINS, maps_of, snap_step
 from controlset.judging import judge_of
 from tests.controlnet.tiny_runs import base, data, keys_of, tensors_of, trained
 

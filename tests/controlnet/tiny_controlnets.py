@@ -5,6 +5,8 @@ import functools
 import torch
 from diffusers import ControlNetModel
 
+from controlnet.architecture.sampling import Steering, denoise
+
 SMALL = {"norm_num_groups": 4, "conditioning_embedding_out_channels": (4, 4, 8, 8)}
 SD1 = {**SMALL, "block_out_channels": (8, 16, 32, 32), "cross_attention_dim": 24}
 SD2 = {
@@ -48,3 +50,9 @@ def network(**config):
 @functools.cache
 def sd1():
     return network(**SD1)
+
+
+def sample(base, control, prompts, empty, hint_BCHW, noise_BCHW, options, *, sizes_B6=None):
+    """Denoise under one ControlNet, or under none."""
+    steering = [] if control is None else [Steering(control=control, hint_BCHW=hint_BCHW)]
+    return denoise(base, steering, prompts, empty, noise_BCHW, options, sizes_B6=sizes_B6)
