@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 
 from annotators.protocol import Annotation, Annotator, Spec
-from schemas.border import Border
 from schemas.errors import Rejected
 from schemas.pixels import RgbU8
+from schemas.triple import Border
 
 SEAM_PX = 2
 """Also left out, inside of the seam: JPEG and WebP store colour at half the size, and what they

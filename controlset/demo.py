@@ -19,10 +19,9 @@ from pipeline.add.config import AddConfig
 from pipeline.config import GenerateConfig
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
-from schemas.folder_lock import held
+from schemas.files import held, machine_limits
 from schemas.manifest import MANIFEST_NAME
 from schemas.printable import say
-from schemas.writing import machine_limits
 
 _LAST = "not-a-picture.png"  # written last: all pictures are there
 _VALIDATION = 0.04

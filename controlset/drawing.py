@@ -23,10 +23,10 @@ from controlset.parse import need
 from controlset.pictures import read_map, read_mask, read_photograph
 from schemas.documents import parse_json
 from schemas.errors import ConfigError
+from schemas.files import replacing
 from schemas.pixels import MapU8, RgbU8
 from schemas.printable import say
 from schemas.shards import is_of_set
-from schemas.writing import replacing
 
 _GAP_PX = 4
 _KINDS = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}

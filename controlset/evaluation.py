@@ -31,10 +31,10 @@ from controlnet.evaluator.models import places_of, told_by
 from controlset.configuration import option_kinds, typed
 from controlset.console import progress
 from controlset.extras import extras_of
-from schemas.border import Border
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
 from schemas.pixels import RgbU8
+from schemas.triple import Border
 
 # What ControlNet++ looks with, as options of ours; Canny is kornia's.
 _CNPP: Mapping[str, Mapping[str, Any]] = {"depth": {"depth_model": "Intel/dpt-large"}}

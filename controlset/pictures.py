@@ -10,8 +10,7 @@ from PIL import Image
 from pipeline.images.decode import DecodeLimits, decode, open_source
 from schemas.errors import ConfigError, Rejected
 from schemas.picture_headers import MOST_PIXELS
-from schemas.pictures import guarded
-from schemas.pixels import MapU8, RgbU8
+from schemas.pixels import MapU8, RgbU8, guarded
 
 _LIMITS = DecodeLimits(max_pixels=MOST_PIXELS, min_side=1, max_aspect=1e9)
 

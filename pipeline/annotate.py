@@ -13,10 +13,10 @@ from annotators.border import inside_borders
 from annotators.latents import LatentSpec, Moments
 from annotators.protocol import Annotation, Annotator, Captioner, CaptionSpec, Spec
 from annotators.runtime import Runtime
-from schemas.border import Border
 from schemas.errors import ConfigError, Reason, Rejected
 from schemas.machine import has_room, lacks_memory
 from schemas.pixels import RgbU8, encode_bilevel_png, encode_map_png
+from schemas.triple import Border
 
 Result = TypeVar("Result", Annotation, str, Moments)
 

@@ -22,13 +22,13 @@ from pipeline.images.imported_maps import ImportedCondition, decode_map, encode_
 from pipeline.job import Job
 from pipeline.progress import Stopwatch
 from pipeline.sources import RawImage
-from schemas.border import border_of
 from schemas.columns import converted
 from schemas.errors import Reason, Rejected
 from schemas.ledger import CaptionCounts, ColumnCounts, Counts, Unused
 from schemas.picture_headers import without_trailer
 from schemas.pixels import RgbU8, decode_stored_rgb
 from schemas.records import ImageRef, RejectRow, reject_of
+from schemas.triple import border_of
 
 Read = tuple[ImageRef, Callable[[], RawImage]]
 Row = dict[str, Any]

@@ -42,11 +42,11 @@ from pipeline.storage.store import check_place, is_local, read_text
 from pipeline.storage.web_files import check_output, check_source
 from pipeline.worker import workshops
 from schemas.errors import ConfigError
+from schemas.files import memory_limits
 from schemas.machine import lacks_memory, memory_kept_back, need_memory
 from schemas.manifest import MANIFEST_NAME, Manifest
 from schemas.printable import printable
 from schemas.records import ImageRef
-from schemas.writing import memory_limits
 
 AnyJob = TypeVar("AnyJob", bound=Job)
 

@@ -12,7 +12,7 @@ from pipeline.output.finalize import CARD_NAME, PREVIEW_NAME, RUN_NAME, is_shard
 from pipeline.storage import store
 from schemas.documents import as_record, parse_json
 from schemas.errors import ConfigError
-from schemas.folder_lock import locked
+from schemas.files import locked
 from schemas.manifest import ADDING_DIR, MANIFEST_NAME, RECORDS_DIR
 from schemas.shards import check_inside
 

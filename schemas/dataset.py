@@ -1,28 +1,35 @@
-"""Reading a data set back: length, schema, random rows, decoded examples. No Beam, no OpenCV."""
+"""Reading a data set back: length, schema, random rows, decoded examples. No Beam, no OpenCV.
+
+Whoever learns from a set or judges by it has its shards checked against the manifest first. Sizes
+always; sha256 once: what was hashed is remembered outside the set, with size, time of change and
+inode, so that the second start costs nothing.
+"""
 
 import bisect
 import dataclasses
 import datetime
+import hashlib
 import itertools
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from schemas.border import BORDER_COLUMNS, Border, border_of
-from schemas.documents import MAX_DOCUMENT_BYTES, misfit
+from schemas.documents import MAX_DOCUMENT_BYTES, misfit, read_json
 from schemas.errors import ConfigError
+from schemas.files import write_json
 from schemas.manifest import ADDING_DIR, MANIFEST_NAME, FileRecord, Manifest, ShardRecord
-from schemas.pictures import of_row
-from schemas.pixels import MapU8, MapU16, RgbU8, decode_stored_map, decode_stored_rgb
+from schemas.pixels import MapU8, MapU16, RgbU8, decode_stored_map, decode_stored_rgb, of_row
 from schemas.records import printable
-from schemas.shards import ShardReader, path_inside
-from schemas.triple import REJECTS, image_columns
+from schemas.shards import ShardReader, path_inside, torn
+from schemas.triple import BORDER_COLUMNS, REJECTS, Border, border_of, image_columns
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -313,3 +320,81 @@ def read_small(files: pafs.FileSystem, root: str, relative: str) -> bytes | None
             return stream.read()
     except OSError as error:
         raise misfit(path, error, "get the set again") from error
+
+
+_MOST_REMEMBERED = 20_000  # files; the oldest are forgotten
+
+Seen = tuple[int, int, int, str]  # size, time of change in ns, inode, sha256
+
+
+def check_shards(path: str, shards: Iterable[ShardRecord]) -> None:
+    """Refuse shards that are not those of the manifest.
+
+    Args:
+        path: folder or URI of the data set. In a bucket only sizes are compared: hashing would
+            read all of it.
+        shards: those that will be read.
+
+    Raises:
+        ConfigError: a file is missing, or has another size or content; or an addition waits.
+
+    Cost: one pass over the bytes, on all cores, once.
+    """
+    check_at_rest(path)
+    files, root = filesystem_of(path)
+    records = [shard.data for shard in shards]
+    for record, info in zip(
+        records,
+        files.get_file_info([path_inside(files, root, record.path) for record in records]),
+        strict=True,
+    ):
+        _demand(record, root, "bytes", record.size_bytes, info.size)
+    if not isinstance(files, pafs.LocalFileSystem):
+        return
+    remembered = _remembered()
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        found = list(pool.map(lambda one: _seen(f"{root}/{one.path}", remembered), records))
+    for record, (_, seen) in zip(records, found, strict=True):
+        _demand(record, root, "sha256", record.sha256, seen[3])
+    _remember(remembered, dict(found))
+
+
+def _demand(record: FileRecord, root: str, what: str, need: object, got: object) -> None:
+    if need != got:
+        found = ValueError(f"{what} {got} where the manifest says {need}")
+        raise torn(f"{root}/{record.path}", found)
+
+
+def _seen(path: str, remembered: dict[str, Seen]) -> tuple[str, Seen]:
+    real = os.path.realpath(path)
+    status = os.stat(real)
+    now = (status.st_size, status.st_mtime_ns, status.st_ino)
+    before = remembered.get(real)
+    if before is not None and before[:3] == now:
+        return real, before
+    with open(real, "rb") as opened:
+        return real, (*now, hashlib.file_digest(opened, "sha256").hexdigest())
+
+
+def _place() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(cache, "controlset", "hashed-shards.json")
+
+
+def _remembered() -> dict[str, Seen]:
+    try:
+        return read_json(_place(), dict[str, Seen])
+    except ConfigError:
+        return {}  # none yet, or damaged: hashed again
+
+
+def _remember(before: dict[str, Seen], found: dict[str, Seen]) -> None:
+    """Keep it for the next start; a home that cannot be written costs the time of hashing."""
+    if all(before.get(path) == seen for path, seen in found.items()):
+        return
+    kept = [(path, seen) for path, seen in before.items() if path not in found]
+    try:
+        _place().parent.mkdir(parents=True, exist_ok=True)
+        write_json(_place(), dict([*kept, *found.items()][-_MOST_REMEMBERED:]))
+    except (OSError, ConfigError):
+        return

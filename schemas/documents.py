@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from schemas.errors import ConfigError
-from schemas.plain_files import open_plain
+from schemas.files import open_plain
 
 T = TypeVar("T")
 

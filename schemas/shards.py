@@ -18,8 +18,8 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from schemas.errors import ConfigError
-from schemas.footers import check_footer
 from schemas.manifest import MANIFEST_NAME, RECORDS_DIR
+from schemas.parquet_footers import check_footer
 from schemas.triple import SHARD_KEY
 
 _DECODED_BYTES = 1 << 30

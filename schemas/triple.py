@@ -1,15 +1,16 @@
 """The table of a data set: one row per image, wide; readable as Hugging Face `Image` columns.
 
-A triple is a projection `(image, text, <condition>)` of it.
+A triple is a projection `(image, text, <condition>)` of it. The border of a padded image is no part
+of the picture, so it has no map.
 """
 
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 
-from schemas.border import BORDER_COLUMNS
 from schemas.columns import KINDS, list_of
 from schemas.latents import LATENTS, LATENTS_FLIPPED, latent_columns
 
@@ -21,6 +22,9 @@ FOOTER_KEY = b"controlset"
 
 SHARD_KEY = b"controlset.shard"
 """Schema metadata: the shard's own name, its split included, so that no two can change places."""
+
+BORDER_COLUMNS = ("pad_left", "pad_top", "pad_right", "pad_bottom")
+"""Columns of a data set that was made with `--fit pad`, px of the stored image."""
 
 _IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
@@ -186,3 +190,26 @@ def _feature(kind: pa.DataType) -> dict[str, object]:
 def _hugging_face_name(kind: pa.DataType) -> str:
     names = {pa.float32(): "float32", pa.float64(): "float64"}  # Arrow prints "float", "double"
     return names.get(kind, str(kind))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Border:
+    """Width of the border on each side, px; at least one of them is not 0."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    def share(self, width: int, height: int) -> float:
+        """Part of a stored image of this size that is border, 0..1."""
+        inside = (width - self.left - self.right) * (height - self.top - self.bottom)
+        return 1 - inside / (width * height)
+
+
+def border_of(row: Mapping[str, Any]) -> Border | None:
+    """The border that a stored row tells of; None without one, or in a set without the columns."""
+    left, top, right, bottom = (row.get(name) or 0 for name in BORDER_COLUMNS)
+    if not (left or top or right or bottom):
+        return None
+    return Border(left=left, top=top, right=right, bottom=bottom)

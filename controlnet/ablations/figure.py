@@ -12,8 +12,8 @@ from controlnet.ablations.bench import Bench
 from controlnet.ablations.results import Row, Table
 from controlnet.ablations.runs import load_base_look, load_look
 from controlnet.evaluator.metrics.base import Estimate
+from schemas.files import replacing
 from schemas.pixels import RgbU8
-from schemas.writing import replacing
 
 _COLORS = {
     "zero": "#2864d8",

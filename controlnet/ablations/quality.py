@@ -11,8 +11,7 @@ from controlnet.evaluator.metrics.base import Aggregate, Estimate
 from controlnet.evaluator.metrics.fid_kid import frechet_distance
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
-from schemas.pictures import of_row
-from schemas.pixels import decode_stored_rgb
+from schemas.pixels import decode_stored_rgb, of_row
 
 RESAMPLES = 200  # of a distance, which costs more than a mean
 _REAL = 1000

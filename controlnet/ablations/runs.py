@@ -26,7 +26,7 @@ from controlnet.trainer.run_folder import CONFIG_NAME, CONTROL_DIR
 from controlnet.trainer.train import train
 from schemas.documents import read_checked, with_digest
 from schemas.errors import ConfigError
-from schemas.writing import clear_temporary, replacing, write_json
+from schemas.files import clear_temporary, replacing, write_json
 
 _CONFIG, _BASE = "ablation-config.json", "base"
 COSTS = "costs.json"  # of a run: trainable parameters and seconds

@@ -19,8 +19,7 @@ from controlnet.ablations.variants import VARIANTS, Variant
 from controlnet.ablations.words import markdown
 from controlnet.trainer.judge import Judge
 from controlnet.trainer.probe import snap_step
-from schemas.folder_lock import held
-from schemas.writing import machine_limits, write_json, write_text
+from schemas.files import held, machine_limits, write_json, write_text
 
 
 def ablate(config: AblationConfig, judge: Judge, *, base: str, tell: Tell) -> Table | int:

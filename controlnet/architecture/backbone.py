@@ -26,8 +26,8 @@ from controlnet.architecture.model_folder import (
 )
 from controlnet.architecture.prompts import TextEncoder
 from schemas.errors import ConfigError
+from schemas.files import file_digest
 from schemas.model_files import VaeConfig
-from schemas.plain_files import file_digest
 
 _COPIED = ("conv_in.", "time_embedding.", "add_embedding.", "down_blocks.", "mid_block.")
 

@@ -38,10 +38,7 @@ from controlnet.evaluator.result import (
 from controlnet.evaluator.samples import SampleFolder, fill
 from controlnet.trainer.devices import is_first_process, wants_cpu
 from schemas.documents import digest_of
-from schemas.file_names import file_name
-from schemas.folder_lock import held
-from schemas.plain_files import file_digest
-from schemas.writing import machine_limits
+from schemas.files import file_digest, file_name, held, machine_limits
 
 SCORES = "scores.parquet"
 _CEILING, _FLOOR = "ceiling", "floor"

@@ -8,11 +8,9 @@ import numpy as np
 import pyarrow.compute as pc
 
 from controlnet.evaluator.metrics.base import Seen
-from schemas.consumed import check_shards
-from schemas.dataset import Dataset, open_dataset
+from schemas.dataset import Dataset, check_shards, open_dataset
 from schemas.errors import ConfigError
-from schemas.pictures import of_row
-from schemas.pixels import RgbU8, decode_stored_map, decode_stored_rgb
+from schemas.pixels import RgbU8, decode_stored_map, decode_stored_rgb, of_row
 
 _COLUMNS = ("key", "text", "width", "height", "image")
 

@@ -15,8 +15,8 @@ from controlnet.evaluator.metrics.base import RESAMPLES, Scorer
 from controlnet.evaluator.samples import CODEC
 from schemas.documents import read_checked, with_digest
 from schemas.errors import ConfigError
+from schemas.files import clear_temporary, write_json
 from schemas.machine import cores, memory_bytes
-from schemas.writing import clear_temporary, write_json
 
 IDENTITY = ".identity.json"
 _PACKAGES = ("controlset", "torch", "diffusers", "transformers", "numpy", "opencv-python-headless")

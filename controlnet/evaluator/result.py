@@ -21,9 +21,7 @@ from controlnet.evaluator.samples import SampleFolder
 from schemas.dataset import open_dataset
 from schemas.documents import with_digest
 from schemas.errors import ConfigError
-from schemas.file_names import file_name
-from schemas.plain_files import file_digest
-from schemas.writing import replacing, write_json, writing
+from schemas.files import file_digest, file_name, replacing, write_json, writing
 
 RESULT, VERSION = "evaluation.json", 1
 PICTURES = "pictures"

@@ -28,11 +28,9 @@ from controlnet.architecture.sampling import (
 )
 from controlnet.evaluator.examples import JudgedRow, JudgedRows
 from schemas.errors import ConfigError, Rejected
-from schemas.file_names import file_name
+from schemas.files import file_name, read_plain, replacing, writing
 from schemas.picture_headers import png_text
 from schemas.pixels import MapU8, RgbU8, decode_stored_rgb
-from schemas.plain_files import read_plain
-from schemas.writing import replacing, writing
 
 _DEEPEST = 65535
 _SEED_BITS = 63

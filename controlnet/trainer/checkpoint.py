@@ -34,8 +34,7 @@ from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.index import Index
 from schemas.documents import read_checked, with_digest
 from schemas.errors import ConfigError
-from schemas.plain_files import file_digest
-from schemas.writing import sync, writing
+from schemas.files import file_digest, sync, writing
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 _STATE, _TRAINING = "state.json", "training.safetensors"

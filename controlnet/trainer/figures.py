@@ -14,9 +14,8 @@ from controlnet.trainer.judge import Map
 from controlnet.trainer.log import METRICS, PROBES, SAMPLES, read_lines
 from controlnet.trainer.probe import Bounds
 from schemas.errors import Rejected
+from schemas.files import read_plain, replacing
 from schemas.pixels import RgbU8, decode_stored_rgb
-from schemas.plain_files import read_plain
-from schemas.writing import replacing
 
 _ROWS, _COLUMNS = 8, 8
 _INK, _CONTROL, _FAINT, _MARK = "#1f2933", "#2864d8", "#9aa5b1", "#d64545"

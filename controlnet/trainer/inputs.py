@@ -6,7 +6,7 @@ from controlnet import nano
 from controlnet.trainer.config import TrainConfig
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
-from schemas.writing import is_temporary, writing
+from schemas.files import is_temporary, writing
 
 _PARTS = ("unet", "vae", "scheduler", "tokenizer", "text_encoder")
 

@@ -14,11 +14,10 @@ import numpy as np
 
 from schemas.documents import parse_json
 from schemas.errors import ConfigError
+from schemas.files import read_plain, replacing, write_text, writing
 from schemas.pixels import RgbU8
-from schemas.plain_files import read_plain
 from schemas.printable import say
 from schemas.terminal import Terminal, progress_bar
-from schemas.writing import replacing, write_text, writing
 
 METRICS, PROBES, SAMPLES = "metrics.jsonl", "probe.jsonl", "samples"
 

@@ -22,9 +22,7 @@ from controlnet.trainer.devices import is_first_process
 from controlnet.trainer.inputs import need_output
 from schemas.documents import as_record, read_checked, with_digest
 from schemas.errors import ConfigError
-from schemas.folder_lock import held
-from schemas.plain_files import file_digest
-from schemas.writing import clear_temporary, write_json
+from schemas.files import clear_temporary, file_digest, held, write_json
 
 CONFIG_NAME, SUMMARY_NAME, CONTROL_DIR = "config.json", "summary.json", "controlnet"
 RESULT_FILES = (f"{CONTROL_DIR}/config.json", f"{CONTROL_DIR}/{checkpoint.WEIGHTS}")

@@ -39,8 +39,7 @@ from controlnet.trainer.optimizers import Average, new_optimizer
 from controlnet.trainer.probe import Probe
 from controlnet.trainer.step import Learner, Method, controlled
 from controlnet.trainer.text_cache import Texts, fits_in_memory
-from schemas.consumed import check_shards
-from schemas.dataset import open_dataset
+from schemas.dataset import check_shards, open_dataset
 from schemas.errors import ConfigError
 
 

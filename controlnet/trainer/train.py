@@ -37,7 +37,7 @@ from controlnet.trainer.setup import Run, prepare
 from controlnet.trainer.step import Method, inputs_of, losses
 from schemas.documents import with_digest
 from schemas.errors import ConfigError
-from schemas.writing import machine_limits, write_json
+from schemas.files import machine_limits, write_json
 
 _STOPPING = (
     "SIGTERM",

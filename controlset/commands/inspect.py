@@ -11,9 +11,9 @@ import tyro
 from controlset import early
 from controlset.interrupt import leaving_at_once, load_arrow
 from controlset.parse import need, need_workers, parse
+from schemas.files import write_text
 from schemas.machine import cores
 from schemas.printable import say
-from schemas.writing import write_text
 
 COMMAND = "controlset inspect"
 

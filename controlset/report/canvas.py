@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.output.pages import shortened, visible
-from schemas.writing import replacing, writing
+from schemas.files import replacing, writing
 
 WIDTH_IN, DPI = 4.6, 200
 SOFT, FAINT, MARK = "#5f6b7a", "#9aa5b1", "#c2410c"

@@ -27,9 +27,9 @@ from controlset.report.records import (
 from schemas.dataset import filesystem_of, read_manifest
 from schemas.documents import read_checked
 from schemas.errors import ConfigError, Rejected
+from schemas.files import file_digest, read_plain
 from schemas.manifest import Manifest
 from schemas.pixels import RgbU8, decode_stored_rgb
-from schemas.plain_files import file_digest, read_plain
 
 DOCUMENT, FORMAT, VERSION = "evaluation.json", "controlset-evaluation", 1
 

@@ -19,7 +19,7 @@ from controlset.report.training_figures import draw_strips, draw_training
 from controlset.report.verdict import RULE, Verdict, by_rank, in_order, verdict_of
 from controlset.report.words import direction, duration, flat, interval, places_of, said
 from pipeline.output.pages import data_uri, shortened, templates
-from schemas.writing import write_text
+from schemas.files import write_text
 
 REPORT = "report.html"
 

@@ -8,8 +8,8 @@ from controlnet.trainer.figures import mosaic_of
 from controlset.report.canvas import DPI, Plate, saved, styled
 from controlset.report.records import Evaluation, PictureView
 from schemas.errors import Rejected
+from schemas.files import read_plain
 from schemas.pixels import decode_stored_rgb
-from schemas.plain_files import read_plain
 
 _ROWS, _ACROSS = 4, 2
 _COLUMNS = ("condition", "sample", "seen in it", "original", "no control")

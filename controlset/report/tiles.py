@@ -11,7 +11,7 @@ from controlset.report.records import PictureView, Sample
 from controlset.report.words import plain
 from pipeline.output.pages import MapForm, data_uri, map_thumbnail, photo_jpeg
 from schemas.errors import Rejected
-from schemas.pictures import read_picture
+from schemas.pixels import read_picture
 
 _SIDE_PX = 224
 _LOSSLESS_PX = 96  # so small a picture is shown as it is, without blocks of JPEG

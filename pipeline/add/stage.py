@@ -27,8 +27,7 @@ from pipeline.worker import Workshop
 from schemas.documents import as_record, parse_json
 from schemas.errors import ConfigError
 from schemas.manifest import FileRecord, ShardRecord
-from schemas.pictures import of_row
-from schemas.pixels import RgbU8, decode_stored_rgb
+from schemas.pixels import RgbU8, decode_stored_rgb, of_row
 from schemas.records import RejectRow
 from schemas.shards import ShardReader, path_inside
 from schemas.triple import FOOTER_KEY, REJECTS

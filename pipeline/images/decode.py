@@ -27,8 +27,7 @@ from pipeline.images.jpeg import check_jpeg, decode_jpeg
 from pipeline.quiet import silence_libtiff
 from schemas.errors import Reason, Rejected
 from schemas.picture_headers import Header, orientation_of
-from schemas.pictures import check_pixels, guarded, open_header
-from schemas.pixels import RgbU8
+from schemas.pixels import RgbU8, check_pixels, guarded, open_header
 
 _BAND_PIXELS = 4_000_000  # converted at a time
 _MOST_WAVELET_PIXELS = 16_000_000  # of a JPEG 2000, as decoded

@@ -12,7 +12,7 @@ import simplejpeg
 from pipeline.images.block_shift import shifted_from
 from schemas.errors import Reason, Rejected
 from schemas.picture_headers import Header
-from schemas.pictures import guarded
+from schemas.pixels import guarded
 
 _HOLE = bytes(14)
 _NOT_SEQUENTIAL = frozenset({0xC2, 0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xD0)} - {0xCC})

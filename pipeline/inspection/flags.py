@@ -14,8 +14,8 @@ from pipeline.inspection.scene_flags import scene_flags
 from pipeline.inspection.small_columns import Scalars
 from pipeline.inspection.summary import enlarged_rows
 from pipeline.output.pages import percent, plural
-from schemas.border import BORDER_COLUMNS
 from schemas.manifest import Manifest
+from schemas.triple import BORDER_COLUMNS
 
 _GREY_SHARE = 0.05
 _REJECT_SHARE = 0.05

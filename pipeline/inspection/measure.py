@@ -13,8 +13,7 @@ from PIL import Image
 
 from pipeline.inspection.leak import SOFT_CONDITIONS, leak
 from schemas.errors import Rejected
-from schemas.pictures import checked_header, guarded, open_header
-from schemas.pixels import decode_stored_map
+from schemas.pixels import checked_header, decode_stored_map, guarded, open_header
 
 SIGNATURE = 8 * 8 * 3
 """Bytes of the tiny copy that near-duplicate candidates are compared by."""

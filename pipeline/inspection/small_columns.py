@@ -8,10 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.inspection.captions import CaptionTally
-from schemas.border import BORDER_COLUMNS
 from schemas.columns import is_number as is_kept_number
 from schemas.dataset import Dataset
-from schemas.triple import is_number
+from schemas.triple import BORDER_COLUMNS, is_number
 
 _SIZES = ("width", "height", "original_width", "original_height")
 _BATCH_ROWS = 4096

@@ -16,8 +16,7 @@ from pipeline.output.pages import (
 from pipeline.reasons import advice_for
 from schemas.errors import Reason
 from schemas.manifest import Manifest
-from schemas.pictures import of_row
-from schemas.pixels import MapU8, MapU16, RgbU8, decode_stored_map, decode_stored_rgb
+from schemas.pixels import MapU8, MapU16, RgbU8, decode_stored_map, decode_stored_rgb, of_row
 
 _BUDGET_BYTES = 1_000_000
 """Of all thumbnails together; a third more as base64."""

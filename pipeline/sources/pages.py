@@ -10,7 +10,7 @@ from typing import BinaryIO, NamedTuple
 import pyarrow.parquet as pq
 
 from schemas.errors import Reason, Rejected
-from schemas.thrift import I32, STRUCT, Compact
+from schemas.parquet_footers import I32, STRUCT, Compact
 
 _HEADER_BYTES = 1 << 12  # longer ones hold statistics of long values; more is read for them
 _MOST_HEADER_BYTES = 1 << 24

@@ -19,8 +19,8 @@ from pipeline.sources.spec import Container, RawImage, SourceSpec
 from pipeline.storage import files
 from schemas.columns import bounded_items, kind_of
 from schemas.errors import Reason, Rejected
-from schemas.footers import check_footer
 from schemas.ledger import Unused
+from schemas.parquet_footers import check_footer
 from schemas.records import ImageRef, Place, Problem, key_of, printable
 
 _BATCH_ROWS = 8  # in memory at a time, beside one page of each column

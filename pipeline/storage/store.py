@@ -17,7 +17,7 @@ from apache_beam.io.filesystem import CompressionTypes
 
 from pipeline.storage.object_stores import check_reachable, file_systems, refusal_of
 from schemas.errors import ConfigError
-from schemas.writing import WHAT_TO_DO, OutputError
+from schemas.files import WHAT_TO_DO, OutputError
 
 TEMP_PREFIX = ".tmp-"
 _TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{32}", re.ASCII)

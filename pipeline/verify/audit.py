@@ -11,11 +11,10 @@ from annotators.registry import is_imported, need_known_models, spec_from_record
 from annotators.runtime import Runtime
 from annotators.weights import record_of_weights
 from pipeline.annotate import Eye, annotate, eye_of, stat_columns
-from schemas.border import border_of
 from schemas.errors import ConfigError, Rejected
 from schemas.latents import LATENTS, LATENTS_FLIPPED, LatentInfo, decode_moments
-from schemas.pictures import checked_header, open_header
-from schemas.pixels import RgbU8, decode_stored_map, decode_stored_rgb
+from schemas.pixels import RgbU8, checked_header, decode_stored_map, decode_stored_rgb, open_header
+from schemas.triple import border_of
 
 _MODES = {"bilevel": {"1"}, "grey": {"L"}, "grey16": {"I;16"}, "rgb": {"RGB"}}
 _TOLERANCE = 2  # of 255

@@ -22,7 +22,7 @@ from controlnet.trainer.log import read_journal
 from controlnet.trainer.run_folder import read_record
 from schemas.documents import with_digest
 from schemas.errors import ConfigError
-from schemas.writing import OutputError, write_json
+from schemas.files import OutputError, write_json
 from tests.controlnet.tiny_runs import (
     WEIGHTS,
     base,

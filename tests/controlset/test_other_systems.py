@@ -23,7 +23,7 @@ assert main(["generate", source, "--output", output, "--conditions", "canny",
              "--resolution", "64", "--num-workers", "1"]) == 0
 assert main(["verify", output]) == 0
 from schemas.errors import ConfigError
-from schemas.folder_lock import locked
+from schemas.files import locked
 with locked(output):
     try:
         with locked(output):

@@ -26,7 +26,7 @@ from tests.faults.bad_corpus import scene, valid_pictures
 
 MOST_EXTRA_BYTES = 600_000_000
 MOST_SECONDS = 5.0
-PIXEL_BYTES = 12  # see schemas/pictures.py
+PIXEL_BYTES = 12  # see schemas/pixels.py
 _MAX_PIXELS = 20_000_000  # of the mutants: a claim of more is refused before anything happens
 _PIECE = 2_000  # mutants a process
 _INTERESTING = (0, 1, 2, 0x7F, 0x80, 0xFF, 0xFFFF, 0x7FFF, 0x7FFFFFFF, 0xFFFFFFFF, 65500, 10_000)

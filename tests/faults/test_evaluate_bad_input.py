@@ -8,7 +8,7 @@ from PIL import Image
 
 from controlset.cli import main
 from schemas.documents import with_digest
-from schemas.folder_lock import locked
+from schemas.files import locked
 from tests.controlnet.tiny_runs import WEIGHTS, base, changed_base, data, trained
 from tests.pipeline.handmade import photograph, row_of, write_dataset
 

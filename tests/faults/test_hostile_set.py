@@ -16,8 +16,7 @@ from pipeline.add.config import AddConfig
 from pipeline.generate import generate
 from pipeline.inspection import inspect_dataset
 from pipeline.verify.verify import verify_dataset
-from schemas.consumed import check_shards
-from schemas.dataset import open_dataset
+from schemas.dataset import check_shards, open_dataset
 from schemas.errors import ConfigError
 from tests.faults.conftest import config_for, contents
 from tests.pipeline.handmade import encoded, photograph, rewritten, row_of, write_dataset

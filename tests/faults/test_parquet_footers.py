@@ -11,10 +11,9 @@ import pytest
 
 from pipeline.sources.parquet import read_schema
 from schemas.errors import ConfigError, Rejected
-from schemas.footers import check_footer
+from schemas.parquet_footers import I32, Compact, check_footer
 from schemas.records import Place
 from schemas.shards import ShardReader
-from schemas.thrift import I32, Compact
 
 
 @pytest.fixture

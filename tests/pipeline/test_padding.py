@@ -20,10 +20,10 @@ from pipeline.config import GenerateConfig
 from pipeline.generate import generate
 from pipeline.inspection import inspect_dataset
 from pipeline.verify.verify import verify_dataset
-from schemas.border import Border, border_of
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
 from schemas.pixels import decode_stored_map, decode_stored_rgb
+from schemas.triple import Border, border_of
 
 LOUDEST = [(255, 0, 0), (0, 0, 255), (0, 255, 0), (0, 0, 0), (255, 255, 0)]
 

@@ -9,11 +9,10 @@ import pytest
 from PIL import Image
 
 from pipeline.images.decode import DecodeLimits, decode
-from schemas import pictures
+from schemas import pixels
 from schemas.errors import ConfigError, Reason, Rejected
 from schemas.picture_headers import orientation_of
-from schemas.pictures import guarded, of_row
-from schemas.pixels import decode_stored_map, decode_stored_rgb
+from schemas.pixels import decode_stored_map, decode_stored_rgb, guarded, of_row
 
 
 def encoded(picture, kind, **options):
@@ -90,7 +89,7 @@ def test_memory_is_the_machines_fault_only_if_the_pixels_themselves_do_not_fit()
 def test_no_picture_is_called_corrupt_where_the_machine_has_no_room(monkeypatch, error):
     with pytest.raises(Rejected), guarded(100):
         raise error
-    monkeypatch.setattr(pictures, "has_room", lambda size_bytes: False)
+    monkeypatch.setattr(pixels, "has_room", lambda size_bytes: False)
     with pytest.raises(MemoryError), guarded(100):
         raise error
 

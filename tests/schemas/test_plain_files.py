@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import ConfigError, NothingKept
-from schemas.plain_files import file_digest, open_plain, read_plain
+from schemas.files import file_digest, open_plain, read_plain
 
 
 def test_a_file_is_read_as_it_is(tmp_path: Path) -> None:

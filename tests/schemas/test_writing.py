@@ -12,17 +12,18 @@ import pytest
 
 from schemas.documents import check_digest, read_checked, with_digest
 from schemas.errors import ConfigError
-from schemas.file_names import file_name
-from schemas.folder_lock import held, locked
-from schemas.machine import lacks_memory
-from schemas.writing import (
+from schemas.files import (
     OutputError,
     clear_temporary,
+    file_name,
+    held,
     is_temporary,
+    locked,
     machine_limits,
     replacing,
     write_json,
 )
+from schemas.machine import lacks_memory
 
 PLAIN = ("0a1b2c3d4e5f", "run", "run-2", "my run (2)", "run-step-12", "scale 0.5", "a_b", "x=1,y")
 HOSTILE = (
@@ -142,7 +143,7 @@ def test_only_what_we_could_have_written_is_swept(tmp_path):
 
 
 def test_a_locked_folder_is_refused_to_a_second_process_and_free_after_a_kill(tmp_path):
-    hold = "import sys, time; from schemas.folder_lock import locked\nwith locked(sys.argv[1]):\n"
+    hold = "import sys, time; from schemas.files import locked\nwith locked(sys.argv[1]):\n"
     hold += " print('held', flush=True); time.sleep(60)"
     with subprocess.Popen(
         [sys.executable, "-c", hold, str(tmp_path)],

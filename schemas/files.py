@@ -1,11 +1,21 @@
-"""Files appear whole or not at all, and a disk that refuses is one line of error."""
+"""Local files: whole or not at all, never a pipe, named safely, and one run at a time in a folder.
+
+A disk that refuses is one line of error. A folder that came from somebody else may hold a pipe,
+which would be waited for without end.
+"""
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
+import stat
+import tempfile
 from collections.abc import Iterator, Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -170,3 +180,121 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_plain(path: str | os.PathLike[str]) -> BufferedReader:
+    """Open a file to be read; nothing else of that name.
+
+    Raises:
+        OSError: not there, not to be read, or no regular file.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "something that is no file", os.fspath(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_plain(path: Path) -> bytes:
+    """All bytes; as `open_plain`."""
+    with open_plain(path) as opened:
+        return opened.read()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file in hexadecimal digits; as `open_plain`."""
+    with open_plain(path) as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ .()+,=@-]*")
+_UNSAFE = re.compile(r"[^A-Za-z0-9_ ()+,=@-]")
+_LONGEST = 120  # bytes; others put suffixes behind it, and most disks allow 255
+
+
+def file_name(text: str) -> str:
+    """A name out of data (a key, a condition, a run) as one part of a path.
+
+    Args:
+        text: anything.
+
+    Returns:
+        The text itself where it is plain: ASCII letters, digits and a few marks, no dot in front,
+        up to 120 characters. Else its plain characters and sixteen digits of its sha256: so it
+        never leaves the folder, and no two texts have one name.
+    """
+    if len(text) <= _LONGEST and _PLAIN.fullmatch(text) and text == text.rstrip(" ."):
+        return text
+    digits = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
+    return f"{_UNSAFE.sub('_', text)[: _LONGEST - 17]}-{digits}".lstrip(" ")
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Make a folder and be the only run that writes to it; one that stays empty goes again.
+
+    Raises:
+        ConfigError: it cannot be made, or another run holds it.
+    """
+    new = not folder.exists()
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(folder):
+            yield
+    finally:
+        if new:
+            with contextlib.suppress(OSError):  # it holds something, or may not be read
+                folder.rmdir()
+
+
+@contextlib.contextmanager
+def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Be the only run that writes to a local folder; the lock goes with the process.
+
+    Args:
+        folder: is there. Where folders cannot be locked (Windows), a file in the temporary folder
+            of this machine stands for it.
+
+    Raises:
+        ConfigError: another run holds it, or it cannot be opened.
+    """
+    if find_spec("fcntl") is None:
+        with _locked_by_file(folder):
+            yield
+        return
+    fcntl = import_module("fcntl")
+    with writing(folder):
+        handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise _taken(folder) from error
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _locked_by_file(folder: str | os.PathLike[str]) -> Iterator[None]:
+    import filelock
+
+    name = hashlib.sha256(os.path.realpath(folder).encode("utf-8", "surrogateescape")).hexdigest()
+    lock = filelock.FileLock(Path(tempfile.gettempdir()) / f"controlset-{name[:32]}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise _taken(folder) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _taken(folder: str | os.PathLike[str]) -> ConfigError:
+    return ConfigError(
+        f"{folder}: need to be the only run, but another one is writing here; "
+        "wait for it or choose another --output"
+    )
