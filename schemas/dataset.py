@@ -25,6 +25,7 @@ import pyarrow.fs as pafs
 from schemas.documents import MAX_DOCUMENT_BYTES, misfit, read_json
 from schemas.errors import ConfigError
 from schemas.files import write_json
+from schemas.machine import cores
 from schemas.manifest import ADDING_DIR, MANIFEST_NAME, FileRecord, Manifest, ShardRecord
 from schemas.pixels import MapU8, MapU16, RgbU8, decode_stored_map, decode_stored_rgb, of_row
 from schemas.records import printable
@@ -352,8 +353,8 @@ def check_shards(path: str, shards: Iterable[ShardRecord]) -> None:
     if not isinstance(files, pafs.LocalFileSystem):
         return
     remembered = _remembered()
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        found = list(pool.map(lambda one: _seen(f"{root}/{one.path}", remembered), records))
+    with ThreadPoolExecutor(cores()) as pool:
+        found = list(pool.map(lambda record: _seen(f"{root}/{record.path}", remembered), records))
     for record, (_, seen) in zip(records, found, strict=True):
         _demand(record, root, "sha256", record.sha256, seen[3])
     _remember(remembered, dict(found))

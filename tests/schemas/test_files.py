@@ -1,25 +1,31 @@
-"""Files appear whole or not at all; folders are locked; names from data stay names."""
+"""Files appear whole or not at all, pipes are refused, folders are locked, names stay names."""
 
 import contextlib
 import errno
+import hashlib
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from schemas.documents import check_digest, read_checked, with_digest
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, NothingKept
 from schemas.files import (
     OutputError,
     clear_temporary,
+    file_digest,
     file_name,
     held,
     is_temporary,
     locked,
     machine_limits,
+    open_plain,
+    read_plain,
     replacing,
     write_json,
 )
@@ -181,3 +187,26 @@ def test_a_document_that_was_changed_is_refused_and_one_without_digest_is_taken(
     write_json(path, document | {"b": [1, 2.0]})
     with pytest.raises(ConfigError, match=r"a.json: need .* changed since it was written"):
         read_checked(path, dict)
+
+
+def test_a_file_is_read_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"abc")
+    assert read_plain(path) == b"abc"
+    assert file_digest(path) == hashlib.sha256(b"abc").hexdigest()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_pipe_or_folder_is_refused_at_once(tmp_path: Path, make: object) -> None:
+    path = tmp_path / "a"
+    assert callable(make)
+    make(path)
+    for read in (open_plain, read_plain, file_digest):
+        with pytest.raises(OSError, match=re.escape(str(path))):
+            read(path)
+
+
+def test_no_error_of_ours_acts_on_a_terminal() -> None:
+    kinds: list[type[ConfigError]] = [ConfigError, NothingKept]
+    for kind in kinds:
+        assert str(kind("a\x1b[31mred: b\u202e; c\nd")) == "a\\x1b[31mred: b\\u202e; c\nd"
