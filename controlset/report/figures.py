@@ -1,15 +1,125 @@
-"""Figures of the judged numbers: the four rows, sweeps, curves over saved steps."""
+"""Figures of an evaluation and of its runs: narrow, with large type, for phones and slides."""
 
+import dataclasses
+import functools
+import io
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from controlset.report.canvas import COLORS, SOFT, Plate, drawable, level, panel_of, saved, styled
-from controlset.report.records import Evaluation, MeasureView, Series, Value
-from controlset.report.words import direction, interval, places_of, said
+from controlnet.trainer.figures import mosaic_of
+from controlset.report.numbers import direction, interval, places_of, said
+from controlset.report.records import (
+    Evaluation,
+    MeasureView,
+    PictureView,
+    Series,
+    Strip,
+    Training,
+    Value,
+    read_rgb,
+)
+from pipeline.output.pages import shortened, visible
+from schemas.files import replacing, writing
 
+WIDTH_IN, DPI = 4.6, 200
+SOFT, FAINT, MARK = "#5f6b7a", "#9aa5b1", "#c2410c"
+COLORS = ("#2f5bd0", "#0d8a72", "#a4459d", "#b07a00", "#4d5560")
+_INK = "#1f2933"
 _AXES = {"guidance": "guidance scale", "scale": "control scale", "step": "saved step"}
+_ROWS, _ACROSS = 4, 2  # of the sheet
+_COLUMNS = ("condition", "sample", "seen in it", "original", "no control")
+_STYLE: Any = {
+    "font.size": 9.5,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": SOFT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.color": _INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "figure.facecolor": "white",
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4,
+    "text.parse_math": False,  # a name with a dollar sign is a name
+}
+
+styled = matplotlib.rc_context(_STYLE)
+"""Decorates whatever draws; everybody else's figures keep their look."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Plate:
+    """A drawn figure."""
+
+    file: str  # below the folder of the evaluation
+    title: str
+    note: str
+    png: bytes
+
+
+def panel_of(height_in: float = 2.9) -> tuple[Figure, Axes]:
+    """An empty figure of the common width with one panel."""
+    figure = Figure(figsize=(WIDTH_IN, height_in), dpi=DPI, layout="constrained")
+    return figure, figure.subplots()
+
+
+def saved(figure: Figure, folder: Path, name: str, title: str, note: str) -> Plate:
+    """Write a figure into `figures/` of a folder, whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    place = folder / "figures"
+    with writing(place):
+        place.mkdir(exist_ok=True)
+    with replacing(place / name, durable=False) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+    return Plate(file=f"figures/{name}", title=title, note=note, png=buffer.getvalue())
+
+
+def drawable(text: str, limit: int = 26) -> str:
+    """Text that the font can draw, in one short line."""
+    known = _letters()
+    seen = visible(text.strip())
+    plain = "".join(one if ord(one) in known else "\N{WHITE SQUARE}" for one in seen)
+    short, rest = shortened(plain, limit)
+    return f"{short}…" if rest else short
+
+
+@functools.cache
+def _letters() -> frozenset[int]:
+    font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
+    return frozenset(font.get_charmap()) - {ord("\n")}
+
+
+def level(panel: Axes, value: float, name: str) -> None:
+    """A dotted line that says what it is."""
+    panel.axhline(value, color=SOFT, linewidth=0.8, linestyle=":")
+    panel.annotate(
+        name,
+        (1.0, value),
+        xycoords=("axes fraction", "data"),
+        ha="right",
+        va="bottom",
+        fontsize=8.5,
+        color=SOFT,
+    )
+
+
+def line(
+    panel: Axes, steps: Sequence[float], values: Sequence[Any], color: str, label: str | None
+) -> None:
+    """Points that are joined."""
+    panel.plot(steps, values, color=color, marker="o", label=label)
 
 
 @styled
@@ -80,3 +190,163 @@ def _errors(panel: Axes, points: Sequence[tuple[float, Value]], color: str, labe
     ends = np.array([one.ends for _, one in points]).reshape(-1, 2)
     sides = np.abs(ends.T - values)
     panel.errorbar(at, values, yerr=sides, color=color, marker="o", capsize=2.5, label=label)
+
+
+@styled
+def draw_training(folder: Path, training: Training, number: int) -> list[Plate]:
+    """Draw adherence with the step at which control snapped in, the loss, the condition gain.
+
+    Args:
+        folder: of the evaluation.
+        training: what the run left.
+        number: of the run, for the files' names.
+
+    Returns:
+        Those for which the run left numbers.
+    """
+    drawn: list[Plate] = []
+
+    def keep(figure: Figure, name: str, title: str, note: str) -> None:
+        drawn.append(saved(figure, folder, f"training-{number}-{name}.png", title, note))
+
+    steps = [one["step"] for one in training.probes]
+    if any(one.get("adherence") is not None for one in training.probes):
+        figure, panel = panel_of()
+        _obedience(panel, training, steps)
+        keep(figure, "adherence", "Obedience over steps", _snap_words(training.snap))
+    if training.metrics:
+        figure, panel = panel_of()
+        _losses(panel, training, steps)
+        keep(figure, "loss", "Loss", "of it alone one could not tell when control snapped in")
+    if len(steps) > 1:
+        figure, panel = panel_of()
+        line(panel, steps, [one["gain"] for one in training.probes], COLORS[0], None)
+        panel.axhline(0, color=FAINT, linewidth=0.7)
+        _finish(panel, "validation loss: another map's minus own", training.snap)
+        keep(figure, "gain", "Condition gain", "what the true map is worth; above zero, it helps")
+    return drawn
+
+
+@styled
+def draw_strips(folder: Path, training: Training, number: int) -> Plate | None:
+    """Draw the same validation rows, sampled again and again while training went on.
+
+    Args:
+        folder: of the evaluation.
+        training: what the run left.
+        number: of the run, for the file's name.
+
+    Returns:
+        None where the run left no samples.
+    """
+    strips = [one for one in training.strips if one.pictures]
+    if not strips:
+        return None
+    tall, wide = _beside(strips[0]).shape[:2]
+    height = len(strips) * (WIDTH_IN * tall / wide + 0.24)
+    figure = Figure(figsize=(WIDTH_IN, height), dpi=DPI, layout="constrained")
+    panels = figure.subplots(len(strips), 1, squeeze=False)
+    scores = {one["step"]: one.get("adherence") for one in training.probes}
+    for panel, strip in zip(panels.flat, strips, strict=True):
+        panel.imshow(_beside(strip), interpolation="nearest")
+        panel.axis("off")
+        snapped = training.snap is not None and strip.step >= training.snap
+        score = scores.get(strip.step)
+        words = f"step {strip.step:,}" + ("" if score is None else f"   adherence {score:.2f}")
+        panel.set_title(words, fontsize=9, pad=2, color=COLORS[0] if snapped else SOFT)
+    note = "the same rows and noise each time"
+    if training.snap is not None:
+        note += "; blue: from where control snapped in"
+    return saved(figure, folder, f"strips-{number}.png", "Samples while training", note)
+
+
+def _obedience(panel: Axes, training: Training, steps: Sequence[float]) -> None:
+    line(panel, steps, [one["adherence"] for one in training.probes], COLORS[0], "own map")
+    shuffled = [one.get("shuffled") for one in training.probes]
+    if all(one is not None for one in shuffled):
+        line(panel, steps, shuffled, FAINT, "another picture's map")
+    if training.bounds is not None:
+        floor, ceiling = training.bounds.floor, training.bounds.ceiling
+        level(panel, ceiling, "ceiling")
+        level(panel, (floor + ceiling) / 2, "half way")
+        level(panel, floor, "floor")
+    panel.set_ylim(0, 1.06)
+    panel.legend(loc=(0.46, 0.3))
+    _finish(panel, "adherence of the probe's samples", training.snap)
+
+
+def _losses(panel: Axes, training: Training, steps: Sequence[float]) -> None:
+    at = [one["step"] for one in training.metrics]
+    losses = [one["loss"] for one in training.metrics]
+    panel.plot(at, losses, color=FAINT, linewidth=0.8, label="training")
+    if steps:
+        means = [float(np.mean(one["loss_bins"])) for one in training.probes]
+        line(panel, steps, means, COLORS[0], "validation, fixed noise")
+    panel.legend(loc="upper right")
+    _finish(panel, "mean squared error", training.snap)
+
+
+def _finish(panel: Axes, title: str, snap: int | None) -> None:
+    panel.set_title(title)
+    panel.set_xlabel("optimizer step")
+    if snap is not None:
+        panel.axvline(snap, color=MARK, linewidth=1.1, linestyle="--")
+        panel.annotate(
+            f" snap {snap:,}",
+            (snap, 0.02),
+            xycoords=("data", "axes fraction"),
+            color=MARK,
+            fontsize=8.5,
+        )
+
+
+def _snap_words(snap: int | None) -> str:
+    if snap is None:
+        return "control did not snap in: no two probes in a row above half way"
+    return f"control snapped in by step {snap:,}, the first probe above half way that lasts"
+
+
+def _beside(strip: Strip) -> np.ndarray:
+    """Pictures with a white gap between them."""
+    gap = max(2, strip.pictures[0].shape[1] // 24)
+    padded = [
+        np.pad(one, ((0, 0), (0, gap), (0, 0)), constant_values=255) for one in strip.pictures
+    ]
+    return np.concatenate(padded, axis=1)[:, :-gap]
+
+
+@styled
+def draw_sheet(found: Evaluation) -> Plate | None:
+    """Draw `figures/pictures.png`: condition, sample, what the judge sees in it, original, floor.
+
+    Args:
+        found: the evaluation; its folder gets the file.
+
+    Returns:
+        None where no picture is left to draw.
+    """
+    there = [one for one in found.pictures if _files(one)]
+    firsts = [one for one in there if one.why in {"first", None}]
+    chosen = (firsts or there)[: _ROWS * _ACROSS]  # of a few rows each may be the best or worst
+    if not chosen:
+        return None
+    count = -(-len(chosen) // _ACROSS)
+    rows = [
+        [
+            None if path is None else read_rgb(path)
+            for one in chosen[row::count]
+            for path in _files(one)
+        ]
+        for row in range(count)
+    ]
+    figure = mosaic_of(_COLUMNS * _ACROSS, rows, cell_px=192, dpi=DPI)
+    return saved(figure, found.folder, "pictures.png", "The first rows", "by key")
+
+
+def _files(one: PictureView) -> list[Path | None]:
+    """In the order of the columns; empty where the sample is gone."""
+    if not one.models or one.models[0].picture is None:
+        return []
+    model = one.models[0]
+    floor = one.floors[0].picture if one.floors else None
+    return [one.wanted, model.picture, model.found, one.real, floor]

@@ -8,16 +8,30 @@ from typing import Any
 
 import jinja2
 
-from controlset.report.canvas import Plate
-from controlset.report.figures import draw_rows, draw_series
-from controlset.report.forest import Forest, differences, forest
-from controlset.report.gather import gather
-from controlset.report.records import Evaluation, MeasureView, Series, Training
-from controlset.report.sheet import draw_sheet
-from controlset.report.tiles import Card, cards
-from controlset.report.training_figures import draw_strips, draw_training
-from controlset.report.verdict import RULE, Verdict, by_rank, in_order, verdict_of
-from controlset.report.words import direction, duration, flat, interval, places_of, said
+from controlset.report.figures import (
+    Plate,
+    draw_rows,
+    draw_series,
+    draw_sheet,
+    draw_strips,
+    draw_training,
+)
+from controlset.report.numbers import (
+    RULE,
+    Forest,
+    Verdict,
+    differences,
+    direction,
+    duration,
+    flat,
+    forest,
+    interval,
+    places_of,
+    said,
+    verdict_of,
+)
+from controlset.report.records import Evaluation, MeasureView, Series, Training, gather
+from controlset.report.tiles import Card, by_rank, cards, in_order
 from pipeline.output.pages import data_uri, shortened, templates
 from schemas.files import write_text
 

@@ -1,13 +1,23 @@
 """What a report shows, as plain records: read from files, then only looked at."""
 
 import dataclasses
+import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from controlnet.trainer.log import METRICS, PROBES, SAMPLES, read_journal
 from controlnet.trainer.probe import Bounds
+from controlnet.trainer.run_folder import CONFIG_NAME, SUMMARY_NAME, read_record
+from schemas.dataset import filesystem_of, read_manifest
+from schemas.documents import read_checked
+from schemas.errors import ConfigError, Rejected
+from schemas.files import file_digest, read_plain
 from schemas.manifest import Manifest
-from schemas.pixels import RgbU8
+from schemas.pixels import RgbU8, decode_stored_rgb
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,3 +172,291 @@ class Evaluation:
         """The headline's number in a row."""
         found = self.of(row, run)
         return None if found is None else found.values.get(self.headline.name)
+
+
+DOCUMENT, FORMAT, VERSION = "evaluation.json", "controlset-evaluation", 1
+
+_AGAIN = "run `controlset evaluate` again"
+_STRIPS, _PICTURES = 7, 8  # probes, and pictures of each, that are shown
+
+
+def gather(folder: Path) -> Evaluation:
+    """Everything that a report shows.
+
+    Args:
+        folder: that `controlset evaluate` wrote.
+
+    Raises:
+        ConfigError: no evaluation there, or one that this release cannot read.
+    """
+    try:
+        return _gathered(folder, _document(folder))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        # The document is one of ours by its first lines, yet not by the rest.
+        raise ConfigError(
+            f"{folder / DOCUMENT}: need a result of controlset evaluate, got one with "
+            f"{type(error).__name__} {error}; run `controlset evaluate` again"
+        ) from error
+
+
+def _gathered(folder: Path, document: Mapping[str, Any]) -> Evaluation:
+    runs = [
+        RunView(
+            name=str(one["name"]),
+            path=str(one["path"]),
+            step=one.get("step"),
+            base=one.get("base"),
+        )
+        for one in document.get("runs") or ()
+    ]
+    sizes = _sizes(document.get("protocol") or {})
+    warnings: list[str] = list(document.get("warnings") or ())
+    changed = _changed(folder, document.get("files") or {})
+    if changed:
+        warnings.append(
+            f"{len(changed)} files were changed or lost since the evaluation and are not shown, "
+            f"{min(changed)} for example; {_AGAIN}"
+        )
+    trainings = [_training(folder, run, sizes, warnings) for run in runs]
+    return Evaluation(
+        folder=folder,
+        protocol=document.get("protocol") or {},
+        data=document.get("data") or {},
+        runs=runs,
+        measures=[_measure(one) for one in document["measures"]],
+        rows=[
+            RowView(
+                row=one["row"],
+                run=one.get("run"),
+                cell=one.get("cell"),
+                values=_values(one["values"]),
+            )
+            for one in document.get("rows") or ()
+        ],
+        missing=[(one["measure"], one["why"]) for one in document.get("missing") or ()],
+        warnings=warnings,
+        comparisons=[_difference(one) for one in document.get("comparisons") or ()],
+        sweeps=[
+            _series(one, one["what"], "at")
+            for one in document.get("sweeps") or ()
+            if one.get("points")
+        ],
+        curves=[
+            _series(one, "step", "step") for one in document.get("curve") or () if one.get("points")
+        ],
+        pictures=[_picture(folder, one, changed) for one in document.get("pictures") or ()],
+        software=document.get("software") or {},
+        hardware=document.get("hardware"),
+        seconds=document.get("seconds") or {},
+        trainings=[one for one in trainings if one.metrics or one.probes],
+        manifest=_manifest(folder, (document.get("data") or {}).get("path")),
+    )
+
+
+def _document(folder: Path) -> dict[str, Any]:
+    path = folder / DOCUMENT
+    if not os.path.lexists(path):
+        raise ConfigError(
+            f"{folder}: need an evaluation, found no {DOCUMENT}; run `controlset evaluate` (again, "
+            "if it was interrupted)"
+        )
+    document: dict[str, Any] = read_checked(path, dict, advice=_AGAIN)
+    found = document.get("format"), document.get("version")
+    if found != (FORMAT, VERSION):
+        raise ConfigError(
+            f"{path}: need {FORMAT} version {VERSION}, got {found[0]} version {found[1]}; "
+            "use the release of controlset that wrote it, or evaluate again"
+        )
+    if not document.get("measures"):
+        raise ConfigError(
+            f"{path}: need at least one measure, got none; run `controlset evaluate` again"
+        )
+    return document
+
+
+def _measure(record: Mapping[str, Any]) -> MeasureView:
+    return MeasureView(
+        name=record["name"],
+        label=record["label"],
+        unit=record.get("unit") or "",
+        higher_is_better=record.get("higher_is_better", True),
+        kind=record.get("kind") or "adherence",
+    )
+
+
+def _values(record: Mapping[str, Any]) -> dict[str, Value | None]:
+    return {name: _value(one) for name, one in record.items()}
+
+
+def _value(record: Mapping[str, Any] | None) -> Value | None:
+    value = _number((record or {}).get("value"))
+    if record is None or value is None:
+        return None
+    return Value(
+        value=value,
+        low=_number(record.get("low")),
+        high=_number(record.get("high")),
+        count=record.get("count"),
+    )
+
+
+def _number(value: float | None) -> float | None:
+    """Nothing where there is nothing to plot: null, or the NaN that Python's JSON writes."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _difference(record: Mapping[str, Any]) -> Difference:
+    return Difference(a=record["a"], b=record["b"], measure=record["measure"], value=_value(record))
+
+
+def _series(record: Mapping[str, Any], what: str, axis: str) -> Series:
+    points = sorted(((one[axis], _values(one["values"])) for one in record["points"]), key=_place)
+    return Series(what=what, run=record["run"], points=points)
+
+
+def _place(point: tuple[float, Any]) -> float:
+    return point[0]
+
+
+def _changed(folder: Path, files: Mapping[str, str]) -> frozenset[str]:
+    """Files of an evaluation that are not as it left them."""
+    changed = set()
+    for name, expected in files.items():
+        path = _there(folder, name)
+        if path is None or file_digest(path) != expected:
+            changed.add(name)
+    return frozenset(changed)
+
+
+def _picture(folder: Path, record: Mapping[str, Any], changed: frozenset[str]) -> PictureView:
+    rows = record.get("rows") or {}
+
+    def inside(name: str | None) -> Path | None:
+        return None if name in changed else _there(folder, name)
+
+    def samples(row: str) -> list[Sample]:
+        return [
+            Sample(
+                run=one.get("run"),
+                picture=inside(one.get("picture")),
+                found=inside(one.get("found")),
+                score=_number(one.get("score")),
+            )
+            for one in rows.get(row) or ()
+        ]
+
+    return PictureView(
+        key=record["key"],
+        text=record.get("text") or "",
+        why=record.get("why"),
+        number=record.get("number", 0),
+        real=inside(record.get("real")),
+        wanted=inside(record.get("wanted")),
+        models=samples("model"),
+        floors=samples("floor"),
+    )
+
+
+def _there(folder: Path, name: str | None) -> Path | None:
+    """A file of the evaluation; nothing else gets into a page that is passed on."""
+    if name is None or "\0" in name:
+        return None
+    path = folder / name
+    inside = path.resolve().is_relative_to(folder.resolve())
+    return path if inside and path.is_file() else None
+
+
+def _training(
+    evaluation: Path, run: RunView, sizes: Sequence[tuple[int, int]], warnings: list[str]
+) -> Training:
+    """What a run's folder still says; what is damaged there is added to the warnings."""
+    folder = evaluation.resolve() / run.path
+    summary, config = (_record(folder / name, warnings) for name in (SUMMARY_NAME, CONFIG_NAME))
+    bounds = summary.get("bounds")
+    return Training(
+        run=run.name,
+        metrics=_lines(folder / METRICS, warnings),
+        probes=_lines(folder / PROBES, warnings),
+        bounds=Bounds(**bounds) if bounds else None,
+        snap=summary.get("snap"),
+        summary=summary,
+        config=_without_folders(config.get("config") or {}),
+        strips=_strips(folder / SAMPLES, sizes),
+    )
+
+
+def _record(path: Path, warnings: list[str]) -> dict[str, Any]:
+    """JSON that a run may lack: one of somebody else has none."""
+    try:
+        return read_record(path)
+    except ConfigError as error:
+        warnings.append(str(error))
+        return {}
+
+
+def _lines(path: Path, warnings: list[str]) -> list[dict[str, Any]]:
+    try:
+        found = read_journal(path)
+    except ConfigError as error:
+        warnings.append(str(error))
+        return []
+    warnings += found.told
+    return found.lines
+
+
+def _without_folders(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings for a page that is passed on: where things lay on this machine is nobody's."""
+    return {
+        name: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+        for name, value in config.items()
+    }
+
+
+def _strips(folder: Path, sizes: Sequence[tuple[int, int]]) -> list[Strip]:
+    """Some probes' samples, the first and the last one among them."""
+    files = sorted(folder.glob("step-*.png"))
+    if not files:
+        return []
+    chosen = np.unique(np.linspace(0, len(files) - 1, min(_STRIPS, len(files))).round())
+    strips = []
+    for file in (files[number] for number in chosen.astype(int)):
+        strip = read_rgb(file)
+        if strip is None:
+            continue
+        step = int(file.stem.removeprefix("step-"))
+        strips.append(Strip(step=step, pictures=_cut(strip, sizes)))
+    return strips
+
+
+def _cut(strip: RgbU8, sizes: Sequence[tuple[int, int]]) -> list[RgbU8]:
+    """Pictures that lie side by side; their width is the evaluation's, or they are square."""
+    height, length = strip.shape[:2]
+    widths = [width for width, tall in sizes if tall == height and length % width == 0]
+    width = widths[0] if widths else height
+    return [strip[:, x : x + width] for x in range(0, length - width + 1, width)][:_PICTURES]
+
+
+def _sizes(protocol: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """(width, height) in px of the pictures that were judged."""
+    one = protocol.get("size")
+    return [(width, height) for width, height in protocol.get("sizes") or ([one] if one else ())]
+
+
+def read_rgb(path: Path) -> RgbU8 | None:
+    """A picture; None where it cannot be read."""
+    try:
+        return decode_stored_rgb(read_plain(path))
+    except (OSError, Rejected):
+        return None
+
+
+def _manifest(folder: Path, path: str | None) -> Manifest | None:
+    """Of a data set in a folder that is still there; remote ones are not asked."""
+    if not path or "://" in path or "\0" in path:
+        return None
+    path = str(folder.resolve() / path)
+    try:
+        files, root = filesystem_of(path)
+        return read_manifest(files, root, path)
+    except (ConfigError, OSError):
+        return None

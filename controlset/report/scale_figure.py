@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from controlset.report.canvas import COLORS, DPI, SOFT, WIDTH_IN, styled
+from controlset.report.figures import COLORS, DPI, SOFT, WIDTH_IN, styled
 from pipeline.scale.cost import Cluster, check_ends, cut, machines_for
 from pipeline.scale.simulation import Faults, Outcome, simulate
 from schemas.errors import ConfigError

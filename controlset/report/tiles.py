@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from controlset.report.gather import read_rgb
-from controlset.report.records import PictureView, Sample
-from controlset.report.words import plain
+from controlset.report.numbers import plain
+from controlset.report.records import Evaluation, PictureView, Sample, read_rgb
 from pipeline.output.pages import MapForm, data_uri, map_thumbnail, photo_jpeg
 from schemas.errors import Rejected
 from schemas.pixels import read_picture
 
 _SIDE_PX = 224
+_EACH = 3  # pictures that stand for the best, the middle and the worst
 _LOSSLESS_PX = 96  # so small a picture is shown as it is, without blocks of JPEG
 
 
@@ -69,6 +69,34 @@ def cards(
             )
         )
     return shown
+
+
+def by_rank(found: Evaluation) -> list[tuple[str, list[PictureView]]]:
+    """Pictures that were chosen by their score: best, middle and worst, each the best one first.
+
+    As the document says; where it does not, by rank among those that it holds.
+    """
+    ranked = sorted(
+        (one for one in found.pictures if one.score is not None),
+        key=lambda one: -(one.score or 0) if found.headline.higher_is_better else one.score or 0,
+    )
+    said_so = {why: [one for one in ranked if one.why == why] for why in ("best", "median")}
+    if all(said_so.values()):
+        worst = [one for one in ranked if one.why == "worst"]
+        groups = [said_so["best"][:_EACH], said_so["median"][:_EACH], worst[-_EACH:]]
+    elif len(ranked) >= 3:
+        each = min(_EACH, len(ranked) // 3)
+        middle = (len(ranked) - each) // 2
+        groups = [ranked[:each], ranked[middle : middle + each], ranked[-each:]]
+    else:
+        return [("all", ranked)] if ranked else []
+    return [(n, g) for n, g in zip(("best", "median", "worst"), groups, strict=True) if g]
+
+
+def in_order(pictures: Sequence[PictureView], limit: int) -> list[PictureView]:
+    """The first pictures by key, one of each image: chosen by nobody."""
+    firsts = [one for one in pictures if one.number == 0]
+    return sorted(firsts, key=lambda one: one.key)[:limit]
 
 
 def _brief(one: PictureView, places: int) -> list[Tile]:

@@ -22,7 +22,7 @@ from controlnet.evaluator.result import not_measured
 from controlnet.evaluator.result import plain as plain_numbers
 from controlnet.nano.scenes import draw, random_scene
 from controlset.cli import main
-from controlset.report.gather import gather
+from controlset.report.records import gather
 from schemas.errors import ConfigError
 from tests.controlnet.tiny_runs import data, keys_of, trained
 

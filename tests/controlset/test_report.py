@@ -12,10 +12,16 @@ import pytest
 from PIL import Image
 
 from controlset.report import write_report
-from controlset.report.gather import gather
-from controlset.report.records import MeasureView, Value
-from controlset.report.verdict import by_rank, in_order, verdict_of
-from controlset.report.words import decimals, duration, interval, plain, said
+from controlset.report.numbers import (
+    decimals,
+    duration,
+    interval,
+    plain,
+    said,
+    verdict_of,
+)
+from controlset.report.records import MeasureView, Value, gather
+from controlset.report.tiles import by_rank, in_order
 from schemas.errors import ConfigError
 from schemas.manifest import Manifest
 from tests.controlset.made_documents import estimates, four_rows

@@ -213,8 +213,8 @@ def _export(world: World) -> tuple[int, str]:
 
 def _report(world: World) -> tuple[int, str]:
     """Status 1 where the page warns of more than the evaluation did: of changed files."""
-    from controlset.report.gather import gather
     from controlset.report.page import write_report
+    from controlset.report.records import gather
 
     folder = world.at("evaluation")
     page = write_report(folder).read_bytes()
