@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from controlnet.evaluator.config import EvaluateConfig
     from controlnet.trainer.config import TrainConfig
-    from controlset.evaluation import run_evaluation as evaluate
-    from controlset.training import train
+    from controlset.judge import run_evaluation as evaluate
+    from controlset.judge import train
     from pipeline.add.add import add
     from pipeline.add.config import AddConfig
     from pipeline.config import GenerateConfig
@@ -57,11 +57,11 @@ _PLACES = {
     "GenerateConfig": ("pipeline.config", "GenerateConfig"),
     "TrainConfig": ("controlnet.trainer.config", "TrainConfig"),
     "add": ("pipeline.add.add", "add"),
-    "evaluate": ("controlset.evaluation", "run_evaluation"),
+    "evaluate": ("controlset.judge", "run_evaluation"),
     "generate": ("pipeline.generate", "generate"),
     "inspect": ("pipeline.inspection", "inspect_dataset"),
     "open": ("schemas.dataset", "open_dataset"),
-    "train": ("controlset.training", "train"),
+    "train": ("controlset.judge", "train"),
     "verify": ("pipeline.verify.verify", "verify_dataset"),
 }
 

@@ -31,7 +31,7 @@ def run(arguments: Sequence[str]) -> int:
         from controlnet.ablations.table import ablate
         from controlnet.nano import base_folder
         from controlnet.trainer.index import scan
-        from controlset.judging import judge_of
+        from controlset.judge import judge_of
     scan(config.data, split="validation", condition=config.condition, wants_latents=False)
     judge = judge_of(config.data, config.condition, Runtime())
     if judge is None:

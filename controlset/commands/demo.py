@@ -1,21 +1,42 @@
 """`controlset demo`."""
 
 import dataclasses
+import shutil
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import tyro
+from PIL import Image
 
+from controlnet import nano
+from controlnet.evaluator.config import EvaluateConfig
+from controlnet.nano.scenes import SIZE_PX, draw, random_scene
+from controlnet.trainer import recipes
 from controlset import early
+from controlset.console import progress
 from controlset.interrupt import leaving_at_once, load_arrow
 from controlset.parse import need, parse
+from pipeline.add.config import AddConfig
+from pipeline.config import GenerateConfig
+from schemas.dataset import open_dataset
+from schemas.errors import ConfigError
+from schemas.files import held, machine_limits
+from schemas.manifest import MANIFEST_NAME
+from schemas.printable import say
 
 COMMAND = "controlset demo"
+_LAST = "not-a-picture.png"  # written last: all pictures are there
+_VALIDATION = 0.04
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class _Options:
+class Demo:
+    """What is made, and how much of it."""
+
     output: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("demo-output")
     """Folder that pictures, data set, run, evaluation and report are written to."""
 
@@ -44,7 +65,7 @@ class _Options:
 def run(arguments: Sequence[str]) -> int:
     """Pictures -> data set -> ControlNet -> numbers -> report."""
     options = parse(
-        _Options,
+        Demo,
         COMMAND,
         arguments,
         description="The whole story on two cores, with nothing to download: draw pictures of "
@@ -55,8 +76,171 @@ def run(arguments: Sequence[str]) -> int:
     if options.source is not None:
         early.need_source(options.source)
     with leaving_at_once("demo"):
-        from controlset.demo import Demo, demo
-
         load_arrow()
-    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(_Options)}
-    return demo(Demo(**values))
+    return demo(options)
+
+
+def demo(options: Demo) -> int:
+    """Draw, generate, train, evaluate, report; what an earlier demo finished is kept.
+
+    Args:
+        options: how much of it.
+
+    Returns:
+        Exit status.
+
+    Raises:
+        ConfigError: a folder that will not do, or that holds a demo of other options.
+    """
+    with machine_limits(options.output), held(options.output):
+        return _told_story(options)
+
+
+def _told_story(options: Demo) -> int:
+    from controlset.judge import run_evaluation
+    from pipeline.add.add import add
+    from pipeline.generate import generate
+
+    started_s = time.monotonic()
+    shapes, data, run = (options.output / name for name in ("shapes", "dataset", "run"))
+    if options.source is None:
+        _told("1/4", f"drawing {options.pictures:,} pictures with captions")
+        draw_shapes(shapes, options.pictures, options.seed)
+    _told("2/4", "pictures -> image, caption and Canny map, on Apache Beam")
+    if not _has_latents(data):
+        generate(_data_config(options, shapes, data), show=True)
+        # encoding is a third of a nano step; `generate` will not touch a set that was added to
+        add(AddConfig(output=str(data), latents=str(nano.base_folder()), device="cpu"), show=True)
+    _told("3/4", f"training a ControlNet on the nano base, {options.steps:,} steps of 32")
+    _train(options, data, run)
+    _told("4/4", "does it obey? sampling, looking again, comparing")
+    config = EvaluateConfig(
+        run=(str(run),),
+        data=str(data),
+        output=str(options.output / "evaluation"),
+        limit=options.rows,
+        batch_size=32,
+        seed=options.seed,
+    )
+    document, report = run_evaluation(config)
+    if report is not None:
+        shutil.copyfile(report, options.output / "report.html")
+    minutes = (time.monotonic() - started_s) / 60
+    say(*_closing(options, document, minutes))
+    return 0
+
+
+def draw_shapes(folder: Path, count: int, seed: int) -> None:
+    """Coloured shapes with captions, and two files that are broken on purpose.
+
+    Args:
+        folder: gets `00000.png` and `00000.txt` and so on.
+        count: pictures.
+        seed: of the scenes.
+
+    Raises:
+        ConfigError: the folder cannot be written to.
+    """
+    if (folder / _LAST).exists():
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output: need a folder to write to, got {error}") from error
+    rng = np.random.default_rng([seed, 77])
+    with progress("drawing") as advance:
+        for number in range(count):
+            scene = random_scene(rng)
+            Image.fromarray(draw(scene)).save(folder / f"{number:05d}.png")
+            (folder / f"{number:05d}.txt").write_text(f"{scene.caption}\n", encoding="utf-8")
+            advance(number + 1, count)
+    whole = (folder / "00000.png").read_bytes()
+    (folder / "cut-short.png").write_bytes(whole[: len(whole) // 2])
+    (folder / _LAST).write_text("This is text.\n", encoding="utf-8")
+
+
+def _has_latents(data: Path) -> bool:
+    """Whether an earlier demo finished the data set."""
+    return (data / MANIFEST_NAME).exists() and open_dataset(str(data)).manifest.latents is not None
+
+
+def _data_config(options: Demo, shapes: Path, data: Path) -> GenerateConfig:
+    return GenerateConfig(
+        source=options.source or str(shapes),
+        output=str(data),
+        conditions=("canny",),
+        options={"canny_thresholds": "60,120"},
+        resolution=SIZE_PX,
+        min_side=SIZE_PX,
+        validation=_VALIDATION,
+        seed=options.seed,
+    )
+
+
+def _train(options: Demo, data: Path, run: Path) -> None:
+    """Train, or go on; a run that is finished stays as it is."""
+    from controlset.judge import train
+
+    recipe = recipes.nano(data=str(data), condition="canny", output=str(run))
+    config = dataclasses.replace(
+        recipe,
+        steps=options.steps,
+        warmup=min(recipe.warmup, options.steps // 4),
+        probe_every=100,
+        seed=options.seed,
+        device="cpu",
+        resume=(run / "config.json").exists(),
+    )
+    if _is_finished(run, options.steps):
+        return
+    outcome = train(config)
+    if outcome.stopped_by is not None:
+        raise KeyboardInterrupt
+
+
+def _is_finished(run: Path, steps: int) -> bool:
+    from controlnet.trainer.run_folder import SUMMARY_NAME, read_record
+
+    summary = read_record(run / SUMMARY_NAME)
+    return summary.get("stopped_by", -1) is None and summary.get("step") == steps
+
+
+def _told(number: str, text: str) -> None:
+    say("", f"{number}  {text}")
+
+
+def _closing(options: Demo, document: dict[str, Any], minutes: float) -> list[str]:
+    """The headline numbers, and where to look."""
+    headline = document["measures"][0]
+    values = {one["row"]: one["values"][headline["name"]] for one in document["rows"]}
+    lines = [f"Canny {headline['label']}, {document['data']['used']} pictures never trained on:"]
+    for row, means in (
+        ("model", "sampled with the condition"),
+        ("shuffled", "the same against another picture's condition"),
+        ("floor", "sampled without the condition"),
+        ("ceiling", "the real pictures, through the VAE"),
+    ):
+        one = values.get(row)
+        number = "   -" if one is None else f"{one['value']:.2f} ({_interval(one)})"
+        lines.append(f"  {row:<9} {number}   {means}")
+    here = Path(sys.executable).parent
+    bin_ = "" if shutil.which("controlset") == str(here / "controlset") else f"{_near(here)}/"
+    wanted, text = (document["pictures"][0][name] for name in ("wanted", "text"))
+    hint = options.output / "evaluation" / wanted
+    return [
+        "",
+        *lines,
+        "",
+        f"look:  {options.output}/report.html   ({minutes:.1f} min in this run)",
+        f"       {options.output}/dataset/preview.html, {options.output}/run/strips.png",
+        f"then:  {bin_}controlset sample --run {options.output}/run --hint {hint} \\",
+        f'         --prompt "{text}" --output {options.output}/sample.png',
+    ]
+
+
+def _interval(one: dict[str, Any]) -> str:
+    return f"{one['low']:.2f} to {one['high']:.2f}"
+
+
+def _near(folder: Path) -> Path:
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder

@@ -1,8 +1,8 @@
 """`controlset evaluate`."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import tyro
 
@@ -13,6 +13,7 @@ from controlset.parse import parse, plain
 from schemas.printable import say
 
 COMMAND = "controlset evaluate"
+_COLUMNS = 5  # measures that fit a terminal; evaluation.json has all
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,14 +30,12 @@ def run(arguments: Sequence[str]) -> int:
         early.need_runs(config.run)
         early.need_models(config)
         early.need_dataset(config.data, config.condition)
-        from controlset.evaluation import run_evaluation
+        from controlset.judge import run_evaluation
 
         load_arrow()
     document, report = run_evaluation(config)
     if not document:
         return 0  # a helper process of `accelerate launch`
-    from controlset.verdict import table, unmet
-
     say(*table(document), "")
     say(f"look: {report or f'{config.output}/evaluation.json'}")
     problem = unmet(document, config.expect)
@@ -57,3 +56,57 @@ def _config(arguments: Sequence[str]) -> EvaluateConfig:
         has_file=True,
     )
     return plain(options, EvaluateConfig)
+
+
+def table(document: Mapping[str, Any]) -> list[str]:
+    """Lines: rows and measures, 95 % intervals of the headline; then differences between runs."""
+    measures = document["measures"][:_COLUMNS]
+    headline = measures[0]
+    names = [_name(row) for row in document["rows"]]
+    values = [
+        [_value(row["values"].get(measure["name"]), measure is headline) for measure in measures]
+        for row in document["rows"]
+    ]
+    grid = [["", *(measure["label"] for measure in measures)]]
+    grid += [[name, *row] for name, row in zip(names, values, strict=True)]
+    first, *others = (max(map(len, column)) for column in zip(*grid, strict=True))
+    lines = ["  ".join([f"{name:<{first}}", *map(str.rjust, row, others)]) for name, *row in grid]
+    lines += [
+        f"{compared['b']} minus {compared['a']}: {compared['value']:+.3f} "
+        f"({compared['low']:+.3f} to {compared['high']:+.3f})"
+        for compared in document["comparisons"]
+        if compared["measure"] == headline["name"] and compared.get("value") is not None
+    ]
+    lines += [f"warning: {text}" for text in document["warnings"]]
+    lines += [f"not measured: {one['measure']}: {one['why']}" for one in document["missing"]]
+    return lines
+
+
+def unmet(document: Mapping[str, Any], expected: float | None) -> str | None:
+    """What `--expect` finds wrong, if anything."""
+    if expected is None:
+        return None
+    headline = document["measures"][0]
+    row = next(row for row in document["rows"] if row["row"] == "model")
+    value = row["values"][headline["name"]]
+    if value is None:
+        return f"--expect {expected:g}: {headline['label']} could not be computed"
+    good = (
+        value["value"] >= expected if headline["higher_is_better"] else value["value"] <= expected
+    )
+    word = "at least" if headline["higher_is_better"] else "at most"
+    got = f"got {value['value']:.3f}"
+    return None if good else f"--expect: need {headline['label']} {word} {expected:g}, {got}"
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return row["row"] if row["run"] is None else f"{row['row']} {row['run']}"
+
+
+def _value(value: Mapping[str, Any] | None, whole: bool) -> str:
+    if value is None:
+        return "-"
+    number = f"{value['value']:.3f}"
+    if not whole or value["low"] is None:
+        return number
+    return f"{number} ({value['low']:.2f}-{value['high']:.2f})"

@@ -1,26 +1,47 @@
 """`controlset scale`."""
 
 import dataclasses
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
+import numpy as np
 import tyro
+from rich import box
+from rich.table import Table
 
 from annotators.options import AnnotateConfig
+from controlset.console import progress, results
 from controlset.interrupt import leaving_at_once, load_arrow
 from controlset.parse import need, parse
+from pipeline.scale.cost import (
+    CAPTION,
+    Cluster,
+    Estimate,
+    Prices,
+    check_ends,
+    cut,
+    estimate,
+    machines_for,
+)
+from pipeline.scale.figures import Figures, read, shipped
+from pipeline.scale.simulation import Faults, Outcome, simulate
+from schemas.errors import ConfigError
+from schemas.figure_style import COLORS, DPI, SOFT, WIDTH_IN, styled
 from schemas.printable import say, say_json
-
-with leaving_at_once("scale"):
-    from pipeline.scale.cost import CAPTION, Cluster, Prices
-    from pipeline.scale.figures import Figures, read, shipped
-    from pipeline.scale.simulation import Faults
+from schemas.terminal import Terminal
 
 if TYPE_CHECKING:
-    from pipeline.scale.cost import Estimate
+    pass
 
 COMMAND = "controlset scale"
+_UNITS = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"))
+ROWS = (125, 250, 500, 1000, 2000, 4000, 8000, 16000)
+MOST_SHARDS = 300_000
+
+SPOT_AN_HOUR = 0.1
+"""Assumed where no preemptions were asked for, so that there is a curve of them."""
 
 
 _Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")]
@@ -106,11 +127,6 @@ def run(arguments: Sequence[str]) -> int:
         "machines. Prices and faults are assumptions: set yours.",
         example=f"{COMMAND} --images 1e6 --conditions canny depth --hours 12",
     )
-    with leaving_at_once("scale"):
-        from controlset.console import results
-        from controlset.costing import print_estimates
-        from pipeline.scale.cost import estimate
-
     figures = _figures(options)
     parts = (*options.conditions, *((CAPTION,) if options.caption == "blip" else ()))
     cluster, prices, faults = options.of(Cluster), options.of(Prices), options.of(Faults)
@@ -123,8 +139,6 @@ def run(arguments: Sequence[str]) -> int:
     else:
         print_estimates(found, parts, figures, faults, results())
     if options.chart is not None:
-        from controlset.report.scale_figure import draw_scale
-
         swept = int(options.images[0])
         drawn = draw_scale(swept, figures.core_seconds(parts), cluster, faults)
         options.chart.write_bytes(drawn)
@@ -142,7 +156,6 @@ def _figures(options: _Options) -> Figures:
     if options.measure is None:
         return shipped() if options.figures is None else read(options.figures)
     with leaving_at_once("scale"):
-        from controlset.console import progress
         from pipeline.config import GenerateConfig
         from pipeline.scale.pilot import measure
 
@@ -166,7 +179,7 @@ def _plain(
     cluster: Cluster,
     prices: Prices,
     faults: Faults,
-    found: Sequence["Estimate"],
+    found: Sequence[Estimate],
 ) -> dict[str, object]:
     return {
         "figures": dataclasses.asdict(figures),
@@ -178,3 +191,156 @@ def _plain(
             for one in found
         ],
     }
+
+
+def print_estimates(
+    found: Sequence[Estimate],
+    parts: Sequence[str],
+    figures: Figures,
+    faults: Faults,
+    console: Terminal,
+) -> None:
+    """Print a column for each size, then what the numbers rest on.
+
+    Args:
+        found: a size each.
+        parts: conditions, and `caption`.
+        figures: measured.
+        faults: assumed.
+        console: where to.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("images")
+    for one in found:
+        table.add_column(f"{one.images:,}", justify="right")
+    rows = [_column(one) for one in found]
+    for name in rows[0]:
+        table.add_row(name, *(column[name] for column in rows))
+    console.print(table)
+    for line in _grounds(parts, figures, faults):
+        console.tell(line)
+
+
+def _column(one: Estimate) -> dict[str, str]:
+    costs = {f"  {name}, USD": f"{usd:,.2f}" for name, usd in one.costs.items()}
+    return {
+        "shards": f"{one.shards:,}",
+        "rows, bytes a shard": f"{one.shard_rows:,}, {_bytes(one.shard_bytes)}",
+        "machines": f"{one.machines:,}",
+        "vCPU-hours of work": f"{one.vcpu_hours:,.0f}",
+        "hours, nothing wrong": f"{one.ideal_hours:,.1f}",
+        "hours, simulated": f"{one.hours:,.1f}",
+        "starting": f"{one.startup_share:.1%}",
+        "lost with machines": f"{one.lost_share:.1%}",
+        "read": _bytes(one.read_bytes),
+        "stored": _bytes(one.stored_bytes),
+        "shuffled (references)": _bytes(one.shuffle_bytes),
+        "requests, reading": f"{one.reads:,}",
+        "requests, writing": f"{one.writes:,}",
+        "price, USD": f"{one.total:,.2f}",
+        **costs,
+        "  per 1,000 images": f"{one.total / one.images * 1000:,.3f}",
+        "storage, USD a month": f"{one.storage_month:,.2f}",
+    }
+
+
+def _grounds(parts: Sequence[str], figures: Figures, faults: Faults) -> list[str]:
+    seconds = ", ".join(f"{part} {figures.seconds[part]:.3f}" for part in parts)
+    gpu = " (of the machine with its GPU, times its cores)" if figures.gpus else ""
+    return [
+        f"measured: {figures.machine}, {figures.measured_on}, {figures.resolution} px, "
+        f"{figures.source}",
+        f"seconds of a core an image{gpu}: reading and storing {figures.base_seconds:.3f}, "
+        f"{seconds}; fit within {figures.largest_error:.0%}",
+        f"assumed: times vary by {faults.variation:.0%}, {faults.stragglers:.0%} of the machines "
+        f"{faults.slowdown:g} times slower, each taken away {faults.preemptions:g} times an hour; "
+        "your cores are as fast as the measured ones; prices of 2026-11-24 from memory",
+    ]
+
+
+def _bytes(number: float) -> str:
+    for unit, name in _UNITS:
+        if number >= unit:
+            return f"{number / unit:,.1f} {name}"
+    return f"{number / 1e3:,.1f} kB"
+
+
+@styled
+def draw_scale(images: int, core_seconds: float, cluster: Cluster, faults: Faults) -> bytes:
+    """Draw what shards of other sizes would do: even machines, slow ones, ones that are taken away.
+
+    Args:
+        images: of the data set.
+        core_seconds: of one image.
+        cluster: machines; its `shard_rows` is marked.
+        faults: of the simulation.
+
+    Returns:
+        A PNG.
+    """
+    from matplotlib.figure import Figure
+
+    machines = machines_for(images, core_seconds, cluster)
+    scenarios = _scenarios(faults)
+    sizes = _drawable(images, core_seconds, cluster, [*scenarios.values()])
+    figure = Figure(figsize=(WIDTH_IN, 4.6), dpi=DPI, layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    for color, (name, scenario) in zip(COLORS, scenarios.items(), strict=False):
+        outcomes = [_simulated(images, r, core_seconds, cluster, machines, scenario) for r in sizes]
+        above.plot(sizes, [one.stretch for one in outcomes], "o-", color=color, label=name)
+        lost = [100 * one.lost_s / (machines * one.makespan_s) for one in outcomes]
+        below.plot(sizes, lost, "o-", color=color)
+    for panel in (above, below):
+        panel.axvline(cluster.shard_rows, color=SOFT, linewidth=0.8, linestyle=":")
+        panel.set_xscale("log")
+    above.set_title(f"{images:,} images on {machines:,} machines")
+    above.set_ylabel("hours / hours if nothing\nwere wrong")
+    above.legend()
+    below.set_ylabel("work lost, %")
+    below.set_xlabel("rows of a shard")
+    below.set_xticks(sizes, [f"{rows:,}" for rows in sizes], rotation=30)
+    below.minorticks_off()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    return buffer.getvalue()
+
+
+def _scenarios(faults: Faults) -> dict[str, Faults]:
+    spot = faults.preemptions or SPOT_AN_HOUR
+    even = dataclasses.replace(faults, stragglers=0.0, preemptions=0.0)
+    slow = dataclasses.replace(faults, preemptions=0.0)
+    return {
+        "even machines": even,
+        f"{faults.stragglers:.0%} are {faults.slowdown:g} times slower": slow,
+        f"and each is taken away {spot:g} times an hour": dataclasses.replace(
+            faults, preemptions=spot
+        ),
+    }
+
+
+def _drawable(
+    images: int, core_seconds: float, cluster: Cluster, scenarios: Sequence[Faults]
+) -> list[int]:
+    """Sizes whose simulation ends, and soon; always the cluster's own."""
+    sizes = [rows for rows in ROWS if images / MOST_SHARDS <= rows <= images]
+    for rows in list(sizes):
+        try:
+            for faults in scenarios:
+                resized = dataclasses.replace(cluster, shard_rows=rows)
+                check_ends(core_seconds, resized, faults)
+        except ConfigError:
+            sizes.remove(rows)
+    return sorted({*sizes, cluster.shard_rows})
+
+
+def _simulated(
+    images: int,
+    shard_rows: int,
+    core_seconds: float,
+    cluster: Cluster,
+    machines: int,
+    faults: Faults,
+) -> Outcome:
+    rows = cut(images, shard_rows)
+    seconds: np.ndarray = rows * (core_seconds / cluster.vcpus)
+    return simulate(seconds, machines=machines, startup_s=cluster.startup_s, faults=faults)

@@ -26,7 +26,7 @@ def run(arguments: Sequence[str]) -> int:
         if config.dry_run:
             say_json({**dataclasses.asdict(config), "found": check_inputs(config)})
             return 0
-        from controlset.training import train
+        from controlset.judge import train
     outcome = train(config)
     say(*_told(config, outcome))
     return 0 if outcome.stopped_by is None else 128 + outcome.stopped_by

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
@@ -26,36 +25,12 @@ from controlset.report.records import (
     read_rgb,
 )
 from pipeline.output.pages import shortened, visible
+from schemas.figure_style import COLORS, DPI, FAINT, MARK, SOFT, WIDTH_IN, styled
 from schemas.files import replacing, writing
 
-WIDTH_IN, DPI = 4.6, 200
-SOFT, FAINT, MARK = "#5f6b7a", "#9aa5b1", "#c2410c"
-COLORS = ("#2f5bd0", "#0d8a72", "#a4459d", "#b07a00", "#4d5560")
-_INK = "#1f2933"
 _AXES = {"guidance": "guidance scale", "scale": "control scale", "step": "saved step"}
 _ROWS, _ACROSS = 4, 2  # of the sheet
 _COLUMNS = ("condition", "sample", "seen in it", "original", "no control")
-_STYLE: Any = {
-    "font.size": 9.5,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": SOFT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "text.color": _INK,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "figure.facecolor": "white",
-    "lines.linewidth": 1.6,
-    "lines.markersize": 4,
-    "text.parse_math": False,  # a name with a dollar sign is a name
-}
-
-styled = matplotlib.rc_context(_STYLE)
-"""Decorates whatever draws; everybody else's figures keep their look."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

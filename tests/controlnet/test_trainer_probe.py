@@ -18,7 +18,7 @@ from controlnet.trainer.checkpoint import last_checkpoint
 from controlnet.trainer.judge import Judge
 from controlnet.trainer.log import PROBES, read_lines
 from controlnet.trainer.probe import BINS, maps_of, snap_step
-from controlset.judging import judge_of
+from controlset.judge import judge_of
 from tests.controlnet.tiny_runs import base, data, keys_of, tensors_of, trained
 
 PROBED = {"steps": 6, "probe_every": 2, "probe_images": 4, "checkpoint_every": 3}
@@ -119,7 +119,7 @@ def test_a_judge_sees_own_maps_and_those_of_the_next_row(tmp_path):
 
 
 def test_a_map_that_asks_for_nothing_has_no_score_instead_of_0(monkeypatch):
-    monkeypatch.setattr("controlset.judging.scorer_of", lambda *_: DepthScorer())
+    monkeypatch.setattr("controlset.judge.scorer_of", lambda *_: DepthScorer())
     judge = judge_of(str(data()), "canny", Runtime(device="cpu"))
     picture = np.zeros((64, 64, 3), np.uint8)
     picture[16:48, 16:48] = 255

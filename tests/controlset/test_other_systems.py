@@ -31,7 +31,7 @@ with locked(output):
     except ConfigError as error:
         assert "need to be the only run" in str(error)
 import controlset.commands.train, controlset.commands.evaluate, controlset.commands.doctor
-import controlset.examination, controlnet.trainer.train, schemas.machine
+import controlset.commands.doctor, controlnet.trainer.train, schemas.machine
 assert schemas.machine.cores() == os.cpu_count()
 """
 

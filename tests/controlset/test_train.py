@@ -17,7 +17,7 @@ from controlnet.trainer.probe import Bounds
 from controlset.cli import main
 from controlset.commands import train as command
 from controlset.commands.train import _config
-from controlset.judging import judge_of
+from controlset.judge import judge_of
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
 from tests.controlnet.tiny_runs import (

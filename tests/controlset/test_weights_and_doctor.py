@@ -8,8 +8,8 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from annotators import registry
-from controlset import inventory
 from controlset.cli import main
+from controlset.commands import weights as inventory
 from tests.annotators.fake_hub import cached, fake_hub
 
 HED = "ControlNetHED.pth"

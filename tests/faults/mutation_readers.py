@@ -24,8 +24,9 @@ MORE_MEMORY = 3 << 30  # bytes of address space beyond what the parent has
 _MODULES = (
     "controlset.commands.verify", "controlset.commands.inspect", "controlset.commands.train",
     "controlset.commands.evaluate", "controlset.commands.sample", "controlset.commands.export",
-    "pipeline.verify.verify", "pipeline.inspection", "pipeline.add.swap", "controlset.training",
-    "controlset.evaluation", "controlset.drawing", "controlset.report.page", "controlnet.export",
+    "pipeline.verify.verify", "pipeline.inspection", "pipeline.add.swap",
+    "controlset.judge", "controlset.commands.sample.draw", "controlset.report.page",
+    "controlnet.export",
     "schemas.dataset", "annotators.pose.spec", "tests.controlnet.tiny_runs",
     "matplotlib.pyplot", "transformers.models.clip.modeling_clip",
     "transformers.models.clip.tokenization_clip", "diffusers.models.unets.unet_2d_condition",

@@ -12,9 +12,9 @@ from PIL import Image
 
 from annotators.runtime import Runtime
 from controlnet.evaluator.config import EvaluateConfig
-from controlset import evaluation
+from controlset import judge as judging
 from controlset.cli import main
-from controlset.judging import judge_of
+from controlset.judge import judge_of
 from pipeline.add.add import add
 from pipeline.add.config import AddConfig
 from pipeline.config import GenerateConfig
@@ -419,9 +419,9 @@ def test_an_imported_condition_is_judged_by_whoever_is_named(imported):
     config = {"run": ("run",), "data": str(output), "output": "out", "device": "cpu"}
     record = open_dataset(str(output)).manifest.annotators["circles"]
     with pytest.raises(ConfigError, match=r"judges circles, whose maps were imported; say .*judge"):
-        evaluation._eye(EvaluateConfig(**config), "circles", record, {})
+        judging._eye(EvaluateConfig(**config), "circles", record, {})
     config = EvaluateConfig(**config, judge=("canny", "canny-thresholds=50,100"))
-    eye, drew = evaluation._eye(config, "circles", record, {})
+    eye, drew = judging._eye(config, "circles", record, {})
     assert (eye.record["name"], drew) == ("canny", False)
 
 

@@ -12,8 +12,8 @@ from annotators.border import SEAM_PX, inside_borders, with_border
 from annotators.protocol import Annotation
 from annotators.runtime import Runtime
 from controlnet.evaluator.config import EvaluateConfig
-from controlset import evaluation
-from controlset.judging import judge_of
+from controlset import judge as judging
+from controlset.judge import judge_of
 from pipeline.add.add import add
 from pipeline.add.config import AddConfig
 from pipeline.config import GenerateConfig
@@ -167,7 +167,7 @@ def test_a_judge_does_not_see_the_border_either(padded):
     )
     dataset = open_dataset(str(padded))
     record = dataset.manifest.annotators["canny"]
-    eye, _ = evaluation._eye(config, "canny", record, dataset.borders())
+    eye, _ = judging._eye(config, "canny", record, dataset.borders())
     for seen in eye.annotate(pictures, keys):
         assert not seen.pixels.any()
     judge = judge_of(str(padded), "grey", Runtime())

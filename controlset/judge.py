@@ -1,8 +1,9 @@
-"""`controlset evaluate`: the judge is chosen here, since learning never annotates."""
+"""Training and evaluation with who judges them: chosen here, since learning never annotates."""
 
 import contextlib
+import dataclasses
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +23,109 @@ from annotators.registry import (
     weights_ready,
 )
 from annotators.runtime import Runtime, resolve_device
+from controlnet import nano
+from controlnet.architecture.backbone import load_base
 from controlnet.evaluator.config import EvaluateConfig
 from controlnet.evaluator.evaluate import Judging, OnProgress, evaluate
+from controlnet.evaluator.examples import JudgedRows, load_rows
 from controlnet.evaluator.judge import JudgeAnnotator
 from controlnet.evaluator.metrics import scorer_of
-from controlnet.evaluator.metrics.base import Seen
-from controlnet.evaluator.models import places_of, told_by
+from controlnet.evaluator.metrics.base import Extra, Seen
+from controlnet.evaluator.metrics.clip_score import Clip, ClipScore, Words
+from controlnet.evaluator.metrics.diversity import Diversity, lpips_distance, rmse
+from controlnet.evaluator.metrics.fid_kid import Distance, inception, vae_features
+from controlnet.evaluator.models import Models, places_of, told_by
+from controlnet.nano.reading import parse_caption
+from controlnet.trainer import train as training
+from controlnet.trainer.config import TrainConfig
+from controlnet.trainer.judge import Judge, Map
 from controlset.configuration import option_kinds, typed
 from controlset.console import progress
-from controlset.extras import extras_of
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
 from schemas.pixels import RgbU8
 from schemas.triple import Border
 
+Look = Callable[[Sequence[RgbU8], Sequence[str]], list[Seen | None]]
+
+_BY_PIXELS = {"bilevel", "grey", "grey16"}  # hint modes whose maps are compared pixel by pixel
 # What ControlNet++ looks with, as options of ours; Canny is kornia's.
 _CNPP: Mapping[str, Mapping[str, Any]] = {"depth": {"depth_model": "Intel/dpt-large"}}
+
+
+def train(config: TrainConfig) -> training.Outcome:
+    """Train a ControlNet; probes are judged by the annotator that drew the data set's maps.
+
+    Args:
+        config: everything; `nano` is the bundled base.
+
+    Returns:
+        How it ended. The result is in `output/controlnet`.
+
+    Raises:
+        ConfigError: something is wrong with data, base or output.
+    """
+    judge = None
+    if config.probe_every:
+        judge = judge_of(config.data, config.condition, Runtime(), trusted=config.trust_model)
+    if config.base == nano.NAME:
+        config = dataclasses.replace(config, base=str(nano.base_folder()))
+    return training.train(config, judge=judge)
+
+
+def judge_of(
+    data: str, condition: str, runtime: Runtime, *, trusted: Collection[str] = ()
+) -> Judge | None:
+    """A judge for one condition of a data set.
+
+    Args:
+        data: folder or URI of a complete data set.
+        condition: one of its conditions.
+        runtime: where the annotator runs.
+        trusted: models that the user named; a data set's own word does not load one.
+
+    Returns:
+        The first score of `controlset evaluate` in which higher is better, by the data set's own
+        annotator and parameters: edge F1, MS-SSIM, delta of depth. None for coloured maps, whose
+        scores need more than pixels, and for imported ones, which no annotator drew.
+
+    Raises:
+        ConfigError: the annotator or its weights are not here.
+    """
+    dataset = open_dataset(data)
+    records = dataset.manifest.annotators
+    if condition not in records or records[condition]["hint_mode"] not in _BY_PIXELS:
+        return None
+    if is_imported(records[condition]):
+        return None
+    spec = spec_from_record(condition, records[condition])
+    need_known_models(spec, trusted)
+    look = _looking(spec, runtime, dataset.borders())
+    scorer = scorer_of(condition, records[condition])
+    measure = next(measure for measure in scorer.measures if measure.higher_is_better)
+
+    def score(pictures: Sequence[RgbU8], maps: Sequence[Map], keys: Sequence[str]) -> list[float]:
+        seen = zip(look(pictures, keys), maps, strict=True)
+        counts = (scorer(found, Seen(pixels=wanted, stats={})) for found, wanted in seen)
+        return [measure.of_one(counted[measure.name]) for counted in counts]
+
+    return Judge(name=f"{condition} {measure.label}", score=score)
+
+
+def _looking(spec: Spec, runtime: Runtime, borders: Mapping[str, Border]) -> Look:
+    """What an annotator sees in pictures; those of padded rows have the row's border."""
+    annotate = spec.load(runtime)
+
+    def look(pictures: Sequence[RgbU8], keys: Sequence[str]) -> list[Seen | None]:
+        results = inside_borders(spec, annotate, pictures, keys, [*map(borders.get, keys)])
+        return [
+            Seen(pixels=result.pixels, stats=result.stats)
+            if isinstance(result, Annotation)
+            else None
+            for result in results
+        ]
+
+    return look
 
 
 def run_evaluation(config: EvaluateConfig) -> tuple[dict[str, Any], Path | None]:
@@ -154,15 +242,7 @@ def _eye(
         need_known_models(drew, config.trust_model)
         spec = drew
     found = weights_ready([spec], runtime, download=True)
-    annotate = spec.load(runtime)
-
-    def look(pictures: Sequence[RgbU8], keys: Sequence[str]) -> list[Seen | None]:
-        results = inside_borders(spec, annotate, pictures, keys, [*map(borders.get, keys)])
-        return [
-            Seen(pixels=one.pixels, stats=one.stats) if isinstance(one, Annotation) else None
-            for one in results
-        ]
-
+    look = _looking(spec, runtime, borders)
     said = {"name": spec.name, **record_of(spec, found.get(spec.name, ()))}
     return JudgeAnnotator(record=said, annotate=look, by_key=_draws_by_key(spec)), spec == drew
 
@@ -223,3 +303,75 @@ def _bars() -> Iterator[OnProgress]:
             advances[doing](done, total)
 
         yield on_progress
+
+
+def extras_of(
+    config: EvaluateConfig, condition: str, device: str
+) -> tuple[Sequence[Extra], list[dict[str, str]]]:
+    """What can be measured, and what cannot with the reason.
+
+    Args:
+        config: resolved.
+        condition: whose rows are judged.
+        device: of the networks.
+
+    Raises:
+        ConfigError: weights that were asked for and are not here.
+    """
+    rows = load_rows(config.data, split=config.split, condition=condition, limit=config.limit)
+    extras: list[Extra] = []
+    missing: list[dict[str, str]] = []
+    _quality(config, rows, device, extras, missing)
+    if parse_caption(rows.rows[0].text) is not None and not config.empty_prompt:
+        extras.append(Words())
+    if config.clip is not None:
+        extras.append(Clip(ClipScore(config.clip, device=device, offline=config.offline)))
+    else:
+        missing.append({"measure": "CLIP score", "why": "no CLIP model: give --clip NAME"})
+    if config.samples == 1:
+        why = "one picture a row: give --samples 4"
+        missing.append({"measure": "diversity", "why": why})
+    elif config.lpips is not None:
+        distance = lpips_distance(config.lpips, device=device)
+        extras.append(Diversity(distance, "LPIPS"))
+    else:
+        extras.append(Diversity(rmse, "RMSE, of 255"))
+    return extras, missing
+
+
+def _quality(
+    config: EvaluateConfig,
+    rows: JudgedRows,
+    device: str,
+    extras: list[Extra],
+    missing: list[dict[str, str]],
+) -> None:
+    """FID and KID; on the nano base, which Inception has never seen, a distance of latents."""
+
+    def real() -> Iterator[RgbU8]:
+        return (row.image for row in rows.rows)
+
+    if config.inception is not None:
+        names = ("fid", "kid")
+        extractor = inception(config.inception, device=device)
+        extras.append(Distance(extractor, real, names=names, labels=("FID", "KID")))
+    else:
+        missing.append(
+            {"measure": "FID, KID", "why": "no Inception weights: give --inception FILE"}
+        )
+    if _is_nano(config):
+        base = load_base(str(nano.base_folder()), text=False, offline=True)
+        extras.append(
+            Distance(
+                vae_features(base),
+                real,
+                names=("frechet_latents", "kernel_latents"),
+                labels=("Fréchet distance of latents", "kernel distance of latents"),
+            )
+        )
+
+
+def _is_nano(config: EvaluateConfig) -> bool:
+    models = Models(base=config.base, precision="fp32", offline=True, device="cpu")
+    bases = {models.base_of(place) for place in places_of(config.run, offline=config.offline)}
+    return bases == {str(nano.base_folder())}

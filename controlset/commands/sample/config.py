@@ -1,18 +1,13 @@
-"""`controlset sample`."""
+"""Options of `controlset sample`."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from controlset import early
-from controlset.interrupt import leaving_at_once, load_arrow
-from controlset.parse import need, parse
-from schemas.printable import say
+from annotators.options import need
 
-COMMAND = "controlset sample"
 _DIR = tyro.conf.arg(metavar="DIR")
 _FILES = tyro.conf.arg(metavar="FILE [FILE ...]")
 
@@ -135,28 +130,3 @@ class SampleConfig:
         if rows * self.count == 1 and suffix:
             rule = "a folder, or a name that ends in .png, .jpg or .webp"
             need(suffix in {".png", ".jpg", ".jpeg", ".webp"}, "--output", rule, self.output)
-
-
-def run(arguments: Sequence[str]) -> int:
-    """Draw pictures under control; print where they lie."""
-    with leaving_at_once("sample"):
-        config = parse(
-            SampleConfig,
-            COMMAND,
-            arguments,
-            description="Draw pictures that obey a condition map: with one ControlNet or several, "
-            "from noise, from a picture, or into the masked part of one.",
-            example=f'{COMMAND} --run run --hint map.png --prompt "a red star"',
-        )
-        early.need_runs(config.run)
-        early.need_models(config)
-        early.need_paths("--hint", config.hint, "a picture")
-        given = {"--init-image": config.init_image, "--mask": config.mask}
-        for flag, path in given.items():
-            early.need_paths(flag, [path], "a picture")
-        from controlset.drawing import draw
-
-        load_arrow()
-    for path in draw(config):
-        say(path)
-    return 0

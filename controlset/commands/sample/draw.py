@@ -1,8 +1,9 @@
 """`controlset sample`: files in, pictures with their recipe out."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +12,25 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from annotators.options import need
 from annotators.protocol import Annotation
 from annotators.registry import need_known_models, spec_from_record, weights_ready
 from annotators.runtime import Runtime, resolve_device
 from controlnet.architecture.sampling import SampleOptions
 from controlnet.evaluator.models import DTYPES, Models, RunPlace, places_of, told_by
 from controlnet.evaluator.samples import Request, Sampler, check_size
-from controlset.commands.sample import SampleConfig
+from controlset.commands.sample.config import SampleConfig
 from controlset.console import progress
-from controlset.parse import need
-from controlset.pictures import read_map, read_mask, read_photograph
+from pipeline.images.decode import DecodeLimits, decode, open_source
 from schemas.documents import parse_json
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, Rejected
 from schemas.files import replacing
-from schemas.pixels import MapU8, RgbU8
+from schemas.picture_headers import MOST_PIXELS
+from schemas.pixels import MapU8, RgbU8, guarded
 from schemas.printable import say
 from schemas.shards import is_of_set
 
+_LIMITS = DecodeLimits(max_pixels=MOST_PIXELS, min_side=1, max_aspect=1e9)
 _GAP_PX = 4
 _KINDS = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 _LOSSLESS = {"JPEG": {"subsampling": 0}, "WEBP": {"lossless": True}}
@@ -205,8 +208,8 @@ def _given(config: SampleConfig, size: tuple[int, int]) -> tuple[RgbU8 | None, M
 def _check_fits(pixels: np.ndarray, size: tuple[int, int], where: str) -> None:
     found = pixels.shape[1], pixels.shape[0]
     if found != size:
-        need, got = (f"{one[0]} x {one[1]}" for one in (size, found))
-        raise ConfigError(f"{where}: need the hint's {need} px, got {got}")
+        wanted, got = (f"{width} x {height}" for width, height in (size, found))
+        raise ConfigError(f"{where}: need the hint's {wanted} px, got {got}")
 
 
 def _stored(
@@ -276,3 +279,71 @@ def _shown(pixels: np.ndarray) -> RgbU8:
     if pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
     return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+
+
+def read_photograph(path: Path, option: str) -> RgbU8:
+    """A photograph as `generate` sees it: upright, sRGB, transparency on white.
+
+    Args:
+        path: file of any format that `generate` reads.
+        option: that named it, for the error.
+
+    Raises:
+        ConfigError: the file cannot be read, or is no picture.
+    """
+    with _blaming(path, option):
+        raw = path.read_bytes()
+        return decode(raw, limits=_LIMITS, smallest_useful=lambda *size: size).rgb
+
+
+def read_map(path: Path, option: str) -> np.ndarray:
+    """A condition map; what is transparent holds nothing, so it is black.
+
+    Args:
+        path: file of any format that `generate` reads; its values are taken as they are.
+        option: that named it, for the error.
+
+    Returns:
+        (H, W) uint8 of grey maps, (H, W) uint16 of 16-bit ones, (H, W, 3) uint8 of the others.
+
+    Raises:
+        ConfigError: the file cannot be read, or is no picture.
+    """
+    with _blaming(path, option):
+        picture = open_source(path.read_bytes(), max_pixels=MOST_PIXELS)
+        with guarded(picture.width * picture.height):
+            if picture.mode.startswith("I;16"):
+                return np.asarray(picture).astype(np.uint16)
+            is_grey = picture.mode in {"1", "L", "LA"}
+            if picture.has_transparency_data:
+                picture = picture.convert("RGBA")
+                black = Image.new("RGBA", picture.size, "black")
+                picture = Image.alpha_composite(black, picture)
+            return np.asarray(picture.convert("L" if is_grey else "RGB"))
+
+
+def read_mask(path: Path, option: str) -> MapU8:
+    """A mask: white is painted, black and transparent stay.
+
+    Args:
+        path: as for `read_map`.
+        option: likewise.
+
+    Returns:
+        (H, W) uint8.
+
+    Raises:
+        ConfigError: likewise.
+    """
+    pixels = read_map(path, option)
+    if pixels.dtype == np.uint16:
+        return (pixels >> 8).astype(np.uint8)
+    return pixels if pixels.ndim == 2 else np.asarray(Image.fromarray(pixels).convert("L"))
+
+
+@contextlib.contextmanager
+def _blaming(path: Path, option: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, Rejected) as error:
+        raise ConfigError(f"{option} {path}: need a picture, got {error}") from error
