@@ -1,18 +1,19 @@
-"""What commands share on the terminal: one progress bar, one place for results."""
+"""What commands share on the terminal: one progress bar, and Ctrl-C at any moment."""
 
 import contextlib
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 
 from schemas.printable import say
-from schemas.terminal import Terminal, progress_bar
+
+INTERRUPTED = 130
 
 _PLAIN_LINE_S = 5.0
-
-
-def results() -> Terminal:
-    """Where results go: standard output."""
-    return Terminal()
+_STDERR = 2
+_RESUMED = {"add", "demo", "generate"}
 
 
 @contextlib.contextmanager
@@ -25,6 +26,8 @@ def progress(doing: str) -> Iterator[Callable[[int, int], None]]:
     Yields:
         A function to call with (done, total); any thread may call it.
     """
+    from schemas.terminal import Terminal, progress_bar  # slow: rich
+
     terminal = Terminal(error=True)
     if not terminal.is_terminal:
         yield _plain_lines(doing)
@@ -44,3 +47,47 @@ def _plain_lines(doing: str) -> Callable[[int, int], None]:
             say(f"{doing}: {done:,} of {total:,}", error=True)
 
     return advance
+
+
+def interrupted(command: str) -> str:
+    """What to say."""
+    hint = "; the same command goes on from here" if command in _RESUMED else ""
+    return f"controlset {command}: interrupted{hint}"
+
+
+@contextlib.contextmanager
+def leaving_at_once(command: str) -> Iterator[None]:
+    """Ctrl-C ends the process on the spot: for imports, before there is anything to tidy up.
+
+    As an exception it can be lost there, and the import lock with it: pyarrow imports pandas inside
+    a C function that drops exceptions; `inspect` then ran on or stood still for good (measured).
+
+    Args:
+        command: e.g. "inspect".
+    """
+    if not can_be_interrupted():
+        yield
+        return
+
+    def leave(_number: int, _frame: object) -> None:
+        os.write(_STDERR, f"{interrupted(command)}\n".encode())  # sys.stderr may be captured
+        os._exit(INTERRUPTED)
+
+    before = signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def load_arrow() -> None:
+    """Let pyarrow import pandas now, if it is installed; it would at its first array."""
+    import pyarrow
+
+    pyarrow.array([0])
+
+
+def can_be_interrupted() -> bool:
+    """Whether a handler may be set; who ignores Ctrl-C (a job in the background) goes on so."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    return in_main_thread and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN

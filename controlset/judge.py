@@ -39,8 +39,8 @@ from controlnet.nano.reading import parse_caption
 from controlnet.trainer import train as training
 from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.judge import Judge, Map
-from controlset.configuration import option_kinds, typed
 from controlset.console import progress
+from controlset.parse import option_kinds, typed
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
 from schemas.pixels import RgbU8

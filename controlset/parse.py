@@ -9,13 +9,13 @@ import textwrap
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, Generic, NoReturn, TypeVar
 
 import tyro
 from tyro import _errors as rejections  # structured; tyro's public alternative is to read its boxes
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from annotators.options import AnnotateConfig, Option, helps_of, need
+from annotators.options import AnnotateConfig, Option, helps_of
 from controlset.configuration import choices_text, option_kinds, read_yaml, typed
 from schemas.errors import ConfigError
 from schemas.printable import say
@@ -29,104 +29,120 @@ _NO_PATHS = {"prompt", "negative_prompt", "caption_text", "caption_prompt"}
 _CONFIG = "YAML file of these options, names as here with _ for -; the command line wins."
 
 
-def parse(
-    kind: type[Config],
-    command: str,
-    arguments: Sequence[str],
-    *,
-    description: str,
-    example: str,
-    has_file: bool = False,
-    defaults: Mapping[str, Any] | None = None,
-) -> Config:
-    """Options of a command; see `parse_known`.
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Command(Generic[Config]):
+    """What a command can be asked, and what its help says of it."""
 
-    Raises:
-        ConfigError: anything that is not understood, in one line.
-        SystemExit: status 0, after `--help`.
-    """
-    options, unknown = parse_known(
-        kind,
-        command,
-        arguments,
-        description=description,
-        example=example,
-        has_file=has_file,
-        defaults=defaults,
-    )
-    if unknown:
-        raise unknown_argument(unknown[0], flags_of(kind))
-    return options
+    name: str  # as typed after `controlset`
+    kind: type[Config]
+    """Dataclass; a flag for each field, its docstring is the help. Fields that are marked
+    `tyro.conf.Suppress` have none. Where annotators work, their options come along."""
 
+    description: str  # first paragraph of the help
+    example: str  # what follows the name on one command line that works
+    has_file: bool = False  # whether `--config FILE.yaml` gives defaults
 
-def parse_known(
-    kind: type[Config],
-    command: str,
-    arguments: Sequence[str],
-    *,
-    description: str,
-    example: str,
-    has_file: bool = False,
-    defaults: Mapping[str, Any] | None = None,
-) -> tuple[Config, list[str]]:
-    """Options of a command, and what they do not know.
+    @property
+    def program(self) -> str:
+        return f"controlset {self.name}"
 
-    Args:
-        kind: dataclass; a flag for each field, its docstring is the help. Fields that are marked
-            `tyro.conf.Suppress` have none. Where annotators work, their options come along.
-        command: as typed, e.g. `controlset generate`.
-        arguments: what follows it.
-        description: first paragraph of the help.
-        example: one command line that works.
-        has_file: whether `--config FILE.yaml` gives defaults.
-        defaults: other defaults than the dataclass has; a file's go before them.
+    @property
+    def flags(self) -> list[str]:
+        """Every flag that it has."""
+        hints = typing.get_type_hints(self.kind, include_extras=True)
+        no_flag = {tyro.conf.Positional, tyro.conf.Suppress}
+        return [
+            f"--{name.replace('_', '-')}"
+            for name in (*option_kinds(self.kind), *(["config"] if self.has_file else []))
+            if no_flag.isdisjoint(getattr(hints.get(name), "__metadata__", ()))
+        ]
 
-    Raises:
-        ConfigError: a wrong value, in one line.
-        SystemExit: status 0, after `--help`.
-    """
-    arguments, given = list(arguments), dict(defaults or {})
-    flags = [*flags_of(kind), *(["--config"] if has_file else [])]
-    with _rejected_in_one_line(command, arguments, flags):
-        if has_file:
-            path, arguments = tyro.cli(
-                _File, args=arguments, add_help=False, return_unknown_args=True
-            )
-            given |= {} if path.config is None else read_yaml(path.config, kind)
-        arguments = _home_expanded(arguments)
-        positional = _positional_of(kind)
-        # A positional of the file goes first, so that one that was typed is left over, before words
-        # that belong to options which are not ours.
-        stands_in = positional in given
-        words = [_at_home(str(given.pop(positional))), *arguments] if stands_in else arguments
-        form = _Form(kind, has_file=has_file, with_help=not {"-h", "--help"}.isdisjoint(words))
-        helptext = io.StringIO()
-        try:
-            with contextlib.redirect_stdout(helptext):
+    def parse(self, arguments: Sequence[str], **defaults: Any) -> Config:
+        """Its options; see `parse_known`.
+
+        Raises:
+            ConfigError: anything that is not understood, in one line.
+            SystemExit: status 0, after `--help`.
+        """
+        options, unknown = self.parse_known(arguments, **defaults)
+        if unknown:
+            raise self.unknown(unknown[0])
+        return options
+
+    def parse_known(self, arguments: Sequence[str], **defaults: Any) -> tuple[Config, list[str]]:
+        """Its options, and what they do not know.
+
+        Args:
+            arguments: what follows the command's name.
+            defaults: other defaults than the dataclass has; a file's go before them.
+
+        Raises:
+            ConfigError: a wrong value, in one line.
+            SystemExit: status 0, after `--help`.
+        """
+        arguments, given = list(arguments), dict(defaults)
+        with _rejected_in_one_line(self, arguments):
+            if self.has_file:
+                path, arguments = tyro.cli(
+                    _File, args=arguments, add_help=False, return_unknown_args=True
+                )
+                given |= {} if path.config is None else read_yaml(path.config, self.kind)
+            arguments = _home_expanded(arguments)
+            positional = _positional_of(self.kind)
+            # A positional of the file goes first, so that one that was typed is left over, before
+            # words that belong to options which are not ours.
+            stands_in = positional in given
+            words = [_at_home(str(given.pop(positional))), *arguments] if stands_in else arguments
+            with_help = not {"-h", "--help"}.isdisjoint(words)
+            form = _Form(self.kind, has_file=self.has_file, with_help=with_help)
+            with self._help_rearranged():
                 filled, unknown = tyro.cli(
                     form.type,
                     default=form.filled(_typed_away(form, given, words)),
-                    prog=command,
+                    prog=self.program,
                     description="",  # tyro would not wrap it
                     args=words,
                     return_unknown_args=True,
                     config=(tyro.conf.FlagCreatePairsOff,),
                     registry=_VALUES,
                 )
+        values, unknown = form.values(filled), list(unknown)
+        for name in form.repeated:
+            if values[name] == ():  # tyro takes one that may be repeated for one that need not be
+                raise ConfigError(f"need --{name.replace('_', '-')}; see {self.program} --help")
+        if stands_in and unknown and not unknown[0].startswith("-"):
+            values[positional] = unknown.pop(0)
+        return self.kind(**values), unknown
+
+    @contextlib.contextmanager
+    def _help_rearranged(self) -> Iterator[None]:
+        """What the command is for and an example stand before tyro's usage and options."""
+        text = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(text):
+                yield
         except SystemExit as stop:
             if stop.code in {0, None}:
-                usage, *lines = helptext.getvalue().rstrip().splitlines()
-                say(*textwrap.wrap(description, _COLUMNS), "", "example:", f"  {example}", "")
+                usage, *lines = text.getvalue().rstrip().splitlines()
+                example = f"  {self.program} {self.example}"
+                say(*textwrap.wrap(self.description, _COLUMNS), "", "example:", example, "")
                 say(*textwrap.wrap(usage, _COLUMNS, subsequent_indent=" " * len("usage: ")))
                 say(*(line.rstrip() for line in lines))
             raise
-    values, unknown = form.values(filled), list(unknown)
-    for name in form.repeated:
-        if values[name] == ():  # tyro takes an option that may be repeated for one that need not be
-            raise ConfigError(f"need --{name.replace('_', '-')}; see {command} --help")
-    if stands_in and unknown and not unknown[0].startswith("-"):
-        values[positional] = unknown.pop(0)
-    return kind(**values), unknown
+
+    def unknown(self, given: str) -> ConfigError:
+        """The error for an option or a word that nobody knows."""
+        if not given.startswith("-"):
+            return ConfigError(
+                f"unexpected argument {given}; names with spaces and globs need quotes"
+            )
+        near = _resembled(given, self.flags)
+        return ConfigError(f"unknown option {given}{f'; did you mean {near}?' if near else ''}")
+
+    def misspelt(self, words: Sequence[str]) -> str | None:
+        """The first word that is surely meant as one of its flags; no option of Beam is so near."""
+        strange = (word for word in words if word.startswith("--"))
+        return next((word for word in strange if _resembled(word, self.flags, cutoff=0.86)), None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -324,19 +340,18 @@ def _at_home(path: str) -> str:
 
 
 @contextlib.contextmanager
-def _rejected_in_one_line(
-    command: str, arguments: Sequence[str], flags: Sequence[str]
-) -> Iterator[None]:
+def _rejected_in_one_line(command: Command[Any], arguments: Sequence[str]) -> Iterator[None]:
     """Turn what tyro rejects into our errors, instead of its boxes."""
 
     def refuse(event: rejections.ParseErrorEvent) -> NoReturn:
         typed_flags = [word for word in arguments if word.startswith("--")]
-        strange = [word for word in typed_flags if not _is_flag(word, flags)]
+        strange = [word for word in typed_flags if not _is_flag(word, command.flags)]
         # A misspelt flag first shows as another one missing, and a positional after it as lost.
         for word in strange:
-            if _resembled(word, flags) is not None:
-                raise unknown_argument(word, flags)
-        raise ConfigError(f"{_rejection(event, command, strange)}; see {command} --help")
+            if _resembled(word, command.flags) is not None:
+                raise command.unknown(word)
+        said = _rejection(event, command.program, strange)
+        raise ConfigError(f"{said}; see {command.program} --help")
 
     with rejections.on_parse_error(refuse):
         yield
@@ -400,42 +415,8 @@ def plain(options: Any, kind: type[Config]) -> Config:
     )
 
 
-def need_workers(number: int | None) -> None:
-    """Refuse a `--num-workers` that several commands have.
-
-    Raises:
-        ConfigError: less than one.
-    """
-    need(number is None or number >= 1, "--num-workers", "1 or more", number)
-
-
-def flags_of(kind: type) -> list[str]:
-    """Every flag that a command has."""
-    hints = typing.get_type_hints(kind, include_extras=True)
-    no_flag = {tyro.conf.Positional, tyro.conf.Suppress}
-    return [
-        f"--{name.replace('_', '-')}"
-        for name in option_kinds(kind)
-        if no_flag.isdisjoint(getattr(hints.get(name), "__metadata__", ()))
-    ]
-
-
-def unknown_argument(given: str, flags: Sequence[str]) -> ConfigError:
-    """The error for an option or a word that nobody knows."""
-    if not given.startswith("-"):
-        return ConfigError(f"unexpected argument {given}; names with spaces and globs need quotes")
-    near = _resembled(given, flags)
-    return ConfigError(f"unknown option {given}{f'; did you mean {near}?' if near else ''}")
-
-
 def _is_flag(word: str, flags: Sequence[str]) -> bool:
     return word.split("=")[0].replace("_", "-") in {*flags, "--help"}
-
-
-def misspelt(words: Sequence[str], flags: Sequence[str]) -> str | None:
-    """The first word that is surely meant as one of the flags; no option of Beam is so near."""
-    unknown = (word for word in words if word.startswith("--"))
-    return next((word for word in unknown if _resembled(word, flags, cutoff=0.86)), None)
 
 
 def _resembled(word: str, flags: Sequence[str], cutoff: float = 0.75) -> str | None:

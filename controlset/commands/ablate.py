@@ -5,27 +5,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from controlnet.ablations.config import AblationConfig
-from controlset import early
-from controlset.interrupt import leaving_at_once
-from controlset.parse import parse
+from controlset import refusals
+from controlset.console import leaving_at_once
+from controlset.parse import Command
 from schemas.errors import ConfigError
 from schemas.printable import say
 
-COMMAND = "controlset ablate"
+COMMAND = Command(
+    name="ablate",
+    kind=AblationConfig,
+    description="The paper's ablations on the nano base in one table: zero convolutions, "
+    "Gaussian ones, ControlNet-lite, no prompt dropout, the base fine-tuned without a lock. "
+    "Run it again to go on where it stopped.",
+    example="--data shapes-set --output ablation",
+)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Make the paper's ablation table on the nano base."""
-    config = parse(
-        AblationConfig,
-        COMMAND,
-        arguments,
-        description="The paper's ablations on the nano base in one table: zero convolutions, "
-        "Gaussian ones, ControlNet-lite, no prompt dropout, the base fine-tuned without a lock. "
-        "Run it again to go on where it stopped.",
-        example=f"{COMMAND} --data shapes-set --output ablation",
-    )
-    early.need_dataset(config.data, config.condition)
+    config = COMMAND.parse(arguments)
+    refusals.need_dataset(config.data, config.condition)
     with leaving_at_once("ablate"):
         from annotators.runtime import Runtime
         from controlnet.ablations.table import ablate

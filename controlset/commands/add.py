@@ -7,13 +7,11 @@ from typing import Annotated
 import tyro
 
 from controlnet import nano
-from controlset import early
-from controlset.interrupt import leaving_at_once, load_arrow
-from controlset.parse import parse
+from controlset import refusals
+from controlset.console import leaving_at_once, load_arrow
+from controlset.parse import Command
 from pipeline.add.config import AddConfig
 from schemas.printable import say
-
-COMMAND = "controlset add"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,25 +26,27 @@ class _Options(AddConfig):
     latents: Annotated[str | None, tyro.conf.arg(metavar="BASE")] = None
 
 
+COMMAND = Command(
+    name="add",
+    kind=_Options,
+    description="Add condition maps (drawn, or files of yours), captions where there are "
+    "none, or cached latents to a "
+    "complete data set; nothing else is made again. Run again, it goes on where it "
+    "stopped; until all is there, the data set stays as it was.",
+    example="canny-set --conditions grey",
+)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Add conditions, captions or latents to a data set, or print what would be added."""
     with leaving_at_once("add"):
-        config = parse(
-            _Options,
-            COMMAND,
-            arguments,
-            description="Add condition maps (drawn, or files of yours), captions where there are "
-            "none, or cached latents to a "
-            "complete data set; nothing else is made again. Run again, it goes on where it "
-            "stopped; until all is there, the data set stays as it was.",
-            example=f"{COMMAND} canny-set --conditions grey",
-        )
+        config = COMMAND.parse(arguments)
         if config.latents == nano.NAME:
             config = dataclasses.replace(config, latents=str(nano.base_folder()))
-        early.need_dataset(config.output)
-        early.need_conditions(config.with_seed_of({}))
+        refusals.need_dataset(config.output)
+        refusals.need_conditions(config.with_seed_of({}))
         if config.latents is not None:
-            early.need_paths("--latents", [config.latents], "a base in diffusers' format")
+            refusals.need_paths("--latents", [config.latents], "a base in diffusers' format")
         from pipeline.add import add
 
         load_arrow()

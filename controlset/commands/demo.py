@@ -12,14 +12,14 @@ import numpy as np
 import tyro
 from PIL import Image
 
+from annotators.options import need
 from controlnet import nano
 from controlnet.evaluator.config import EvaluateConfig
 from controlnet.nano.scenes import SIZE_PX, draw, random_scene
 from controlnet.trainer import recipes
-from controlset import early
-from controlset.console import progress
-from controlset.interrupt import leaving_at_once, load_arrow
-from controlset.parse import need, parse
+from controlset import refusals
+from controlset.console import leaving_at_once, load_arrow, progress
+from controlset.parse import Command
 from pipeline.add.config import AddConfig
 from pipeline.config import GenerateConfig
 from schemas.dataset import open_dataset
@@ -28,7 +28,6 @@ from schemas.files import held, machine_limits
 from schemas.manifest import MANIFEST_NAME
 from schemas.printable import say
 
-COMMAND = "controlset demo"
 _LAST = "not-a-picture.png"  # written last: all pictures are there
 _VALIDATION = 0.04
 
@@ -62,19 +61,21 @@ class Demo:
             need(value >= 1, f"--{name}", "1 or more", value)
 
 
+COMMAND = Command(
+    name="demo",
+    kind=Demo,
+    description="The whole story on two cores, with nothing to download: draw pictures of "
+    "shapes, turn them into a set of Canny triples, train a ControlNet on the bundled base, "
+    "measure whether it obeys, and write a report. Run again, it goes on where it stopped.",
+    example="--output demo-output",
+)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Pictures -> data set -> ControlNet -> numbers -> report."""
-    options = parse(
-        Demo,
-        COMMAND,
-        arguments,
-        description="The whole story on two cores, with nothing to download: draw pictures of "
-        "shapes, turn them into a set of Canny triples, train a ControlNet on the bundled base, "
-        "measure whether it obeys, and write a report. Run again, it goes on where it stopped.",
-        example=f"{COMMAND} --output demo-output",
-    )
+    options = COMMAND.parse(arguments)
     if options.source is not None:
-        early.need_source(options.source)
+        refusals.need_source(options.source)
     with leaving_at_once("demo"):
         load_arrow()
     return demo(options)

@@ -13,14 +13,11 @@ import tyro
 from annotators.options import AnnotateConfig
 from annotators.runtime import resolve_device, resolve_precision
 from controlset.commands.weights import Entry, entries, everything, known, print_entries
-from controlset.console import results
-from controlset.interrupt import leaving_at_once
-from controlset.parse import parse
+from controlset.console import leaving_at_once
+from controlset.parse import Command
 from schemas.machine import cores, memory_bytes
 from schemas.printable import say, say_json
 from schemas.terminal import Terminal
-
-COMMAND = "controlset doctor"
 
 _PACKAGES = (
     "torch",
@@ -46,17 +43,19 @@ class _Options(AnnotateConfig):
     """Print JSON instead of tables."""
 
 
+COMMAND = Command(
+    name="doctor",
+    kind=_Options,
+    description="Versions, processor, GPUs, Beam runners, room, and every annotator with "
+    "its weights and their licence. Say the same options as to `generate`.",
+    example="--conditions canny depth pose blip",
+)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Say what this machine has; status 1 if something asked for is not ready."""
     with leaving_at_once("doctor"):
-        options = parse(
-            _Options,
-            COMMAND,
-            arguments,
-            description="Versions, processor, GPUs, Beam runners, room, and every annotator with "
-            "its weights and their licence. Say the same options as to `generate`.",
-            example=f"{COMMAND} --conditions canny depth pose blip",
-        )
+        options = COMMAND.parse(arguments)
 
         known(options.conditions)
         facts = {
@@ -72,7 +71,7 @@ def run(arguments: Sequence[str]) -> int:
     if options.json:
         say_json({**facts, "annotators": [_plain(entry) for entry in found]})
     else:
-        _show(facts, found, results())
+        _show(facts, found, Terminal())
         for entry in unready:
             say(f"not ready: {entry.name}: {entry.problem or f'{_title(entry)} is missing'}")
     return 1 if unready else 0

@@ -7,12 +7,11 @@ from typing import Annotated, Any
 import tyro
 
 from controlnet.evaluator.config import EvaluateConfig
-from controlset import early
-from controlset.interrupt import leaving_at_once, load_arrow
-from controlset.parse import parse, plain
+from controlset import refusals
+from controlset.console import leaving_at_once, load_arrow
+from controlset.parse import Command, plain
 from schemas.printable import say
 
-COMMAND = "controlset evaluate"
 _COLUMNS = 5  # measures that fit a terminal; evaluation.json has all
 
 
@@ -23,13 +22,24 @@ class _Options(EvaluateConfig):
     first."""
 
 
+COMMAND = Command(
+    name="evaluate",
+    kind=_Options,
+    description="Say with numbers whether a ControlNet obeys: sample the validation rows, look "
+    "at the pictures with the annotator, and compare. Four rows, always: ceiling, model, "
+    "shuffled condition, floor. Run again, it goes on where it stopped.",
+    example="--run run --data canny-set --output evaluation",
+    has_file=True,
+)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Judge ControlNets; status 1 where `--expect` is not met."""
     with leaving_at_once("evaluate"):
-        config = _config(arguments)
-        early.need_runs(config.run)
-        early.need_models(config)
-        early.need_dataset(config.data, config.condition)
+        config = plain(COMMAND.parse(arguments), EvaluateConfig)
+        refusals.need_runs(config.run)
+        refusals.need_models(config)
+        refusals.need_dataset(config.data, config.condition)
         from controlset.judge import run_evaluation
 
         load_arrow()
@@ -42,20 +52,6 @@ def run(arguments: Sequence[str]) -> int:
     if problem:
         say(problem)
     return 1 if problem else 0
-
-
-def _config(arguments: Sequence[str]) -> EvaluateConfig:
-    options = parse(
-        _Options,
-        COMMAND,
-        arguments,
-        description="Say with numbers whether a ControlNet obeys: sample the validation rows, look "
-        "at the pictures with the annotator, and compare. Four rows, always: ceiling, model, "
-        "shuffled condition, floor. Run again, it goes on where it stopped.",
-        example=f"{COMMAND} --run run --data canny-set --output evaluation",
-        has_file=True,
-    )
-    return plain(options, EvaluateConfig)
 
 
 def table(document: Mapping[str, Any]) -> list[str]:

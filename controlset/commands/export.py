@@ -7,12 +7,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from controlset import early
-from controlset.interrupt import leaving_at_once
-from controlset.parse import parse
+from controlset import refusals
+from controlset.console import leaving_at_once
+from controlset.parse import Command
 from schemas.printable import say
-
-COMMAND = "controlset export"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,18 +31,20 @@ class _Options:
     """Number format of the weights. Default: as they are stored."""
 
 
+COMMAND = Command(
+    name="export",
+    kind=_Options,
+    description="Write a trained ControlNet for ComfyUI, A1111 and diffusers. Condition, hint "
+    "range, colour order and annotator travel in the file's metadata.",
+    example="run --format original --output canny.safetensors",
+)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Write a trained ControlNet for other tools."""
-    options = parse(
-        _Options,
-        COMMAND,
-        arguments,
-        description="Write a trained ControlNet for ComfyUI, A1111 and diffusers. Condition, hint "
-        "range, colour order and annotator travel in the file's metadata.",
-        example=f"{COMMAND} run --format original --output canny.safetensors",
-    )
-    early.need_new(options.output)
-    early.need_paths("RUN", [options.run], "a run or a ControlNetModel folder")
+    options = COMMAND.parse(arguments)
+    refusals.need_new(options.output)
+    refusals.need_paths("RUN", [options.run], "a run or a ControlNetModel folder")
     with leaving_at_once("export"):
         from controlnet.export import export
     exported = export(options.run, options.output, layout=options.format, precision=options.dtype)

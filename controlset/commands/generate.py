@@ -6,14 +6,13 @@ from typing import Annotated, NoReturn
 
 import tyro
 
-from controlset import early
-from controlset.interrupt import leaving_at_once, load_arrow
-from controlset.parse import flags_of, misspelt, need, parse_known, plain, unknown_argument
+from annotators.options import need
+from controlset import refusals
+from controlset.console import leaving_at_once, load_arrow
+from controlset.parse import Command, plain
 from pipeline.config import GenerateConfig
 from schemas.errors import ConfigError
 from schemas.printable import say
-
-COMMAND = "controlset generate"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,14 +31,25 @@ class _Options(GenerateConfig):
         GenerateConfig.__post_init__(self)
 
 
+COMMAND = Command(
+    name="generate",
+    kind=_Options,
+    description="Turn photographs into a data set of images, captions and condition maps. "
+    "Run again, it goes on where it stopped. Options that are not listed here go to Apache "
+    "Beam, e.g. --runner=DataflowRunner.",
+    example="photographs/ --output canny-set --conditions canny",
+    has_file=True,
+)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Generate a data set, or print the plan of it."""
     with leaving_at_once("generate"):
         config = parse_config(arguments)
-        early.need_conditions(config)
-        early.need_source(config.source)
-        early.need_output(config.output)
-        early.need_recipe(config)
+        refusals.need_conditions(config)
+        refusals.need_source(config.source)
+        refusals.need_output(config.output)
+        refusals.need_recipe(config)
         from pipeline import generate
 
         load_arrow()
@@ -56,18 +66,9 @@ def parse_config(arguments: Sequence[str]) -> GenerateConfig:
     Raises:
         ConfigError: a mistake in either, in one line.
     """
-    options, unknown = parse_known(
-        _Options,
-        COMMAND,
-        arguments,
-        description="Turn photographs into a data set of images, captions and condition maps. "
-        "Run again, it goes on where it stopped. Options that are not listed here go to Apache "
-        "Beam, e.g. --runner=DataflowRunner.",
-        example=f"{COMMAND} photographs/ --output canny-set --conditions canny",
-        has_file=True,
-    )
-    if (word := misspelt(unknown, flags_of(_Options))) is not None:
-        raise unknown_argument(word, flags_of(_Options))  # Beam, which is slow, need not be asked
+    options, unknown = COMMAND.parse_known(arguments)
+    if (word := COMMAND.misspelt(unknown)) is not None:
+        raise COMMAND.unknown(word)  # Beam, which is slow, need not be asked
     if unknown:
         _check_beam_knows(unknown)
     return dataclasses.replace(plain(options, GenerateConfig), beam_args=tuple(unknown))
@@ -95,7 +96,7 @@ def _check_beam_knows(unknown: Sequence[str]) -> None:
 
         left = unknown_to(known.job_endpoint, left)
     if left:
-        raise unknown_argument(left[0], flags_of(_Options))
+        raise COMMAND.unknown(left[0])
     if known.runner is not None:
         try:
             create_runner(known.runner)

@@ -8,14 +8,13 @@ from typing import Annotated
 
 import tyro
 
-from controlset import early
-from controlset.interrupt import leaving_at_once, load_arrow
-from controlset.parse import need, need_workers, parse
+from annotators.options import need
+from controlset import refusals
+from controlset.console import leaving_at_once, load_arrow
+from controlset.parse import Command
 from schemas.files import write_text
 from schemas.machine import cores
 from schemas.printable import say
-
-COMMAND = "controlset inspect"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,26 +35,29 @@ class _Options:
     """How many threads decode. Default: one for each core."""
 
 
+COMMAND = Command(
+    name="inspect",
+    kind=_Options,
+    description="Count, measure and flag: sizes, captions, edge densities, blank maps, "
+    "duplicates, rejects.",
+    example="canny-set --html report.html",
+)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Measure a data set and show what was found."""
-    options = parse(
-        _Options,
-        COMMAND,
-        arguments,
-        description="Count, measure and flag: sizes, captions, edge densities, blank maps, "
-        "duplicates, rejects.",
-        example=f"{COMMAND} canny-set --html report.html",
-    )
+    options = COMMAND.parse(arguments)
     need(options.sample is None or options.sample >= 1, "--sample", "1 or more", options.sample)
-    need_workers(options.num_workers)
+    refusals.need_workers(options.num_workers)
     for flag, path in (("--html", options.html), ("--json", options.json)):
         writable = path is None or (path.parent.is_dir() and not path.is_dir())
         need(writable, flag, "a file in a folder that exists", str(path))
-    early.need_dataset(options.dataset)
+    refusals.need_dataset(options.dataset)
     with leaving_at_once("inspect"):
-        from controlset.console import progress, results
+        from controlset.console import progress
         from pipeline.inspection import inspect_dataset, print_inspection, render_inspection
         from schemas.shards import is_of_set
+        from schemas.terminal import Terminal
 
         load_arrow()
     for flag, path in (("--html", options.html), ("--json", options.json)):
@@ -68,7 +70,7 @@ def run(arguments: Sequence[str]) -> int:
             workers=options.num_workers or cores(),
             on_progress=advance,
         )
-    print_inspection(inspection, results())
+    print_inspection(inspection, Terminal())
     if options.html is not None:
         write_text(options.html, render_inspection(inspection))
         say(f"report: {options.html}")

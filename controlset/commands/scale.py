@@ -4,17 +4,16 @@ import dataclasses
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 import tyro
 from rich import box
 from rich.table import Table
 
-from annotators.options import AnnotateConfig
-from controlset.console import progress, results
-from controlset.interrupt import leaving_at_once, load_arrow
-from controlset.parse import need, parse
+from annotators.options import AnnotateConfig, need
+from controlset.console import leaving_at_once, load_arrow, progress
+from controlset.parse import Command
 from pipeline.scale.cost import (
     CAPTION,
     Cluster,
@@ -32,10 +31,6 @@ from schemas.figure_style import COLORS, DPI, SOFT, WIDTH_IN, styled
 from schemas.printable import say, say_json
 from schemas.terminal import Terminal
 
-if TYPE_CHECKING:
-    pass
-
-COMMAND = "controlset scale"
 _UNITS = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"))
 ROWS = (125, 250, 500, 1000, 2000, 4000, 8000, 16000)
 MOST_SHARDS = 300_000
@@ -116,17 +111,19 @@ class _Options(AnnotateConfig, Faults, Prices, Cluster, _Question):
         return kind(**{field.name: getattr(self, field.name) for field in dataclasses.fields(kind)})
 
 
+COMMAND = Command(
+    name="scale",
+    kind=_Options,
+    description="What a run on many machines takes: shards, machines, hours, bytes, requests "
+    "and money, from measured seconds and bytes of an image and a simulation of slow and lost "
+    "machines. Prices and faults are assumptions: set yours.",
+    example="--images 1e6 --conditions canny depth --hours 12",
+)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Say what a run on many machines takes."""
-    options = parse(
-        _Options,
-        COMMAND,
-        arguments,
-        description="What a run on many machines takes: shards, machines, hours, bytes, requests "
-        "and money, from measured seconds and bytes of an image and a simulation of slow and lost "
-        "machines. Prices and faults are assumptions: set yours.",
-        example=f"{COMMAND} --images 1e6 --conditions canny depth --hours 12",
-    )
+    options = COMMAND.parse(arguments)
     figures = _figures(options)
     parts = (*options.conditions, *((CAPTION,) if options.caption == "blip" else ()))
     cluster, prices, faults = options.of(Cluster), options.of(Prices), options.of(Faults)
@@ -137,7 +134,7 @@ def run(arguments: Sequence[str]) -> int:
     if options.json:
         say_json(_plain(figures, cluster, prices, faults, found))
     else:
-        print_estimates(found, parts, figures, faults, results())
+        print_estimates(found, parts, figures, faults, Terminal())
     if options.chart is not None:
         swept = int(options.images[0])
         drawn = draw_scale(swept, figures.core_seconds(parts), cluster, faults)

@@ -6,12 +6,20 @@ from typing import Any
 
 from controlnet import nano
 from controlnet.trainer.config import TrainConfig
-from controlset import early
-from controlset.interrupt import leaving_at_once
-from controlset.parse import parse
+from controlset import refusals
+from controlset.console import leaving_at_once
+from controlset.parse import Command
 from schemas.printable import say, say_json
 
-COMMAND = "controlset train"
+COMMAND = Command(
+    name="train",
+    kind=TrainConfig,
+    description="Train a ControlNet on the shards of a data set. The base stays locked; a "
+    "copy of its first half learns to obey the condition. Probes of validation rows say "
+    "when it does. Ctrl-C saves; --resume goes on exactly there.",
+    example="--data canny-set --condition canny --base nano --output run",
+    has_file=True,
+)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -21,8 +29,8 @@ def run(arguments: Sequence[str]) -> int:
         from controlnet.trainer.inputs import check_inputs, need_output
 
         need_output(config)
-        early.need_dataset(config.data, config.condition)
-        early.need_models(config)
+        refusals.need_dataset(config.data, config.condition)
+        refusals.need_models(config)
         if config.dry_run:
             say_json({**dataclasses.asdict(config), "found": check_inputs(config)})
             return 0
@@ -33,21 +41,8 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _config(arguments: Sequence[str]) -> TrainConfig:
-    def ask(**defaults: Any) -> TrainConfig:
-        return parse(
-            TrainConfig,
-            COMMAND,
-            arguments,
-            description="Train a ControlNet on the shards of a data set. The base stays locked; a "
-            "copy of its first half learns to obey the condition. Probes of validation rows say "
-            "when it does. Ctrl-C saves; --resume goes on exactly there.",
-            example=f"{COMMAND} --data canny-set --condition canny --base nano --output run",
-            has_file=True,
-            defaults=defaults,
-        )
-
-    config = ask()
-    return ask(**_recipe()) if config.base == nano.NAME else config
+    config = COMMAND.parse(arguments)
+    return COMMAND.parse(arguments, **_recipe()) if config.base == nano.NAME else config
 
 
 def _recipe() -> dict[str, Any]:

@@ -7,12 +7,11 @@ from typing import Annotated
 
 import tyro
 
-from controlset import early
-from controlset.interrupt import leaving_at_once
-from controlset.parse import need, need_workers, parse
+from annotators.options import need
+from controlset import refusals
+from controlset.console import leaving_at_once
+from controlset.parse import Command
 from schemas.machine import cores
-
-COMMAND = "controlset verify"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,23 +40,26 @@ class _Options:
     Those that are ours by default need not be named."""
 
 
+COMMAND = Command(
+    name="verify",
+    kind=_Options,
+    description="Check every file against the manifest, every row against the schema, and, "
+    "with --audit, maps against the images they were made from.",
+    example="canny-set --audit 0.05",
+)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Check a data set; status 1 if a check failed."""
-    options = parse(
-        _Options,
-        COMMAND,
-        arguments,
-        description="Check every file against the manifest, every row against the schema, and, "
-        "with --audit, maps against the images they were made from.",
-        example=f"{COMMAND} canny-set --audit 0.05",
-    )
+    options = COMMAND.parse(arguments)
     need(0 <= options.audit <= 1, "--audit", "a fraction from 0 to 1", options.audit)
-    need_workers(options.num_workers)
-    early.need_dataset(options.dataset)
+    refusals.need_workers(options.num_workers)
+    refusals.need_dataset(options.dataset)
     with leaving_at_once("verify"):
         from annotators.runtime import Runtime
-        from controlset.console import progress, results
+        from controlset.console import progress
         from pipeline.verify.verify import print_verification, verify_dataset
+        from schemas.terminal import Terminal
 
     with progress("verifying") as advance:
         report = verify_dataset(
@@ -68,5 +70,5 @@ def run(arguments: Sequence[str]) -> int:
             trusted=options.trust_model,
             on_progress=advance,
         )
-    print_verification(report, results())
+    print_verification(report, Terminal())
     return 0 if report.ok else 1

@@ -11,14 +11,13 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from annotators.options import AnnotateConfig, options_of
+from annotators.options import AnnotateConfig, need, options_of
 from annotators.protocol import CaptionSpec, Spec, weights_of
 from annotators.registry import CAPTIONERS, available, captioner_of, kind_of, specs_of
 from annotators.runtime import Runtime
 from annotators.weights import Weights, fetch, is_here, locate, sha256_of
-from controlset.console import results
-from controlset.interrupt import leaving_at_once
-from controlset.parse import need, parse
+from controlset.console import leaving_at_once
+from controlset.parse import Command
 from schemas.errors import ConfigError
 from schemas.printable import printable, say
 from schemas.terminal import Terminal
@@ -101,6 +100,23 @@ class Entry:
         return f"{'' if self.path else '~'}{self.size_mb:,.{0 if self.size_mb >= 10 else 1}f} MB"
 
 
+FETCH = Command(
+    name="weights fetch",
+    kind=_Options,
+    description="Download what annotators and captioners need and is not here yet: into "
+    "--weights DIR, or else into the hub's cache. Say the same options as to `generate`.",
+    example="hed depth blip --weights weights/",
+)
+
+LIST = Command(
+    name="weights list",
+    kind=_Options,
+    description="Say which weights annotators and captioners need, under which licence, "
+    "and whether they are here; without names, of all.",
+    example="hed depth --weights weights/",
+)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Fetch or list weights."""
     action = arguments[0] if arguments else None
@@ -116,14 +132,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _fetch(arguments: Sequence[str]) -> int:
     with leaving_at_once("weights"):
-        options = parse(
-            _Options,
-            f"{COMMAND} fetch",
-            arguments,
-            description="Download what annotators and captioners need and is not here yet: into "
-            "--weights DIR, or else into the hub's cache. Say the same options as to `generate`.",
-            example=f"{COMMAND} fetch hed depth blip --weights weights/",
-        )
+        options = FETCH.parse(arguments)
 
     names = options.conditions
     need(bool(names), "fetch", "at least one NAME", "none")
@@ -152,18 +161,11 @@ def _described(entry: Entry) -> list[str]:
 
 def _list(arguments: Sequence[str]) -> int:
     with leaving_at_once("weights"):
-        options = parse(
-            _Options,
-            f"{COMMAND} list",
-            arguments,
-            description="Say which weights annotators and captioners need, under which licence, "
-            "and whether they are here; without names, of all.",
-            example=f"{COMMAND} list hed depth --weights weights/",
-        )
+        options = LIST.parse(arguments)
 
     known(options.conditions)
     names = options.conditions or tuple(everything())
-    print_entries(entries(names, options, variants=True), results())
+    print_entries(entries(names, options, variants=True), Terminal())
     return 0
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 import controlset
 from controlset.cli import COMMANDS, main
 from controlset.commands.generate import parse_config
+from controlset.parse import Command
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -55,13 +56,13 @@ def test_a_command_line_of_the_docs_is_understood(monkeypatch, tmp_path, words):
         assert parse_config(arguments).source
         return
     command = importlib.import_module(f"controlset.commands.{name}")
-    known = command.parse
+    known = Command.parse
 
     def parse(*given, **named):
         known(*given, **named)
         raise Parsed
 
-    monkeypatch.setattr(command, "parse", parse)
+    monkeypatch.setattr(Command, "parse", parse)
     with pytest.raises(Parsed):
         command.run(arguments)
 

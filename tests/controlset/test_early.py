@@ -8,8 +8,7 @@ import pytest
 from apache_beam.options import pipeline_options as beam_options
 from PIL import Image
 
-from controlset.commands.generate import _Options
-from controlset.parse import flags_of, misspelt
+from controlset.commands.generate import COMMAND
 from pipeline.config import GenerateConfig
 from pipeline.generate import generate
 
@@ -81,10 +80,10 @@ def test_no_option_of_beam_is_taken_for_a_misspelt_one_of_ours():
     for kind in set(beam_options.PipelineOptions.__subclasses__()):
         kind._add_argparse_args(parser)
     theirs = [flag for action in parser._actions for flag in action.option_strings]
-    assert {word for word in theirs if misspelt([word], flags_of(_Options))} == {
+    assert {word for word in theirs if COMMAND.misspelt([word])} == {
         *("--num_workers", "--dry_run")  # which ours know, too
     }
-    assert misspelt(["--resolutoin=8"], flags_of(_Options)) == "--resolutoin=8"
+    assert COMMAND.misspelt(["--resolutoin=8"]) == "--resolutoin=8"
 
 
 @pytest.mark.parametrize("case", WRONG)

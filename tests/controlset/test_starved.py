@@ -8,7 +8,7 @@ import pytest
 BEGIN = """
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from controlset.starved import leaving_where_a_thread_is_lost
+from controlset.cli import leaving_where_a_thread_is_lost
 
 def full(*_):
     raise MemoryError

@@ -135,7 +135,7 @@ def test_a_thread_that_loses_the_job_service_too_prints_nothing():
 LOSING_THREADS = """
 import threading
 import grpc
-from controlset.starved import leaving_where_a_thread_is_lost
+from controlset.cli import leaving_where_a_thread_is_lost
 from pipeline.runners.portable import submitted
 
 def lose():

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from annotators.options import AnnotateConfig
+from annotators.options import AnnotateConfig, need
 from controlnet import nano
 from pipeline.config import GenerateConfig
 from schemas.errors import ConfigError
@@ -165,6 +165,15 @@ def need_models(options: Any) -> None:
 def need_runs(runs: Sequence[str]) -> None:
     """Refuse runs that are not there."""
     need_paths("--run", runs, "the folder of a run or a ControlNetModel folder")
+
+
+def need_workers(number: int | None) -> None:
+    """Refuse a `--num-workers` that several commands have.
+
+    Raises:
+        ConfigError: less than one.
+    """
+    need(number is None or number >= 1, "--num-workers", "1 or more", number)
 
 
 def need_new(output: Path) -> None:
