@@ -1,55 +1,65 @@
 """Which conditions there are, ours and other packages', and the specs that options ask for.
 
-Other packages add conditions through the entry-point group `controlset.annotators`.
+Ours are found in the folders `annotators/conditions` and `annotators/captions`: a new one needs no
+line elsewhere. Other packages add conditions through the entry points `controlset.annotators`.
 """
 
 import contextlib
 import dataclasses
 import difflib
+import functools
 import importlib
+import pkgutil
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
 from typing import Any, get_args
 
+from annotators import captions, conditions
 from annotators.options import AnnotateConfig, Option, options_of
 from annotators.protocol import CaptionSpec, HintMode, Spec, parameters, weights_of
 from annotators.runtime import Precision, Runtime, resolve_device, resolve_precision
-from annotators.weights import WeightsRecord, fetch, is_here, is_known, record_of_weights
+from annotators.weights import WeightsRecord, fetch, is_here, record_of_weights
 from schemas.documents import as_record, misfit
 from schemas.errors import ConfigError
 
 GROUP = "controlset.annotators"
 
-# Ours, with the module that defines each spec.
-_OURS = {
-    "canny": "annotators.canny:CannySpec",
-    "depth": "annotators.depth:DepthSpec",
-    "pose": "annotators.pose:PoseSpec",
-    "hed": "annotators.hed:HedSpec",
-    "softedge": "annotators.softedge:SoftedgeSpec",
-    "lineart": "annotators.lineart:LineartSpec",
-    "lineart_anime": "annotators.lineart_anime:LineartAnimeSpec",
-    "mlsd": "annotators.mlsd:MlsdSpec",
-    "normal": "annotators.normal:NormalSpec",
-    "segmentation": "annotators.segmentation:SegmentationSpec",
-    "shuffle": "annotators.plain:ShuffleSpec",
-    "grey": "annotators.plain:GreySpec",
-    "tile": "annotators.plain:TileSpec",
-}
-CAPTIONERS = {"blip": "annotators.captions.blip:BlipSpec"}
 _MADE_AGAIN = "generate the data set again, or train again"
 _ATTRIBUTES = ("name", "revision", "hint_mode", "stats", "licence", "load")
 
 
+@functools.cache
+def ours() -> Mapping[str, Any]:
+    """Condition -> class of its spec, by name."""
+    return _specs_in(conditions)
+
+
+@functools.cache
+def captioners() -> Mapping[str, Any]:
+    """The same of models that write captions."""
+    return _specs_in(captions)
+
+
+def _specs_in(package: ModuleType) -> dict[str, Any]:
+    """Every class with a `revision` that a module of the package defines; imported ones are not."""
+    found: dict[str, Any] = {}
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        for kind in vars(importlib.import_module(module.name)).values():
+            if getattr(kind, "__module__", None) == module.name and hasattr(kind, "revision"):
+                found[kind.name] = kind
+    return dict(sorted(found.items()))
+
+
 def available() -> list[str]:
     """Every condition that can be asked for: ours first, then installed ones."""
-    return [*_OURS, *others()]
+    return [*ours(), *others()]
 
 
 def others() -> list[str]:
     """Conditions of other packages; who takes one of our names is not heard."""
-    return sorted(installed().keys() - _OURS.keys())
+    return sorted(installed().keys() - ours().keys())
 
 
 def installed() -> dict[str, EntryPoint]:
@@ -80,7 +90,7 @@ def captioner_of(name: str, config: AnnotateConfig) -> CaptionSpec:
             not there.
     """
     _check_known(config.options)
-    return _made(_imported(CAPTIONERS[name]), config)
+    return _made(captioners()[name], config)
 
 
 def all_options() -> dict[str, tuple[Option, ...]]:
@@ -89,7 +99,7 @@ def all_options() -> dict[str, tuple[Option, ...]]:
     A package that cannot be imported is left out; it is named when its condition is asked for.
     """
     found: dict[str, tuple[Option, ...]] = {}
-    for name in (*available(), *CAPTIONERS):
+    for name in (*available(), *captioners()):
         with contextlib.suppress(ConfigError):
             found[name] = options_of(kind_of(name))
     return found
@@ -141,18 +151,13 @@ def kind_of(name: str) -> Any:
     Raises:
         ConfigError: nobody provides it, or its package cannot be used.
     """
-    place = (_OURS | CAPTIONERS).get(name)
-    if place is not None:
-        return _imported(place)
+    found = ours().get(name) or captioners().get(name)
+    if found is not None:
+        return found
     entry = installed().get(name)
     if entry is None:
         raise ConfigError(f"{name}: need its annotator to be installed, found none")
     return _of_another_package(entry)
-
-
-def _imported(place: str) -> Any:
-    module, name = place.split(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def _of_another_package(entry: EntryPoint) -> Any:
@@ -262,7 +267,7 @@ def need_known_models(spec: Spec, trusted: Collection[str]) -> None:
     """
     for weights in weights_of(spec):
         name = weights.hub_id
-        if weights.file is None and not is_known(name) and name not in trusted:
+        if weights.file is None and not weights.known and name not in trusted:
             raise ConfigError(
                 f"{spec.name}: need a model that you name, got {name!r} from the data alone, "
                 f"and it was not loaded; if you trust it, say --trust-model {shlex.quote(name)}"

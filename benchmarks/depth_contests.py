@@ -13,8 +13,8 @@ def write_midas(folder: Path) -> None:
     """Random weights of MiDaS, in the released file's format."""
     import torch
 
+    from annotators.conditions.depth import MIDAS
     from annotators.network import reference
-    from annotators.weights import MIDAS
 
     torch.manual_seed(0)
     with warnings.catch_warnings():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from annotators.border import inside_borders
-from annotators.canny import CannySpec
+from annotators.conditions.canny import CannySpec
 from annotators.network import reference
 from annotators.options import AnnotateConfig, configured
 from annotators.protocol import Annotation, Spec

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from annotators.options import AnnotateConfig, need, options_of
 from annotators.protocol import CaptionSpec, Spec, weights_of
-from annotators.registry import CAPTIONERS, available, captioner_of, kind_of, specs_of
+from annotators.registry import available, captioner_of, captioners, kind_of, specs_of
 from annotators.runtime import Runtime
 from annotators.weights import Weights, fetch, is_here, locate, sha256_of
 from controlset.console import leaving_at_once
@@ -171,7 +171,7 @@ def _list(arguments: Sequence[str]) -> int:
 
 def everything() -> list[str]:
     """Every condition and captioner that can be asked for."""
-    return [*available(), *CAPTIONERS]
+    return [*available(), *captioners()]
 
 
 def known(names: Sequence[str]) -> None:
@@ -265,7 +265,7 @@ def _hashed(entry: Entry, models_too: bool) -> Entry:
 def _spec(name: str, config: AnnotateConfig) -> Spec | CaptionSpec:
     # For the CPU, so that torch need not be imported; where weights lie does not depend on it.
     here = AnnotateConfig(conditions=(), device="cpu", precision="fp32", options=config.options)
-    if name in CAPTIONERS:
+    if name in captioners():
         return captioner_of(name, here)
     return specs_of(dataclasses.replace(here, conditions=(name,)))[0]
 

@@ -11,20 +11,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from annotators.conditions.hed import HED
+from annotators.conditions.lineart import LINEART, LINEART_ANIME, LINEART_COARSE
+from annotators.conditions.mlsd import MLSD
+from annotators.conditions.normal import NORMAL
+from annotators.conditions.pose.openpose import OPENPOSE_BODY, OPENPOSE_FACE, OPENPOSE_HAND
+from annotators.conditions.softedge import PIDINET
 from annotators.network import reference
-from annotators.weights import (
-    HED,
-    LINEART,
-    LINEART_ANIME,
-    LINEART_COARSE,
-    MLSD,
-    NORMAL,
-    OPENPOSE_BODY,
-    OPENPOSE_FACE,
-    OPENPOSE_HAND,
-    PIDINET,
-    Weights,
-)
+from annotators.weights import Weights
 
 State = Mapping[str, Any]
 

@@ -10,9 +10,8 @@ import pytest
 import skimage
 import torch
 
-from annotators.captions.blip import _QUIET, BlipSpec
+from annotators.captions.blip import _QUIET, BlipSpec, Nucleus
 from annotators.captions.guard import guarded
-from annotators.captions.search import Nucleus
 from annotators.options import AnnotateConfig, configured
 from annotators.protocol import weights_of
 from annotators.registry import captioner_of, record_of_captioner

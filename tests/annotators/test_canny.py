@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import skimage
 
-from annotators.canny import CannySpec, canny
+from annotators.conditions.canny import CannySpec, canny
 from annotators.options import AnnotateConfig, configured
 from annotators.protocol import Annotation
 from annotators.registry import record_of, spec_from_record, specs_of

@@ -7,9 +7,9 @@ import pytest
 import skimage
 import torch
 
-from annotators.depth import DepthSpec, _Midas, _OfThisThread, finished
+from annotators.conditions.depth import DepthSpec, _Midas, _OfThisThread, finished
+from annotators.network import model_of
 from annotators.options import AnnotateConfig, configured
-from annotators.pretrained import model_of
 from annotators.protocol import Annotation
 from annotators.registry import record_of, spec_from_record, specs_of
 from annotators.runtime import Runtime

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import skimage
 
-from annotators.mlsd import MlsdSpec, segments
+from annotators.conditions.mlsd import MlsdSpec, segments
 from annotators.network import padded, reference
 from annotators.options import AnnotateConfig, configured
 from annotators.protocol import Annotation

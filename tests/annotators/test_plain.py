@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import skimage.data
 
-from annotators.plain import GreySpec, ShuffleSpec, TileSpec, grey, shuffled, tile
+from annotators.conditions.plain import GreySpec, ShuffleSpec, TileSpec, grey, shuffled, tile
 from annotators.runtime import Runtime
 from schemas.errors import ConfigError
 

@@ -6,10 +6,10 @@ import pytest
 import skimage
 import torch
 
+from annotators.conditions.segmentation import SegmentationSpec, classes_of
 from annotators.protocol import Annotation
 from annotators.registry import record_of, spec_from_record
 from annotators.runtime import Runtime
-from annotators.segmentation import SegmentationSpec, classes_of
 from pipeline.annotate import annotate, encode_map, eye_of
 from schemas.errors import ConfigError, Reason, Rejected
 from schemas.pixels import decode_stored_map

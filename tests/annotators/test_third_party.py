@@ -1,4 +1,4 @@
-"""The docs' own annotator, installed as a package and used; and packages that are broken."""
+"""A condition of ours is one file; the docs' own annotator is a package; broken ones are named."""
 
 import json
 import os
@@ -8,13 +8,15 @@ import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import numpy as np
 import pytest
 import skimage
 from PIL import Image
 
-from annotators import registry
+from annotators import conditions, registry
 from annotators.options import AnnotateConfig
 from annotators.registry import available, specs_of
+from annotators.runtime import Runtime
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
 
@@ -126,3 +128,48 @@ def test_nobody_takes_the_name_of_one_of_ours(monkeypatch):
     monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
     assert available().count("canny") == 1
     assert specs_of(AnnotateConfig(conditions=("canny",)))[0].name == "canny"
+
+
+INVERSE = """
+import dataclasses
+from annotators.protocol import Annotation
+
+@dataclasses.dataclass(frozen=True)
+class InverseSpec:
+    name, revision, hint_mode, stats, licence = "inverse", 1, "rgb", {}, "Apache-2.0"
+    level: int = 255
+
+    def load(self, runtime):
+        return lambda images, keys: [self.look(rgb) for rgb in images]
+
+    def look(self, rgb):
+        return Annotation(pixels=self.level - rgb, stats={})
+"""
+
+
+@pytest.fixture
+def another_condition(monkeypatch, tmp_path):
+    """A file more in `annotators/conditions`, and nothing else."""
+    (tmp_path / "inverse.py").write_text(INVERSE)
+    monkeypatch.setattr(conditions, "__path__", [*conditions.__path__, str(tmp_path)])
+    registry.ours.cache_clear()
+    yield
+    registry.ours.cache_clear()
+    sys.modules.pop("annotators.conditions.inverse", None)
+
+
+@pytest.mark.usefixtures("another_condition")
+def test_a_condition_of_ours_is_one_file():
+    assert "inverse" in available()
+    assert [option.flag for option in registry.all_options()["inverse"]] == ["--inverse-level"]
+    (spec,) = specs_of(AnnotateConfig(conditions=("inverse",), options={"inverse_level": 200}))
+    (annotation,) = spec.load(Runtime())([np.full((2, 2, 3), 50, np.uint8)], ["key"])
+    assert annotation.pixels.tolist() == np.full((2, 2, 3), 150).tolist()
+    assert registry.spec_from_record("inverse", registry.record_of(spec)) == spec
+
+
+def test_to_list_conditions_and_their_options_loads_no_network():
+    heavy = "{'torch', 'transformers', 'diffusers', 'controlnet_aux', 'timm', 'apache_beam'}"
+    code = f"import sys; from annotators.registry import all_options as a; a(); sys.exit(str({heavy} & {{*sys.modules}}))"  # noqa: E501
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == "set()\n"

@@ -5,26 +5,34 @@ import io
 import os
 import random
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
-from annotators import weights
-from annotators.hed import HedSpec
+from annotators.conditions.depth import MIDAS
+from annotators.conditions.hed import HED, HedSpec
+from annotators.conditions.pose import openpose
+from annotators.conditions.softedge import PIDINET, SoftedgeSpec
 from annotators.network import load_into
+from annotators.registry import ours
 from annotators.runtime import Runtime
-from annotators.softedge import SoftedgeSpec
-from annotators.weights import HED, MIDAS, PIDINET, Weights, is_released, load_state, locate
+from annotators.weights import Weights, is_released, load_state, locate
 from schemas.errors import ConfigError
 
 REAL = Path("/work/shared/weights/pidinet/table5_pidinet.pth")
 
 
 def test_every_file_of_the_table_has_a_hash_and_midas_the_one_in_its_name():
-    table = [one for one in vars(weights).values() if isinstance(one, Weights)]
+    modules = {sys.modules[kind.__module__] for kind in ours().values()} | {openpose}
+    table = {
+        value for module in modules for value in vars(module).values() if isinstance(value, Weights)
+    }
     assert len(table) == 11
-    assert all(re.fullmatch(r"[0-9a-f]{64}", one.sha256) for one in table)
-    assert len({one.sha256 for one in table}) == len({one.file for one in table}) == 11
+    assert all(re.fullmatch(r"[0-9a-f]{64}", weights.sha256) for weights in table)
+    assert (
+        len({weights.sha256 for weights in table}) == len({weights.file for weights in table}) == 11
+    )
     assert MIDAS.file == f"dpt_hybrid-midas-{MIDAS.sha256[:8]}.pt"
 
 

@@ -191,7 +191,7 @@ def test_a_broken_package_of_somebody_else_does_not_stop_the_doctor(capsys, monk
 
 
 def test_the_inventory_never_asks_the_hub(monkeypatch):
-    monkeypatch.setattr("annotators.hub.download", lambda *_: pytest.fail("asked the hub"))
+    monkeypatch.setattr("annotators.weights.download", lambda *_: pytest.fail("asked the hub"))
     from annotators.options import AnnotateConfig
 
     found = inventory.entries(inventory.everything(), AnnotateConfig(conditions=()), variants=True)

@@ -27,7 +27,7 @@ _MODULES = (
     "pipeline.verify.verify", "pipeline.inspection", "pipeline.add.swap",
     "controlset.judge", "controlset.commands.sample.draw", "controlset.report.page",
     "controlnet.export",
-    "schemas.dataset", "annotators.pose.spec", "tests.controlnet.tiny_runs",
+    "schemas.dataset", "annotators.conditions.pose", "tests.controlnet.tiny_runs",
     "matplotlib.pyplot", "transformers.models.clip.modeling_clip",
     "transformers.models.clip.tokenization_clip", "diffusers.models.unets.unet_2d_condition",
     "diffusers.models.autoencoders.autoencoder_kl", "diffusers.schedulers.scheduling_ddim",

@@ -148,8 +148,8 @@ def _write_base(world: World) -> None:
 
 
 def _generate(world: World) -> None:
-    from annotators.pose.keypoints import BODY, Keypoint, Person
-    from annotators.pose.spec import PoseSpec
+    from annotators.conditions.pose import PoseSpec
+    from annotators.conditions.pose.people import BODY, Keypoint, Person
     from controlnet.nano.scenes import draw, random_scene
     from controlset.cli import main
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from annotators.pretrained import captioning_processor_of, config_of, model_of, processor_of
+from annotators.network import captioning_processor_of, config_of, model_of, processor_of
 from annotators.registry import record_of
 from controlnet.architecture.backbone import load_base, new_control
 from controlnet.evaluator.metrics.clip_score import ClipScore
@@ -134,7 +134,9 @@ NAMES = ("verify", "train", "evaluate", "sample")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_model_that_only_data_names_is_not_loaded(made, tmp_path, capsys, monkeypatch, name):
     loads = []
-    monkeypatch.setattr("annotators.depth.load_transformers", lambda *given: loads.append(given))
+    monkeypatch.setattr(
+        "annotators.conditions.depth.load_transformers", lambda *given: loads.append(given)
+    )
     status = main(commands(made, tmp_path)[name])
     said = capsys.readouterr()
     assert status == (1 if name == "verify" else 2)
@@ -266,7 +268,7 @@ def test_a_model_that_the_user_names_runs_nothing_either(tmp_path, capsys, optio
 
 
 def test_a_record_of_a_stranger_is_one_line():
-    from annotators.depth import DepthSpec
+    from annotators.conditions.depth import DepthSpec
     from annotators.registry import spec_from_record
 
     record = json.loads(json.dumps(record_of(DepthSpec())))

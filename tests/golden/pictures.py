@@ -9,10 +9,9 @@ import numpy as np
 import skimage.data
 from PIL import Image
 
-from annotators.canny import CannySpec
-from annotators.plain import GreySpec, ShuffleSpec, TileSpec
-from annotators.pose.keypoints import Keypoint, Person
-from annotators.pose.skeleton import drawn
+from annotators.conditions.canny import CannySpec
+from annotators.conditions.plain import GreySpec, ShuffleSpec, TileSpec
+from annotators.conditions.pose.people import Keypoint, Person, drawn
 from annotators.runtime import Runtime
 from tests.annotators.pose.people import standing
 

@@ -3,15 +3,16 @@
 import cv2
 import numpy as np
 
-from annotators.canny import CannySpec
 from annotators.captions.blip import BlipSpec
-from annotators.depth import DepthSpec
-from annotators.mlsd import MlsdSpec
-from annotators.plain import TileSpec, tile
+from annotators.conditions.canny import CannySpec
+from annotators.conditions.depth import DepthSpec
+from annotators.conditions.mlsd import MlsdSpec
+from annotators.conditions.plain import TileSpec, tile
+from annotators.conditions.pose.openpose import OPENPOSE_BODY
+from annotators.conditions.softedge import SoftedgeSpec
 from annotators.protocol import weights_of
 from annotators.registry import record_of, record_of_captioner
-from annotators.softedge import SoftedgeSpec
-from annotators.weights import OPENPOSE_BODY, WeightsRecord
+from annotators.weights import WeightsRecord
 from schemas.pixels import encode_bilevel_png, encode_map_png
 from tests.pipeline.handmade import row_of
 

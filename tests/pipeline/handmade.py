@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import skimage.data
 from PIL import Image, ImageOps
 
-from annotators.canny import CannySpec, canny
+from annotators.conditions.canny import CannySpec, canny
 from annotators.registry import record_of
 from schemas.manifest import MANIFEST_NAME, FileRecord, Manifest, ShardRecord
 from schemas.pixels import encode_bilevel_png

@@ -8,7 +8,7 @@ import datasets
 import pytest
 import yaml
 
-from annotators.registry import _OURS, kind_of, record_of
+from annotators.registry import kind_of, ours, record_of
 from pipeline.output.card import _in_card, render_card
 from pipeline.output.pages import markdown_cell
 from pipeline.output.repeat import commands_of
@@ -199,7 +199,7 @@ def test_every_column_is_explained():
     assert "| list of body, left_hand, right_hand, face |" in people
 
 
-@pytest.mark.parametrize("name", list(_OURS))
+@pytest.mark.parametrize("name", list(ours()))
 def test_every_statistic_of_our_annotators_has_its_own_words(name):
     record = record_of(kind_of(name)())
     schema = schema_of({name: record})

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from annotators.conditions.softedge import SoftedgeSpec
 from annotators.registry import record_of
 from annotators.runtime import Runtime
-from annotators.softedge import SoftedgeSpec
 from pipeline.inspection import inspect_dataset, print_inspection, render_inspection
 from pipeline.inspection.leak import LEAK_LIMIT, leak
 from pipeline.inspection.map_flags import density_limits

@@ -108,7 +108,7 @@ def test_edges_inside_are_those_of_the_picture_alone(tmp_path):
     generate(config_for(tmp_path / "in", tmp_path / "padded", image_format="png"))
     (row,) = rows_of(tmp_path / "padded")
     found = decode_stored_map(row["canny"]["bytes"])
-    from annotators.canny import canny
+    from annotators.conditions.canny import canny
 
     top = row["pad_top"] + SEAM_PX
     wanted = canny(rgb[SEAM_PX:-SEAM_PX], low=100, high=200)
@@ -205,7 +205,7 @@ def test_joints_are_moved_to_their_place_in_the_padded_image():
 
 
 def test_where_there_is_no_picture_a_map_of_normals_has_no_normal():
-    from annotators.normal import NormalSpec
+    from annotators.conditions.normal import NormalSpec
     from controlnet.evaluator.metrics.normal import angles_deg
 
     image, border = np.zeros((8, 8, 3), np.uint8), Border(left=2, top=0, right=0, bottom=0)

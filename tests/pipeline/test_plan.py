@@ -355,7 +355,7 @@ def test_where_a_run_happens_is_not_in_its_identity(option):
 def test_a_new_revision_of_code_or_annotator_is_another_identity(monkeypatch):
     before = job_of().identity
     with monkeypatch.context() as patch:
-        patch.setattr("annotators.canny.CannySpec.revision", 99)
+        patch.setattr("annotators.conditions.canny.CannySpec.revision", 99)
         assert job_of().identity != before
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.job.PIPELINE_REVISION", 99)

@@ -5,14 +5,14 @@ import shlex
 
 import pytest
 
-from annotators.canny import CannySpec
-from annotators.depth import DepthSpec
-from annotators.hed import HedSpec
+from annotators.conditions.canny import CannySpec
+from annotators.conditions.depth import DepthSpec
+from annotators.conditions.hed import HedSpec
 from annotators.options import configured
 from annotators.registry import (
-    _OURS,
     all_options,
     captioner_of,
+    ours,
     record_of,
     record_of_captioner,
     specs_of,
@@ -22,7 +22,7 @@ from pipeline.config import GenerateConfig
 from pipeline.output.repeat import commands_of
 from tests.pipeline.handmade import manifest_of
 
-EVERYTHING = tuple(_OURS)
+EVERYTHING = tuple(ours())
 OTHERWISE = {
     "canny_thresholds": "50-150,160-250",
     "depth_model": "midas",

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from annotators.pose.assembly import _FIELDS, _LIMBS
+from annotators.conditions.pose.openpose import _FIELDS, _LIMBS
 
 # A person that stands and faces the camera: its right is on the image's left. Relative to a box.
 STANDING = {

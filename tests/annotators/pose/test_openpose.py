@@ -7,13 +7,18 @@ import numpy as np
 import pytest
 import skimage.data
 
+from annotators.conditions.pose import PoseSpec, annotation_of
+from annotators.conditions.pose.openpose import enlarged, people_from, prepared
+from annotators.conditions.pose.people import (
+    BODY,
+    COLORS,
+    Keypoint,
+    Person,
+    as_column,
+    drawn,
+    from_column,
+)
 from annotators.network import reference
-from annotators.pose import PoseSpec
-from annotators.pose.assembly import enlarged, people_from
-from annotators.pose.keypoints import BODY, Keypoint, Person, as_column, from_column
-from annotators.pose.openpose import prepared
-from annotators.pose.skeleton import COLORS, drawn
-from annotators.pose.spec import annotation_of
 from annotators.runtime import Runtime
 from schemas.errors import ConfigError, Reason, Rejected
 from tests.annotators import reference_weights

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import skimage.data
 
-from annotators.pose import PoseSpec
-from annotators.pose.keypoints import BODY
-from annotators.pose.vitpose import COCO, VitPose, openpose_joints
+from annotators.conditions.pose import PoseSpec
+from annotators.conditions.pose.people import BODY
+from annotators.conditions.pose.vitpose import COCO, VitPose, openpose_joints
 from annotators.runtime import Runtime
 from schemas.errors import ConfigError, Reason
 from tests.annotators.pose.tiny_vitpose import save_detector, save_vitpose
@@ -65,7 +65,7 @@ def test_nobody_detected_is_no_person(annotate, monkeypatch):
 
 def test_a_box_without_a_joint_that_was_seen_is_nobody(annotate, monkeypatch):
     monkeypatch.setattr(VitPose, "boxes", lambda _self, images: [BOX] * len(images))
-    monkeypatch.setattr("annotators.pose.vitpose._LEAST_JOINT", 9.0)
+    monkeypatch.setattr("annotators.conditions.pose.vitpose._LEAST_JOINT", 9.0)
     (rejected,) = annotate([photograph()], ["a"])
     assert rejected.reason is Reason.NO_PERSON
 
@@ -85,7 +85,7 @@ def test_people_are_those_of_the_processor_and_lie_in_their_boxes(annotate, mode
     from transformers import AutoImageProcessor, VitPoseForPoseEstimation
 
     monkeypatch.setattr(VitPose, "boxes", lambda _self, images: [BOX] * len(images))
-    monkeypatch.setattr("annotators.pose.vitpose._LEAST_JOINT", -9.0)
+    monkeypatch.setattr("annotators.conditions.pose.vitpose._LEAST_JOINT", -9.0)
     rgb = photograph()
     (annotation,) = annotate([rgb], ["a"])
     processor = AutoImageProcessor.from_pretrained(models / "pose")
@@ -109,7 +109,7 @@ def test_a_batch_of_mixed_images_gives_what_each_gives_alone(annotate, monkeypat
         return [BOX[: 0 if one[0, 0, 0] % 2 else 1] for one in images]
 
     monkeypatch.setattr(VitPose, "boxes", boxes)
-    monkeypatch.setattr("annotators.pose.vitpose._LEAST_JOINT", -9.0)
+    monkeypatch.setattr("annotators.conditions.pose.vitpose._LEAST_JOINT", -9.0)
     images = [photograph(), photograph(), photograph(210, 170)]
     images[0][0, 0, 0], images[1][0, 0, 0], images[2][0, 0, 0] = 1, 2, 2
     runtime = Runtime(device="cpu")

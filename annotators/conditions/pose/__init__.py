@@ -1,16 +1,22 @@
-"""The condition `pose`: who draws it, and what is stored beside it."""
+"""The condition `pose`: keypoints of OpenPose or ViTPose, drawn as OpenPose draws them."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
+from annotators.conditions.pose.openpose import (
+    OPENPOSE_BODY,
+    OPENPOSE_FACE,
+    OPENPOSE_HAND,
+    load_openpose,
+)
+from annotators.conditions.pose.people import Person, as_column, drawn
+from annotators.conditions.pose.vitpose import load_vitpose
 from annotators.network import NetworkAnnotator, not_finite
 from annotators.options import named, need
-from annotators.pose.keypoints import Person, as_column
-from annotators.pose.skeleton import drawn
 from annotators.protocol import Annotation, Annotator, HintMode
 from annotators.runtime import Precision, Runtime
-from annotators.weights import OPENPOSE_BODY, OPENPOSE_FACE, OPENPOSE_HAND, Weights, model
+from annotators.weights import Weights, model
 from schemas.errors import Reason, Rejected
 from schemas.pixels import RgbU8
 
@@ -19,6 +25,9 @@ PosePart = Literal["hands", "face"]
 _OPENPOSE = "openpose"
 _VITPOSE = "usyd-community/vitpose-base-simple"
 _DETECTOR = "PekingU/rtdetr_r50vd_coco_o365"
+MODELS = {_VITPOSE: ("Apache-2.0", 340), _DETECTOR: ("Apache-2.0", 170)}
+"""Models of transformers that we name ourselves -> licence, size in MB."""
+
 _OF_PART = {"hands": OPENPOSE_HAND, "face": OPENPOSE_FACE}
 
 # Images of equal size in, their people out; None where the network's answer is not finite.
@@ -74,7 +83,7 @@ class PoseSpec:
     def weights(self) -> tuple[Weights, ...]:
         if self.model == _OPENPOSE:
             return (OPENPOSE_BODY, *(_OF_PART[part] for part in self.parts))
-        return (model(self.model), model(str(self.detector)))
+        return (model(self.model, MODELS), model(str(self.detector), MODELS))
 
     def load(self, runtime: Runtime) -> Annotator:
         return NetworkAnnotator(
@@ -90,11 +99,7 @@ class PoseSpec:
 
     def _network(self, runtime: Runtime) -> PoseNetwork:
         if self.model == _OPENPOSE:
-            from annotators.pose.openpose import load_openpose
-
             return load_openpose(self.parts, self.weights, runtime, self.precision)
-        from annotators.pose.vitpose import load_vitpose
-
         pose, detector = self.weights
         return load_vitpose(pose, detector, runtime, self.precision)
 

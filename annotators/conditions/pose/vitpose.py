@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from annotators.network import placed
-from annotators.pose.keypoints import BODY, Joints, Keypoint, Person
-from annotators.pretrained import config_of, model_of, processor_of
+from annotators.conditions.pose.people import BODY, Joints, Keypoint, Person
+from annotators.network import config_of, model_of, placed, processor_of
 from annotators.runtime import Precision, Runtime, torch_dtype
 from annotators.weights import Weights, locate
 from schemas.errors import ConfigError

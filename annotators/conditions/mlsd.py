@@ -19,12 +19,20 @@ from annotators.network import (
 from annotators.options import named, need
 from annotators.protocol import Annotation, Annotator, HintMode
 from annotators.runtime import Precision, Runtime
-from annotators.weights import MLSD, Weights
+from annotators.weights import ANNOTATORS, Weights
 from schemas.errors import Rejected
 from schemas.pixels import RgbU8
 
 if TYPE_CHECKING:
     import torch
+
+MLSD = Weights(
+    hub_id=ANNOTATORS,
+    file="mlsd_large_512_fp32.pth",
+    licence="Apache-2.0",
+    size_mb=6,
+    sha256="5696f168eb2c30d4374bbfd45436f7415bb4d88da29bea97eea0101520fba082",
+)
 
 _MULTIPLE = 64  # px; the network needs 16, the reference feeds it 64
 _MOST_LINES = 200

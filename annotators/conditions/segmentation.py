@@ -6,8 +6,16 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from annotators.network import NetworkAnnotator, not_finite, placed, reference
-from annotators.pretrained import config_of, model_of, prepared, processor_of
+from annotators.network import (
+    NetworkAnnotator,
+    config_of,
+    model_of,
+    not_finite,
+    placed,
+    prepared,
+    processor_of,
+    reference,
+)
 from annotators.protocol import Annotation, Annotator, HintMode
 from annotators.runtime import Precision, Runtime
 from annotators.weights import Weights, locate, model
@@ -15,6 +23,9 @@ from schemas.errors import ConfigError, Rejected
 
 if TYPE_CHECKING:
     import torch
+
+MODELS = {"openmmlab/upernet-convnext-small": ("MIT", 330)}
+"""Models of transformers that we name ourselves -> licence, size in MB."""
 
 _CLASSES = 150
 
@@ -37,7 +48,7 @@ class SegmentationSpec:
 
     @property
     def weights(self) -> tuple[Weights, ...]:
-        return (model(self.model),)
+        return (model(self.model, MODELS),)
 
     def load(self, runtime: Runtime) -> Annotator:
         from transformers import AutoModelForSemanticSegmentation

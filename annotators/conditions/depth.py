@@ -8,17 +8,43 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from annotators.network import NetworkAnnotator, as_batch, load_into, not_finite, placed, reference
+from annotators.network import (
+    NetworkAnnotator,
+    as_batch,
+    config_of,
+    load_into,
+    model_of,
+    not_finite,
+    placed,
+    prepared,
+    processor_of,
+    reference,
+)
 from annotators.options import need
-from annotators.pretrained import config_of, model_of, prepared, processor_of
 from annotators.protocol import Annotation, Annotator, HintMode
 from annotators.runtime import Precision, Runtime, torch_dtype
-from annotators.weights import MIDAS, Weights, load_state, locate, model
+from annotators.weights import ANNOTATORS, Weights, load_state, locate, model
 from schemas.errors import ConfigError, Rejected
 from schemas.pixels import RgbU8
 
 if TYPE_CHECKING:
     import torch
+
+MIDAS = Weights(
+    hub_id=ANNOTATORS,
+    file="dpt_hybrid-midas-501f0c75.pt",
+    licence="MIT",
+    size_mb=493,
+    sha256="501f0c75b3bca7daec6b3682c5054c09b366765aef6fa3a09d03a5cb4b230853",
+)
+MODELS = {
+    "Intel/dpt-hybrid-midas": ("Apache-2.0", 490),
+    "Intel/dpt-large": ("Apache-2.0", 1370),
+    "depth-anything/Depth-Anything-V2-Small-hf": ("Apache-2.0", 99),
+    "depth-anything/Depth-Anything-V2-Base-hf": ("CC-BY-NC-4.0", 390),
+    "depth-anything/Depth-Anything-V2-Large-hf": ("CC-BY-NC-4.0", 1340),
+}
+"""Models of transformers that we name ourselves -> licence, size in MB."""
 
 _PATCH = 32  # MiDaS halves its smallest feature map once more than it has patches of 16
 
@@ -76,7 +102,7 @@ class DepthSpec:
 
     @property
     def weights(self) -> tuple[Weights, ...]:
-        return (MIDAS,) if self.model == "midas" else (model(self.model),)
+        return (MIDAS,) if self.model == "midas" else (model(self.model, MODELS),)
 
     def load(self, runtime: Runtime) -> Annotator:
         load = load_midas if self.model == "midas" else load_transformers
