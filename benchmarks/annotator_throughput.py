@@ -51,7 +51,7 @@ def ours(condition: str, *, change: Callable[[Any], Any] | None = None, **asked:
         from annotators.options import AnnotateConfig
         from annotators.registry import specs_of
         from annotators.runtime import Runtime, use_one_thread_each
-        from pipeline.allocator import keep_buffers
+        from pipeline.worker import keep_buffers
 
         keep_buffers()
         cv2.setNumThreads(1)

@@ -13,9 +13,11 @@ from annotators.border import inside_borders
 from annotators.latents import LatentSpec, Moments
 from annotators.protocol import Annotation, Annotator, Captioner, CaptionSpec, Spec
 from annotators.runtime import Runtime
+from pipeline.progress import Stopwatch
 from schemas.errors import ConfigError, Reason, Rejected
 from schemas.machine import has_room, lacks_memory
 from schemas.pixels import RgbU8, encode_bilevel_png, encode_map_png
+from schemas.records import RejectRow, reject_of
 from schemas.triple import Border
 
 Result = TypeVar("Result", Annotation, str, Moments)
@@ -210,3 +212,37 @@ def _free_memory() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+# Captions that a model writes, for images whose source has none.
+
+
+def add_captions(
+    rows: Sequence[dict[str, Any]], images: Sequence[RgbU8], captioner: Eye[str], watch: Stopwatch
+) -> list[RejectRow]:
+    """Describe the images of rows without text.
+
+    Args:
+        rows: with at least `key`, `source`, `text` and `caption_source`; changed in place.
+        images: what the `image` of each row decodes to.
+        captioner: the loaded captioner.
+        watch: gets the seconds.
+
+    Returns:
+        One reject for each row that still has no text.
+    """
+    silent = [number for number, row in enumerate(rows) if row["text"] is None]
+    if not silent:
+        return []
+    with watch.stage("caption"):
+        results = captioner(
+            [images[number] for number in silent], [rows[number]["key"] for number in silent]
+        )
+    rejects: list[RejectRow] = []
+    for number, result in zip(silent, results, strict=True):
+        row = rows[number]
+        if isinstance(result, Rejected):
+            rejects.append(reject_of(row, "caption", result, kind="text"))
+        else:
+            row["text"], row["caption_source"] = result, captioner.name
+    return rejects

@@ -12,8 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from annotators.protocol import Annotation, Spec
-from pipeline.annotate import Eye, annotate, encode_map, stat_columns
-from pipeline.caption import add_captions
+from pipeline.annotate import Eye, add_captions, annotate, encode_map, stat_columns
 from pipeline.config import GenerateConfig
 from pipeline.images.decode import DecodedImage, DecodeLimits, decode
 from pipeline.images.encode import encode_image, is_lossless

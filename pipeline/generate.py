@@ -19,15 +19,14 @@ from annotators.protocol import weights_of
 from annotators.registry import captioner_of, specs_of, weights_ready
 from annotators.runtime import Runtime
 from pipeline.config import GenerateConfig
-from pipeline.display import shards_text, show_result, watched
 from pipeline.graph import build, order
 from pipeline.identity import check_identity, claimed
 from pipeline.images.imported_maps import resolve_imports
 from pipeline.job import Job
 from pipeline.kept_columns import check_names, resolve_columns
+from pipeline.output.reasons import LedgerFact, not_used_facts
 from pipeline.plan import lay_out, split_of
-from pipeline.progress import TALLY
-from pipeline.reasons import LedgerFact, not_used_facts
+from pipeline.progress import TALLY, shards_text, show_result, watched
 from pipeline.runners import dataflow, portable
 from pipeline.sources import (
     Container,

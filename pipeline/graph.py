@@ -36,7 +36,7 @@ def build(pipeline: beam.Pipeline, job: Job) -> beam.PCollection[Manifest]:
     refs, notes = list_images(pipeline, job)
     leaders = None
     if job.config.keep_copies_together:
-        from pipeline.exact_copies import FindCopies
+        from pipeline.copies import FindCopies
 
         leaders = refs | FindCopies(job)
     plans = refs | PlanShards(job, leaders=leaders)

@@ -8,12 +8,19 @@ from typing import Any, NotRequired, TypedDict
 
 from pipeline.add.swap import clear_staging, finish_adding, pending_manifest
 from pipeline.job import Job
-from pipeline.output.finalize import CARD_NAME, PREVIEW_NAME, RUN_NAME, is_shard_file
+from pipeline.output.finalize import is_shard_file
 from pipeline.storage import store
 from schemas.documents import as_record, parse_json
 from schemas.errors import ConfigError
 from schemas.files import locked
-from schemas.manifest import ADDING_DIR, MANIFEST_NAME, RECORDS_DIR
+from schemas.manifest import (
+    ADDING_DIR,
+    CARD_NAME,
+    MANIFEST_NAME,
+    PREVIEW_NAME,
+    RECORDS_DIR,
+    RUN_NAME,
+)
 from schemas.shards import check_inside
 
 _FOLDERS = ("data", "rejects", RECORDS_DIR)

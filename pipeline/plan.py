@@ -12,14 +12,38 @@ since a piece would have to be read through from the group's start.
 import dataclasses
 import hashlib
 import json
+import pickle
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 
 import apache_beam as beam
 
 from pipeline.job import Job
-from pipeline.packing import Packer
 from pipeline.progress import TALLY
-from schemas.records import ImageRef, ShardPlan, unit_interval
+from schemas.records import ImageRef, Place, ShardPlan, unit_interval
+
+_RAW = -15  # deflate without header and checksum
+_FAST = 1
+
+
+class Packer:
+    """Packs references of one source; both ends must be made for the same root."""
+
+    def __init__(self, root: str) -> None:
+        place = Place(uri=f"{root}/", file_bytes=1 << 17, modified_s=1.7e9)
+        typical = ImageRef(key="", source=".jpg", place=place, caption_place=place)
+        self._dictionary = pickle.dumps(typical, protocol=5)
+
+    def pack(self, ref: ImageRef) -> bytes:
+        """The reference as bytes, never empty."""
+        deflate = zlib.compressobj(_FAST, zlib.DEFLATED, _RAW, zdict=self._dictionary)
+        return deflate.compress(pickle.dumps(ref, protocol=5)) + deflate.flush()
+
+    def unpack(self, packed: bytes) -> ImageRef:
+        """The inverse of `pack`."""
+        inflate = zlib.decompressobj(_RAW, zdict=self._dictionary)
+        return pickle.loads(inflate.decompress(packed) + inflate.flush())
+
 
 SplitGroup = tuple[str, str]
 

@@ -24,8 +24,14 @@ from schemas.triple import SCHEMA_VERSION, Condition, column_types
 MANIFEST_NAME = "manifest.json"
 """Written last: its presence means that the data set is complete."""
 
+CARD_NAME = "README.md"
+PREVIEW_NAME = "preview.html"
+
 RECORDS_DIR = ".controlset"
-"""One record for each committed shard, and the identity of the run that owns the folder."""
+"""One record for each committed shard, and `RUN_NAME`."""
+
+RUN_NAME = "run.json"
+"""In `RECORDS_DIR`: the identity of the run that owns the folder."""
 
 ADDING_DIR = f"{RECORDS_DIR}/adding"
 """Shards with more columns that wait to replace the old ones; there may be none."""

@@ -20,10 +20,9 @@ from pipeline.add.job import Addition, resolve
 from pipeline.add.latents import check_some_finite
 from pipeline.add.stage import stage_shard
 from pipeline.add.swap import clear_staging, finish_adding, pending_manifest, staging_of
-from pipeline.display import shards_text, show_result, watched
 from pipeline.generate import run_graph, running
 from pipeline.identity import check_folders, locked, remove_temporary
-from pipeline.progress import TALLY
+from pipeline.progress import TALLY, shards_text, show_result, watched
 from pipeline.shard import committed_record
 from pipeline.storage import store
 from pipeline.worker import at_work, workshop_of

@@ -14,9 +14,8 @@ from pipeline.add.imports import add_imported
 from pipeline.add.job import Addition
 from pipeline.add.latents import add_latents
 from pipeline.add.swap import staging_of
-from pipeline.annotate import Eye
+from pipeline.annotate import Eye, add_captions
 from pipeline.batch import BatchResult, add_maps
-from pipeline.caption import add_captions
 from pipeline.job import BATCH_IMAGES
 from pipeline.output.parquet import ParquetFileWriter
 from pipeline.plan import fingerprint

@@ -13,13 +13,22 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.output.card import render_card
-from pipeline.output.finalize import CARD_NAME, PREVIEW_NAME, RUN_NAME, preview_rows
+from pipeline.output.finalize import preview_rows
 from pipeline.output.preview import render_preview
 from pipeline.shard import record_path, record_text
 from pipeline.storage import store
 from schemas.documents import parse_json
 from schemas.errors import ConfigError
-from schemas.manifest import ADDING_DIR, MANIFEST_NAME, RECORDS_DIR, FileRecord, Manifest
+from schemas.manifest import (
+    ADDING_DIR,
+    CARD_NAME,
+    MANIFEST_NAME,
+    PREVIEW_NAME,
+    RECORDS_DIR,
+    RUN_NAME,
+    FileRecord,
+    Manifest,
+)
 from schemas.shards import ShardReader, check_inside
 
 

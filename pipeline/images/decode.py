@@ -5,8 +5,10 @@ Before any decoder sees a picture, its header is read and bounded (`schemas.pict
 simplejpeg, which tells when pixels are lost, everything else through Pillow.
 """
 
+import ctypes
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -24,10 +26,28 @@ from pipeline.images.color_profiles import profile_of
 from pipeline.images.formats import EXTENSIONS, ends_early, formats, unknown
 from pipeline.images.headers import source_header
 from pipeline.images.jpeg import check_jpeg, decode_jpeg
-from pipeline.quiet import silence_libtiff
 from schemas.errors import Reason, Rejected
 from schemas.picture_headers import Header, orientation_of
 from schemas.pixels import RgbU8, check_pixels, guarded, open_header
+
+
+def silence_libtiff() -> None:
+    """Stop libtiff from printing about every damaged strip; Pillow raises what matters.
+
+    Pillow leaves libtiff's own handlers in place: one damaged fax page prints dozens of lines.
+    Works on the copy of libtiff that this process has loaded; without /proc it does nothing.
+    """
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        return
+    lines = maps.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    for path in {line.split(maxsplit=5)[-1] for line in lines if "/libtiff" in line}:
+        library = ctypes.CDLL(path)
+        for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+            set_handler = getattr(library, name)
+            set_handler.restype, set_handler.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+            set_handler(None)
+
 
 _BAND_PIXELS = 4_000_000  # converted at a time
 _MOST_WAVELET_PIXELS = 16_000_000  # of a JPEG 2000, as decoded

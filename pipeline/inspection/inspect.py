@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from pipeline.inspection.duplicates import find_duplicates
 from pipeline.inspection.examples import as_groups, group_wishes, name_members, show_members
-from pipeline.inspection.flags import drafts
+from pipeline.inspection.findings import drafts
 from pipeline.inspection.pixels import Pixels, read_pixels
 from pipeline.inspection.records import Duplicates, Inspection
 from pipeline.inspection.small_columns import Scalars, read_scalars

@@ -11,7 +11,7 @@ from pipeline.inspection.leak import LEAK_LIMIT
 from pipeline.inspection.records import ConditionFacts, Histogram, Inspection, Member
 from pipeline.inspection.scene_flags import FEW_JOINTS, NARROW_RANGE
 from pipeline.output.pages import data_uri, number, percent, shortened, templates
-from pipeline.reasons import ledger_facts
+from pipeline.output.reasons import ledger_facts
 
 _GROUPS = 12
 _TEXT_LIMIT = 160

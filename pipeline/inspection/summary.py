@@ -23,7 +23,7 @@ from pipeline.inspection.records import (
 )
 from pipeline.inspection.scene_flags import depth_range
 from pipeline.inspection.small_columns import Scalars, number_stats
-from pipeline.reasons import advice_for
+from pipeline.output.reasons import advice_for
 from schemas.dataset import Dataset
 
 _SIDE_EDGES = (0, 128, 256, 384, 512, 640, 768, 1024, 1280, 1536, 2048, 3072, 4096, 8192)

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from pipeline.inspection.records import Captions, ConditionFacts, Histogram, Inspection, Member
 from pipeline.output.pages import is_share, number, percent, plural, shortened, size
-from pipeline.reasons import ledger_facts
+from pipeline.output.reasons import ledger_facts
 from schemas.printable import printable
 from schemas.terminal import Terminal
 

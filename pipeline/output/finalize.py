@@ -11,13 +11,18 @@ from pipeline.sources import Notes, SourceKind
 from pipeline.storage import store
 from schemas.errors import ConfigError, NothingKept
 from schemas.ledger import Ledger, joined_captions, joined_columns
-from schemas.manifest import MANIFEST_NAME, RECORDS_DIR, SHARD_NAME, Manifest, ShardRecord
+from schemas.manifest import (
+    CARD_NAME,
+    MANIFEST_NAME,
+    PREVIEW_NAME,
+    RECORDS_DIR,
+    SHARD_NAME,
+    Manifest,
+    ShardRecord,
+)
 from schemas.shards import ShardReader
 
-CARD_NAME = "README.md"
-PREVIEW_NAME = "preview.html"
 PREVIEW_ROWS = 24
-RUN_NAME = "run.json"
 
 _BYTES_DEPEND_ON = ("numpy", "opencv-python-headless", "pillow", "pyarrow")
 _NETWORKS_DEPEND_ON = ("controlnet-aux", "torch", "transformers")

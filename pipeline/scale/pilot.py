@@ -16,7 +16,7 @@ from scipy.optimize import nnls
 from pipeline.config import GenerateConfig
 from pipeline.generate import generate, list_here, resolve
 from pipeline.job import BATCH_IMAGES
-from pipeline.packing import Packer
+from pipeline.plan import Packer
 from pipeline.progress import TALLY
 from pipeline.scale.cost import CAPTION
 from pipeline.scale.figures import Figures

@@ -9,14 +9,16 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from pipeline.output.finalize import CARD_NAME, PREVIEW_NAME, RUN_NAME
 from schemas.dataset import read_small
 from schemas.documents import parse_json
 from schemas.errors import ConfigError
 from schemas.manifest import (
     ADDING_DIR,
+    CARD_NAME,
     MANIFEST_NAME,
+    PREVIEW_NAME,
     RECORDS_DIR,
+    RUN_NAME,
     FileRecord,
     Manifest,
     ShardRecord,

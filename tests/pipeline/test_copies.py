@@ -14,12 +14,11 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from pipeline.display import watched
 from pipeline.generate import dry_run, generate
 from pipeline.inspection import inspect_dataset
 from pipeline.inspection.duplicates import MIN_CORRELATION, Sets, join_near
 from pipeline.plan import split_of
-from pipeline.progress import TALLY, Tally
+from pipeline.progress import TALLY, Tally, watched
 from schemas.errors import ConfigError
 from tests.pipeline.test_determinism import MODIFIED_S, config_for, hashes
 from tests.runners.services import job_service
@@ -200,7 +199,7 @@ def test_without_a_validation_split_there_is_nothing_to_keep_together(source, tm
 
 
 def test_the_bar_shows_the_pass(monkeypatch, capsys):
-    monkeypatch.setattr("pipeline.display._PLAIN_LINE_S", 0.01)
+    monkeypatch.setattr("pipeline.progress._PLAIN_LINE_S", 0.01)
     tally = Tally(planned=200)
     tally.looked_at(8)
     tally.looked_at(8)

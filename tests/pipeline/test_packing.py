@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from pipeline.packing import Packer
+from pipeline.plan import Packer
 from schemas.errors import Reason
 from schemas.records import ImageRef, Place, Problem, key_of
 
