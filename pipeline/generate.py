@@ -22,8 +22,7 @@ from pipeline.config import GenerateConfig
 from pipeline.graph import build, order
 from pipeline.identity import check_identity, claimed
 from pipeline.images.imported_maps import resolve_imports
-from pipeline.job import Job
-from pipeline.kept_columns import check_names, resolve_columns
+from pipeline.job import Job, check_names
 from pipeline.output.reasons import LedgerFact, not_used_facts
 from pipeline.plan import lay_out, split_of
 from pipeline.progress import TALLY, shards_text, show_result, watched
@@ -36,6 +35,7 @@ from pipeline.sources import (
     list_source,
     resolve_source,
 )
+from pipeline.sources.resolve import resolve_columns
 from pipeline.storage import object_stores
 from pipeline.storage.store import check_place, is_local, read_text
 from pipeline.storage.web_files import check_output, check_source

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +17,8 @@ from annotators.weights import WeightsRecord
 from pipeline.config import GenerateConfig
 from pipeline.images.imported_maps import ImportedCondition
 from pipeline.sources import SourceSpec
-from schemas.triple import SCHEMA_VERSION, Condition, triple_schema
+from schemas.errors import ConfigError
+from schemas.triple import OUR_COLUMNS, SCHEMA_VERSION, Condition, triple_schema
 
 PIPELINE_REVISION = 2
 """Bump when decode, geometry, encode or planning may change a stored byte."""
@@ -118,3 +119,30 @@ def _weights_here(folder: str | None) -> str | None:
     if folder is None or os.path.isdir(folder):
         return folder
     return os.environ.get("CONTROLSET_WEIGHTS") or folder
+
+
+def check_names(conditions: Iterable[Condition], kept: Iterable[str]) -> None:
+    """Refuse two columns of one name.
+
+    Args:
+        conditions: of the set.
+        kept: columns from its source.
+
+    Raises:
+        ConfigError: says which two.
+    """
+    taken: dict[str, str] = dict.fromkeys(OUR_COLUMNS, "one that only controlset writes")
+    for name in kept:
+        _take(taken, name, "one kept from the source (--keep-columns)")
+    for condition in conditions:
+        for name in (condition.name, *condition.stat_columns):
+            _take(taken, name, f"one of the condition {condition.name}")
+
+
+def _take(taken: dict[str, str], name: str, what: str) -> None:
+    if name in taken:
+        raise ConfigError(
+            f"column {name}: need one of this name, got {taken[name]} and {what}; leave one of "
+            "them out, or call it otherwise in the source"
+        )
+    taken[name] = what

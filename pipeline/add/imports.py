@@ -11,9 +11,9 @@ from pipeline.images.decode import scale_of
 from pipeline.images.geometry import Geometry, plan_geometry, smallest_useful_size
 from pipeline.images.imported_maps import PEEKED, ImportedCondition, imports_of
 from pipeline.sources import SourceKind, SourceSpec, names
-from pipeline.sources.pairing import Pairing, parse_pairings
 from pipeline.sources.pairs import place_of, read_maps
 from pipeline.sources.resolve import root_of
+from pipeline.sources.spec import Pairing, parse_pairings
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError, Rejected
 from schemas.manifest import Manifest

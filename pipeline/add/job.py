@@ -22,8 +22,7 @@ from pipeline.add.config import AddConfig
 from pipeline.add.imports import resolve_imported
 from pipeline.add.latents import resolve_latents
 from pipeline.config import GenerateConfig
-from pipeline.job import Job
-from pipeline.kept_columns import check_names
+from pipeline.job import Job, check_names
 from pipeline.output.finalize import packages_of
 from schemas.documents import parse_json
 from schemas.errors import ConfigError

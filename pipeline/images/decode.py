@@ -1,7 +1,7 @@
 """From any bytes to an upright sRGB image, or to the reason why not.
 
 Before any decoder sees a picture, its header is read and bounded (`schemas.picture_headers`,
-`pipeline.images.headers`); decoders get the picture without its metadata. JPEG goes through
+`pipeline.images.formats`); decoders get the picture without its metadata. JPEG goes through
 simplejpeg, which tells when pixels are lost, everything else through Pillow.
 """
 
@@ -20,11 +20,10 @@ from pipeline.images.color import (
     StoredAs,
     is_needed,
     needs_profile,
+    profile_of,
     to_srgb,
 )
-from pipeline.images.color_profiles import profile_of
-from pipeline.images.formats import EXTENSIONS, ends_early, formats, unknown
-from pipeline.images.headers import source_header
+from pipeline.images.formats import EXTENSIONS, ends_early, formats, source_header, unknown
 from pipeline.images.jpeg import check_jpeg, decode_jpeg
 from schemas.errors import Reason, Rejected
 from schemas.picture_headers import Header, orientation_of

@@ -13,7 +13,7 @@ from annotators.protocol import HintMode
 from pipeline.images.decode import DecodeLimits, decode
 from pipeline.images.geometry import Geometry
 from pipeline.sources import RawImage, SourceSpec, first_refs, iter_reads
-from pipeline.sources.pairing import Pairing
+from pipeline.sources.spec import Pairing
 from schemas.errors import ConfigError, Reason, Rejected
 from schemas.pixels import encode_bilevel_png, encode_map_png
 

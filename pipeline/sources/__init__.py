@@ -1,10 +1,17 @@
 """Where raw images come from: folders, tars and Parquet, on disk or any Beam file system."""
 
 from pipeline.sources.listing import list_source
-from pipeline.sources.notes import Notes, joined
 from pipeline.sources.read import first_refs, index_container, iter_reads
 from pipeline.sources.resolve import resolve_source
-from pipeline.sources.spec import Container, RawImage, Selection, SourceKind, SourceSpec
+from pipeline.sources.spec import (
+    Container,
+    Notes,
+    RawImage,
+    Selection,
+    SourceKind,
+    SourceSpec,
+    joined,
+)
 
 __all__ = [
     "Container",

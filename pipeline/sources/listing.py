@@ -1,20 +1,21 @@
 """What is there: an ImageRef for each picture file, a Container for each tar or Parquet file."""
 
 import dataclasses
-from collections.abc import Iterator
+import json
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.sources import captions, fields, names, tables
+from pipeline.sources import captions, names, tables
 from pipeline.sources.captions import Caption
-from pipeline.sources.content import FirstBytes, head_of_file
-from pipeline.sources.notes import Notes
+from pipeline.sources.names import HEAD_BYTES, FirstBytes
 from pipeline.sources.pairs import Pairs
-from pipeline.sources.spec import Container, Selection, SourceKind, SourceSpec, mixture
-from pipeline.sources.splits import Splits
+from pipeline.sources.spec import Container, Notes, Selection, SourceKind, SourceSpec, mixture
 from pipeline.sources.tables import CaptionTable
+from pipeline.storage import files
 from pipeline.storage.files import walk
 from pipeline.storage.folder import Folder
-from schemas.errors import Reason
+from schemas.errors import ConfigError, Reason, Rejected
 from schemas.ledger import Ignored, Unused
 from schemas.records import CaptionFile, ImageRef, Place, Problem, key_of, printable
 
@@ -66,6 +67,15 @@ def problem_ref(relative: str, uri: str, problem: Problem) -> ImageRef:
         place=Place(uri=uri),
         problem=problem,
     )
+
+
+def head_of_file(uri: str) -> bytes:
+    """First bytes of a file; none if it cannot be read or is no regular file."""
+    try:
+        with files.open_checked(Place(uri=uri)) as opened:
+            return opened.read(HEAD_BYTES)
+    except Rejected:
+        return b""
 
 
 class _Listing:
@@ -267,7 +277,7 @@ class _Images(_Listing):
             else:
                 nearest = line
         if kept:
-            ref = dataclasses.replace(ref, fields=fields.packed(kept))
+            ref = dataclasses.replace(ref, fields=json.dumps(kept))
         return ref if nearest is None else captions.with_line(ref, nearest)
 
     def _leave_lines(self, loaded: list[CaptionTable]) -> None:
@@ -325,3 +335,78 @@ class _Containers(_Listing):
 def _claims(selection: Selection, uri: str) -> bool:
     prefix = f"{selection.base}/"
     return uri.startswith(prefix) and selection.matches(uri[len(prefix) :])
+
+
+# Splits by names of files, which nobody joins unsaid ----------------------------------------------
+
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_NAME = re.compile(rf"({'|'.join(_SPLITS)})(?:20\d\d)?", re.IGNORECASE)  # COCO has train2017
+_FOLDERS = 2  # of a path: images/train and data/train are as usual as train
+
+
+def named_split(relative: str, kind: SourceKind) -> str | None:
+    """The split that a file's name tells.
+
+    Args:
+        relative: its path from the root of the source.
+        kind: of pictures only the folders tell (`train.jpg` shows a train); of tars and Parquet
+            also the file's name up to its first `-`, `_` or `.`.
+
+    Returns:
+        "train", "validation", "test", or None.
+    """
+    *folders, name = relative.split("/")
+    parts = folders[:_FOLDERS]
+    if kind is not SourceKind.IMAGES:
+        parts = [re.split("[-_.]", name, maxsplit=1)[0], *parts]
+    for part in parts:
+        found = _NAME.fullmatch(part)
+        if found is not None:
+            return _SPLITS[found[1].lower()]
+    return None
+
+
+class Splits:
+    """Sees to it that one split is taken, or all of them because somebody said so."""
+
+    def __init__(self, spec: SourceSpec) -> None:
+        """Those of one source; `spec.split` is --source-split."""
+        self._spec = spec
+        self._seen: dict[Selection, dict[str, str]] = {}  # split -> a file of it
+
+    def takes(self, uri: str, selection: Selection) -> bool:
+        """Whether a file of the source is to be read.
+
+        Args:
+            uri: of the file.
+            selection: which it is of. Files of a brace list are chosen by being named.
+
+        Raises:
+            ConfigError: it is of another split than a file before it, and nobody chose.
+        """
+        choice = self._spec.split
+        if choice == "all" or (choice == "auto" and selection.names is not None):
+            return True
+        relative = self._spec.relative(uri)
+        split = named_split(relative, self._spec.kind)
+        if choice != "auto":
+            return split == choice
+        seen = self._seen.setdefault(selection, {})
+        if split is not None and split not in seen:
+            seen[split] = relative
+            if len(seen) > 1:
+                raise _several(self._spec.root, seen)
+        return True
+
+
+def _several(root: str, seen: Mapping[str, str]) -> ConfigError:
+    got = " and ".join(f"{split} ({printable(name)})" for split, name in sorted(seen.items()))
+    choices = " or ".join(f"--source-split {split}" for split in sorted(seen))
+    return ConfigError(
+        f"{printable(root)}: need one split, got {got}; choose with {choices}, or join them with "
+        "--source-split all"
+    )

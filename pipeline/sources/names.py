@@ -1,6 +1,10 @@
-"""What a file name tells: picture, caption beside it, container, or nothing for us."""
+"""What a file's name tells, and where it does not, its first bytes: picture, caption, container."""
 
 import posixpath
+from collections import Counter
+from collections.abc import Callable
+
+from schemas.ledger import Ignored
 
 IMAGE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .apng .webp .gif .tif .tiff .bmp .dib .avif .heic .heif .jp2 .j2k "
@@ -30,6 +34,9 @@ PLAIN_SUFFIXES = frozenset(
     ".url".split()
 )
 """What is certainly no picture: its first bytes are not looked at."""
+
+HEAD_BYTES = 64
+_MOST_MISSES = 100  # files of one suffix that were no pictures: the suffix says what they are
 
 _COMPRESSED_TAR_ENDINGS = (
     *(f".tar.{kind}" for kind in ("gz", "zst", "zstd", "xz", "bz2", "lz4", "lzma", "z")),
@@ -122,3 +129,29 @@ def companions(name: str) -> list[str]:
 def join(folder: str, name: str) -> str:
     """`folder/name`, or `name` where the folder is the root ("")."""
     return f"{folder}/{name}" if folder else name
+
+
+class FirstBytes:
+    """Looks into files of unknown names, until a suffix has turned out not to be a picture's."""
+
+    def __init__(self) -> None:
+        self._misses: Counter[str] = Counter()
+
+    def reason_against(self, name: str, head: Callable[[], bytes]) -> Ignored | None:
+        """Why a file is not one of the pictures; None if it is one by its first bytes.
+
+        Args:
+            name: of the file; not one that is a picture by its suffix.
+            head: reads its first bytes.
+        """
+        suffix = split_suffix(name)[1]
+        if suffix in UNREAD_SUFFIXES:
+            return Ignored.UNREAD_FORMAT
+        if suffix in PLAIN_SUFFIXES or self._misses[suffix] >= _MOST_MISSES:
+            return Ignored.NOT_A_PICTURE
+        from pipeline.images.formats import looks_like_picture
+
+        if looks_like_picture(head()):
+            return None
+        self._misses[suffix] += 1
+        return Ignored.NOT_A_PICTURE

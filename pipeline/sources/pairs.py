@@ -18,8 +18,7 @@ from schemas.ledger import Unused
 from schemas.records import ImageRef, Place, printable
 
 if TYPE_CHECKING:
-    from pipeline.sources.notes import Notes
-    from pipeline.sources.spec import SourceSpec
+    from pipeline.sources.spec import Notes, SourceSpec
 
 TABLES = {"prompt.json": "target", "metadata.jsonl": "file_name"}
 """Table -> its field that names the picture. The first one is that of ControlNet's tutorial."""

@@ -3,15 +3,17 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
-from pipeline.sources import captions, fields
+from pipeline.sources import captions
 from pipeline.sources.listing import list_source
-from pipeline.sources.notes import Notes
 from pipeline.sources.pairs import read_maps
-from pipeline.sources.spec import Container, RawImage, SourceKind, SourceSpec
+from pipeline.sources.spec import Container, Notes, RawImage, SourceKind, SourceSpec
 from pipeline.storage import files
-from schemas.records import ImageRef
+from schemas.errors import Rejected
+from schemas.records import ImageRef, Place
 
 
 def index_container(
@@ -84,4 +86,45 @@ def _read_image(ref: ImageRef, spec: SourceSpec) -> RawImage:
     image = captions.image_of(files.read(ref.place), captions.read_caption(ref, spec))
     if ref.maps:
         image = dataclasses.replace(image, maps=read_maps(ref, spec))
-    return dataclasses.replace(image, values=fields.values_of(ref, spec)) if spec.keep else image
+    return dataclasses.replace(image, values=_kept_values(ref, spec)) if spec.keep else image
+
+
+# What a source says besides captions -----------------------------------------------------------
+
+_MAX_RECORD_BYTES = 16 * 2**20  # a picture's JSON is not larger; the file is something else
+
+
+def read_fields(ref: ImageRef) -> Mapping[str, Any]:
+    """Everything that a reference to a file or tar member says; its own JSON before a table.
+
+    Raises:
+        ValueError: its JSON cannot be read.
+    """
+    fields = _in_table(ref)
+    return fields if ref.record is None else {**fields, **_in_file(ref.record)}
+
+
+def _kept_values(ref: ImageRef, spec: SourceSpec) -> dict[str, Any]:
+    """Column that is kept -> its value as it stood there, or a ValueError that says why not."""
+    try:
+        fields = read_fields(ref)
+    except ValueError as error:
+        fields = {**dict.fromkeys(spec.keep, error), **_in_table(ref)}
+    return {name: fields[name] for name in spec.keep if fields.get(name) is not None}
+
+
+def _in_table(ref: ImageRef) -> dict[str, Any]:
+    return {} if ref.fields is None else json.loads(ref.fields)
+
+
+def _in_file(place: Place) -> Mapping[str, Any]:
+    size_bytes = place.file_bytes if place.size_bytes is None else place.size_bytes
+    if size_bytes is not None and size_bytes > _MAX_RECORD_BYTES:
+        raise ValueError(f"need a JSON file of {_MAX_RECORD_BYTES:,} bytes or fewer, got more")
+    try:
+        value = json.loads(captions.decoded(files.read(place)))
+    except (ValueError, RecursionError, Rejected) as error:
+        raise ValueError(f"need a JSON file that can be read, got {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"need a JSON object, got {type(value).__name__}")
+    return value

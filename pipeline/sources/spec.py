@@ -1,18 +1,112 @@
-"""Records of a source: what to list and how to read it. All of them can be pickled."""
+"""Records of a source: what to list, how to read it, what was found. All of them can be pickled.
+
+`--import-condition` says which condition images belong to which pictures:
+
+`NAME=source/{name}.png`          files, by the picture's name; relative to the source's root
+`NAME={key}.scribble.png`         in tars: members of the same tar, here of the same sample
+`NAME=column:conditioning_image`  a Parquet column, or a field of prompt.json or metadata.jsonl
+"""
 
 import dataclasses
 import enum
 import functools
+import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.config import CaptionList, SourceCaption, SourceSplit
 from pipeline.sources import names
-from pipeline.sources.pairing import Pairing
 from schemas.errors import ConfigError, Rejected
-from schemas.ledger import Unused
+from schemas.ledger import (
+    CaptionCounts,
+    ColumnCounts,
+    Counts,
+    Ignored,
+    Ledger,
+    Noted,
+    Unused,
+    joined_captions,
+)
 from schemas.records import Problem, printable
+
+_COLUMN = "column:"
+_FIELD = re.compile(r"\{(\w*)\}")
+_FIELDS = {"name": "[^/]+", "stem": ".+", "key": "(?:[^/]+/)*[^/.]*", "folder": ".*"}
+_NAMING = {"name", "stem", "key"}  # one of them tells pictures apart
+_OURS = {"image", "text", "key", "source", "sha256", "caption_source", "width", "height"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Pairing:
+    """Where the condition images of one condition lie; picklable."""
+
+    condition: str
+    where: str  # as it was asked for
+
+    @property
+    def column(self) -> str | None:
+        """Column or field that holds or names them; None: they are files."""
+        return self.where.removeprefix(_COLUMN) if self.where.startswith(_COLUMN) else None
+
+    def path_of(self, relative: str) -> str:
+        """The condition image's path for a picture; both relative to the root, or to their tar."""
+        stem = names.split_suffix(relative)[0]
+        folder, name = posixpath.split(stem)
+        key = names.join(folder, name.partition(".")[0])
+        values = {"name": name, "stem": stem, "key": key, "folder": folder or "."}
+        filled = _FIELD.sub(lambda match: values[match[1]], self.where)
+        return posixpath.normpath(filled)
+
+    def is_map(self, relative: str) -> bool:
+        """Whether a file has the name of a condition image."""
+        return _regex_of(self.where).fullmatch(relative) is not None
+
+
+@functools.cache
+def _regex_of(template: str) -> re.Pattern[str]:
+    regex = ""
+    parts = _FIELD.split(posixpath.normpath(template))
+    for number, part in enumerate(parts):
+        regex += _FIELDS[part] if number % 2 else re.escape(part)
+    # {folder} is "" at the root, and then no slash follows.
+    return re.compile(regex.replace(".*/", "(?:.*/)?"), re.DOTALL)
+
+
+def parse_pairings(asked: Sequence[str], conditions: Sequence[str]) -> tuple[Pairing, ...]:
+    """What `--import-condition` says.
+
+    Args:
+        asked: `NAME=WHERE` each.
+        conditions: names that annotators draw, which are taken.
+
+    Raises:
+        ConfigError: another form, a name that is taken, or a template that is the same file for
+            every picture.
+    """
+    found: list[Pairing] = []
+    taken = set(conditions)
+    for one in asked:
+        name, _, where = one.partition("=")
+        option = f"--import-condition {one}"
+        if not re.fullmatch("[a-z][a-z0-9_]{0,62}", name) or not where or where == _COLUMN:
+            raise ConfigError(
+                f"{option}: need NAME=TEMPLATE or NAME=column:COLUMN, NAME of small letters, "
+                "digits and _; e.g. scribble=source/{name}.png"
+            )
+        if name in taken or name in _OURS:
+            raise ConfigError(f"{option}: need a name of its own, got {name}, which is taken")
+        fields = _FIELD.findall(where)
+        strange = [field for field in fields if field not in _FIELDS]
+        if not where.startswith(_COLUMN) and (strange or not _NAMING & {*fields}):
+            raise ConfigError(
+                f"{option}: need a template with {{name}} (file name without suffix), {{stem}} "
+                "(its whole path without suffix) or {key} (the path to the first dot of the name), "
+                f"and perhaps {{folder}}, got {where!r}"
+            )
+        taken.add(name)
+        found.append(Pairing(condition=name, where=where))
+    return tuple(found)
 
 
 class SourceKind(enum.StrEnum):
@@ -167,3 +261,73 @@ def _segment_regex(part: str) -> str:
         else:
             regex += re.escape(token)
     return regex
+
+
+# Counts -------------------------------------------------------------------------------------------
+
+
+class Notes:
+    """Counts of one source, or of a part of it that one worker looked at; picklable."""
+
+    def __init__(self) -> None:
+        self.found = 0  # files, members and rows; captions, tables and opened containers apart
+        self.pictures = 0  # references that were yielded
+        self.attached = 0  # captions that they carry; what becomes of them is seen later
+        self.ignored = Counts()
+        self.unused = Counts()
+        self.fields: dict[str, bool] = {}  # of caption tables, where one is kept -> is it of CSV?
+
+    def ignore(self, reason: Ignored, name: str, count: int = 1) -> None:
+        """Count something that is not one of the images."""
+        self.ignored.add(reason, printable(name), count)
+
+    def leave(self, reason: Unused, name: str, count: int = 1) -> None:
+        """Count a caption that no reference carries."""
+        self.unused.add(reason, printable(name), count)
+
+    def ledger(
+        self,
+        *,
+        planned: int,
+        captions: CaptionCounts | None,
+        columns: Mapping[str, ColumnCounts] | None = None,
+    ) -> Ledger:
+        """The ledger of a run.
+
+        Args:
+            planned: references that were taken; fewer than were listed where there is a limit.
+            captions: what became of theirs; None if that is not known.
+            columns: what became of the values of columns that are kept.
+
+        Raises:
+            ValueError: the sums do not agree: a bug.
+        """
+        cut = self.pictures - planned
+        ignored = Counts()
+        ignored.add_all(self.ignored.frozen())
+        ignored.add_all({Ignored.BEYOND_LIMIT: Noted(count=cut)} if cut else {})
+        if captions is not None:
+            left = max(0, self.attached - captions.offered) if cut else 0
+            unused = Counts()
+            unused.add_all(self.unused.frozen())
+            unused.add_all({Unused.BEYOND_LIMIT: Noted(count=left)} if left else {})
+            captions = joined_captions([captions, CaptionCounts(unused=unused.frozen())])
+        return Ledger(
+            found=self.found,
+            planned=planned,
+            ignored=ignored.frozen(),
+            captions=captions,
+            columns=columns or {},
+        )
+
+
+def joined(parts: Iterable[Notes]) -> Notes:
+    """The sum of the notes of several workers."""
+    whole = Notes()
+    for part in parts:
+        whole.found += part.found
+        whole.pictures += part.pictures
+        whole.attached += part.attached
+        whole.ignored.add_all(part.ignored.frozen())
+        whole.unused.add_all(part.unused.frozen())
+    return whole

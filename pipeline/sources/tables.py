@@ -13,12 +13,10 @@ from typing import Any, NamedTuple
 
 from pipeline.sources import captions, names
 from pipeline.sources.captions import Caption
-from pipeline.sources.fields import kept_in
-from pipeline.sources.notes import Notes
-from pipeline.sources.spec import Selection, SourceSpec
+from pipeline.sources.spec import Notes, Selection, SourceSpec
 from pipeline.storage import files
 from pipeline.storage.folder import Folder
-from schemas.columns import kind_of
+from schemas.columns import bounded, kind_of
 from schemas.errors import ConfigError, Rejected
 from schemas.ledger import Ignored, Unused
 from schemas.records import Place, Problem, printable
@@ -54,7 +52,7 @@ class _Wanted(NamedTuple):
         kept: Mapping[str, Any] = {}
         if self.keep:
             self.seen.update(dict.fromkeys(fields, is_text))
-            kept = kept_in(fields, self.keep, is_text=is_text)
+            kept = _kept_in(fields, self.keep, is_text=is_text)
         return _line(number, name, _value_in(fields, self.captions), kept)
 
     def any_in(self, names: Collection[str]) -> bool:
@@ -134,6 +132,18 @@ def tables_in(in_folder: Sequence[str]) -> list[str]:
     stems = {names.split_suffix(name)[0] for name in in_folder if names.is_image(name)}
     found = [name for name in found if names.split_suffix(name)[0] not in stems]
     return sorted(found, key=lambda name: (names.TABLE_NAMES.index(name.lower()), name))
+
+
+def _kept_in(line: Mapping[str, Any], keep: Sequence[str], *, is_text: bool) -> dict[str, Any]:
+    """Values that a line of a table has for columns that are kept.
+
+    Args:
+        line: field -> value.
+        keep: the columns; names are compared to the letter.
+        is_text: it is one of CSV, where nothing is the same as null.
+    """
+    found = {name: line[name] for name in keep if line.get(name) is not None}
+    return {name: bounded(value) for name, value in found.items() if not is_text or value.strip()}
 
 
 # Lines ------------------------------------------------------------------------------------------
@@ -285,7 +295,7 @@ def _of_parquet(place: Place, wanted: _Wanted) -> Iterator[_Line] | None:
             number,
             str(row[name]),
             row[caption] if caption else None,
-            kept_in(row, kept, is_text=False),
+            _kept_in(row, kept, is_text=False),
         )
         for number, row in enumerate(rows, start=1)
     )

@@ -13,10 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, cast
 
 from pipeline.sources import captions, names
-from pipeline.sources.content import HEAD_BYTES, FirstBytes
 from pipeline.sources.listing import problem_ref
-from pipeline.sources.notes import Notes
-from pipeline.sources.spec import Container, SourceSpec
+from pipeline.sources.names import HEAD_BYTES, FirstBytes
+from pipeline.sources.spec import Container, Notes, SourceSpec
 from pipeline.storage import files
 from schemas.errors import Reason, Rejected
 from schemas.ledger import Ignored, Unused

@@ -141,7 +141,7 @@ def _mend_sums(raw: bytearray) -> None:
 def measured(raw: bytes, max_pixels: int = _MAX_PIXELS) -> dict[str, object]:
     """Decode one picture in this process: outcome, seconds, memory beyond its declared pixels."""
     from pipeline.images.decode import DecodeLimits, decode
-    from pipeline.images.headers import source_header
+    from pipeline.images.formats import source_header
     from schemas.errors import Rejected
 
     limits = DecodeLimits(max_pixels=max_pixels, min_side=1, max_aspect=1e9)

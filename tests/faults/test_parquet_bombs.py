@@ -23,7 +23,7 @@ from collections import Counter
 from pathlib import Path
 from pipeline.config import GenerateConfig
 from pipeline.sources import Container, index_container, iter_reads, list_source, resolve_source
-from pipeline.sources.notes import Notes
+from pipeline.sources.spec import Notes
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError, Rejected
 import pyarrow.parquet

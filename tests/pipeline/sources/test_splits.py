@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.sources import Notes, SourceKind
-from pipeline.sources.splits import split_of
+from pipeline.sources.listing import named_split
 from schemas.errors import ConfigError
 from schemas.ledger import Ignored, Unused
 
@@ -141,4 +141,4 @@ def test_captions_of_another_split_are_counted(tmp_path, listed, jpeg):
     ],
 )
 def test_only_clear_names_tell_a_split(name, split):
-    assert split_of(name, SourceKind.PARQUET) == split
+    assert named_split(name, SourceKind.PARQUET) == split
