@@ -214,7 +214,7 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-# Captions that a model writes, for images whose source has none.
+# Captions -----------------------------------------------------------------------------------------
 
 
 def add_captions(

@@ -102,8 +102,7 @@ def _close() -> None:
         _CHANGE.wait_for(lambda: not _AT_WORK)
 
 
-# Keep big buffers between pictures: threads must not queue for the kernel's page tables.
-
+# Memory -------------------------------------------------------------------------------------------
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3

@@ -197,7 +197,8 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 # Colours told by numbers --------------------------------------------------------------------------
 #
 # Instead of a profile; here they become the ICC profile that says the same. Source: ITU-T H.273
-# (code points), ICC.1:2001-04 (matrix and curve profiles), the PNG specification (gAMA, cHRM, cICP).
+# (code points), ICC.1:2001-04 (matrix and curve profiles), the PNG specification (gAMA, cHRM and
+# cICP).
 
 _D65 = (0.3127, 0.3290)
 _SRGB = (*_D65, 0.640, 0.330, 0.300, 0.600, 0.150, 0.060)

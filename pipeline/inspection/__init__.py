@@ -2,7 +2,6 @@
 
 from pipeline.inspection.inspect import inspect_dataset
 from pipeline.inspection.records import Flag, Inspection
-from pipeline.inspection.report import render_inspection
-from pipeline.inspection.terminal import print_inspection
+from pipeline.inspection.report import print_inspection, render_inspection
 
 __all__ = ["Flag", "Inspection", "inspect_dataset", "print_inspection", "render_inspection"]

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from pipeline.inspection.measure import FLAT_DEVIATION
-from pipeline.inspection.pixels import Pixels
+from pipeline.inspection.measure import FLAT_DEVIATION, Pixels
 
 MAX_DISTANCE = 4
 """Bits of 64 that may differ: re-encoding flips 0 to 2, brightening 0 to 4, cutting 1 % off every

@@ -1,21 +1,48 @@
 """Findings in words: what is wrong, what it means for training, what to do."""
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from pipeline.inspection.caption_flags import caption_flags
-from pipeline.inspection.draft import AGAIN, Draft, wishes_for
-from pipeline.inspection.map_flags import map_flags
-from pipeline.inspection.measure import FLAT_DEVIATION, GREY_SPREAD
-from pipeline.inspection.pixels import Pixels
-from pipeline.inspection.records import Captions
-from pipeline.inspection.scene_flags import scene_flags
-from pipeline.inspection.small_columns import Scalars
-from pipeline.inspection.summary import enlarged_rows
+from pipeline.inspection.measure import FLAT_DEVIATION, GREY_SPREAD, LEAK_LIMIT, Pixels
+from pipeline.inspection.records import Captions, Flag, Member
+from pipeline.inspection.small_columns import REPETITION_LIMIT, TOKEN_LIMIT, People, Scalars
 from pipeline.output.pages import percent, plural
 from schemas.manifest import Manifest
 from schemas.triple import BORDER_COLUMNS
+
+EXAMPLES = 6
+"""Members of a group, or examples of a flag, that get a thumbnail."""
+
+AGAIN = "then run controlset generate again"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Wish:
+    """A row to show, and the condition whose map belongs to it."""
+
+    row: int
+    condition: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Draft(Flag):
+    """A flag whose examples are still row numbers."""
+
+    wishes: Sequence[Wish] = ()
+
+    def flag(self, members: Mapping[Wish, Member]) -> Flag:
+        """The flag, once its examples were looked up."""
+        known = {field.name: getattr(self, field.name) for field in dataclasses.fields(Flag)}
+        return Flag(**known | {"examples": [members[wish] for wish in self.wishes]})
+
+
+def wishes_for(rows: Sequence[int] | np.ndarray, condition: str | None = None) -> list[Wish]:
+    """The first few rows, to be shown with their map of a condition if one is named."""
+    return [Wish(row=int(row), condition=condition) for row in rows[:EXAMPLES]]
+
 
 _GREY_SHARE = 0.05
 _REJECT_SHARE = 0.05
@@ -45,7 +72,7 @@ def drafts(
         *scene_flags(manifest.annotators, scalars),
         *caption_flags(scalars, captions.openings),
         *picture_flags(pixels),
-        *source_flags(pixels, enlarged_rows(scalars), scalars),
+        *source_flags(pixels, scalars.enlarged, scalars),
         *border_flags(scalars),
         *reject_flags(manifest.planned, manifest.rejected_images),
     ]
@@ -177,4 +204,313 @@ def reject_flags(planned: int, rejected: int) -> Iterator[Draft]:
             of=planned,
             meaning="What is left may not be what you meant to train on.",
             advice="The reasons are listed below, each with examples.",
+        )
+
+
+# Maps of any kind ---------------------------------------------------------------------------------
+
+BLANK_SHARE = 0.001
+"""A map with fewer pixels that are not zero is blank, and so is one of a single tone."""
+
+_DENSITY_LIMITS = (0.005, 0.35)
+_SCRIBBLE_LIMITS = (0.005, 0.5)  # thick lines: up to 32 % on 17 photographs
+_LINE_LIMITS = (0.002, 0.2)  # one px wide, and of straight things only
+_MANY_LEAKS = 0.05
+_THRESHOLDS = {"canny": "--canny-thresholds", "mlsd": "--mlsd-thresholds"}
+
+
+def density_limits(name: str, record: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Edge densities between which nothing stands out; None for maps without edges.
+
+    Args:
+        name: of the condition.
+        record: of its annotator, from the manifest.
+    """
+    if "edge_density" not in record.get("stats", {}):
+        return None
+    if name == "mlsd":
+        return _LINE_LIMITS
+    scribbled = record["parameters"].get("mode") == "scribble"
+    return _SCRIBBLE_LIMITS if scribbled else _DENSITY_LIMITS
+
+
+def map_flags(annotators: Mapping[str, Any], scalars: Scalars, pixels: Pixels) -> Iterator[Draft]:
+    """Blank and missing maps, edge density out of range, shading that leaks into soft edges."""
+    for index, (name, record) in enumerate(annotators.items()):
+        flat = scalars.numbers.get(f"{name}_flat", np.zeros(0))
+        blank = sorted(set(pixels.blank[index]) - set(np.flatnonzero(flat == 1).tolist()))
+        if blank:
+            yield _blank_maps(name, record, blank, len(pixels.map_bytes[index]))
+        missing = np.flatnonzero(scalars.missing[name])
+        if len(missing):
+            yield _missing_flag(name, missing, scalars)
+        limits = density_limits(name, record)
+        if limits is not None:
+            yield from _density_flags(name, scalars.numbers[f"{name}_edge_density"], limits)
+        yield from _leak_flags(name, pixels.leak_rows[index], pixels.leaks[index])
+
+
+def _blank_maps(name: str, record: Mapping[str, Any], blank: list[int], measured: int) -> Draft:
+    wanted = bool(record["parameters"].get("keep_empty"))  # asked for: nobody, so a black map
+    change = " or change the thresholds" if name in _THRESHOLDS else ""
+    return Draft(
+        name=f"blank_{name}",
+        severity="look" if wanted else "fix",
+        title=f"{plural(len(blank), f'{name} map')} with next to nothing in "
+        f"{'it' if len(blank) == 1 else 'them'}",
+        count=len(blank),
+        of=measured,
+        threshold=BLANK_SHARE,
+        meaning="Nobody is in these pictures, and --keep-empty-pose keeps their maps."
+        if wanted
+        else "An empty hint beside a full picture teaches the ControlNet to ignore it.",
+        advice="Nothing to do if they are few; many teach the ControlNet to ignore the hint."
+        if wanted
+        else f"Delete these pictures from the source{change}, {AGAIN}.",
+        wishes=wishes_for(blank, name),
+    )
+
+
+def _missing_flag(name: str, missing: np.ndarray, scalars: Scalars) -> Draft:
+    people = name in scalars.people
+    return Draft(
+        name=f"missing_{name}",
+        severity="look",
+        title=f"{plural(len(missing), 'row')} "
+        + ("with nobody to draw" if people else f"without a {name} map"),
+        count=len(missing),
+        of=scalars.rows,
+        meaning="The annotator found nothing; training on this condition leaves them out.",
+        advice="Nothing to do if that is right. The rejects table says why, row by row.",
+        wishes=wishes_for(missing),
+    )
+
+
+def _density_flags(name: str, density: np.ndarray, limits: tuple[float, float]) -> Iterator[Draft]:
+    known = int(np.isfinite(density).sum())
+    order = np.argsort(density)  # NaN last
+    low = order[: int((density < limits[0]).sum())]
+    high = order[:known][::-1][: int((density > limits[1]).sum())]
+    option = _THRESHOLDS.get(name)
+    if len(low):
+        yield Draft(
+            name=f"sparse_{name}",
+            severity="look",
+            title=f"{plural(len(low), f'{name} map')} with under {percent(limits[0])} edges",
+            count=len(low),
+            of=known,
+            threshold=limits[0],
+            meaning="There is hardly anything to follow: flat, dark or blurred pictures.",
+            advice=f"Lower {option}, or delete these pictures from the source."
+            if option
+            else "Delete these pictures from the source, if they are many.",
+            wishes=wishes_for(low, name),
+        )
+    if len(high):
+        yield Draft(
+            name=f"dense_{name}",
+            severity="look",
+            title=f"{plural(len(high), f'{name} map')} with over {percent(limits[1])} edges",
+            count=len(high),
+            of=known,
+            threshold=limits[1],
+            meaning="Edges everywhere say little: noise, foliage, strong JPEG compression.",
+            advice=f"Raise {option}, or delete these pictures from the source."
+            if option
+            else "Delete these pictures from the source, if they are many.",
+            wishes=wishes_for(high, name),
+        )
+
+
+def _leak_flags(name: str, rows: np.ndarray, leaks: np.ndarray) -> Iterator[Draft]:
+    order = np.argsort(-leaks, kind="stable")
+    leaking = rows[order[: int((leaks >= LEAK_LIMIT).sum())]]
+    if len(leaking):
+        yield Draft(
+            name=f"leak_{name}",
+            severity="fix" if len(leaking) > _MANY_LEAKS * len(rows) else "look",
+            title=f"{plural(len(leaking), f'{name} map')} through which the shading can be read",
+            count=len(leaking),
+            of=len(rows),
+            threshold=LEAK_LIMIT,
+            meaning="Outside of its edges such a map is a dim copy of the picture; a ControlNet "
+            "learns to brighten that up instead of painting.",
+            advice=f"Use --{name}-mode safe, which leaves three levels of grey, {AGAIN}.",
+            wishes=wishes_for(leaking, name),
+        )
+
+
+# Depth and people ---------------------------------------------------------------------------------
+
+NARROW_RANGE = 0.05
+"""Of the set's median range. A map is stretched over its own range, so a wall's noise looks as deep
+as a street."""
+
+FEW_JOINTS = 4
+"""Of 18. With fewer there is no limb pair left that says how a person stands."""
+
+
+def scene_flags(annotators: Mapping[str, Any], scalars: Scalars) -> Iterator[Draft]:
+    """Flat and narrow depth, people of whom next to nothing was seen."""
+    for name in annotators:
+        if name == "depth":
+            yield from _depth_flags(name, scalars)
+        if name in scalars.people:
+            yield from _people_flags(name, scalars.people[name])
+
+
+def depth_range(name: str, numbers: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """Largest minus smallest raw value of each row; None where the annotator tells neither."""
+    low, high = numbers.get(f"{name}_min"), numbers.get(f"{name}_max")
+    return None if low is None or high is None else high - low
+
+
+def _depth_flags(name: str, scalars: Scalars) -> Iterator[Draft]:
+    known = scalars.rows - int(scalars.missing[name].sum())
+    is_flat = scalars.numbers.get(f"{name}_flat", np.zeros(scalars.rows)) == 1
+    flat = np.flatnonzero(is_flat)
+    if len(flat):
+        yield Draft(
+            name=f"flat_{name}",
+            severity="fix",
+            title=f"{plural(len(flat), f'{name} map')} without any range",
+            count=len(flat),
+            of=known,
+            meaning="The network saw one distance everywhere; the map is black.",
+            advice=f"Delete these pictures from the source, {AGAIN}.",
+            wishes=wishes_for(flat, name),
+        )
+    ranges = depth_range(name, scalars.numbers)
+    if ranges is None or not np.isfinite(ranges[~is_flat]).any():
+        return
+    limit = NARROW_RANGE * float(np.nanmedian(ranges[~is_flat]))
+    order = np.argsort(ranges)  # NaN last
+    narrow = [row for row in order[: int((ranges < limit).sum())] if not is_flat[row]]
+    if narrow:
+        yield Draft(
+            name=f"narrow_{name}",
+            severity="look",
+            title=f"{plural(len(narrow), f'{name} map')} with under a twentieth of the usual range",
+            count=len(narrow),
+            of=known,
+            threshold=limit,
+            meaning="A map is stretched over its own range: in a scene without depth it shows the "
+            "network's noise.",
+            advice="Look at them; delete flat scenes (walls, pages, skies) from the source.",
+            wishes=wishes_for(narrow, name),
+        )
+
+
+def _people_flags(name: str, people: People) -> Iterator[Draft]:
+    few = people.joints < FEW_JOINTS
+    if few.any():
+        rows = people.rows[np.argsort(people.joints, kind="stable")[: int(few.sum())]]
+        count = int(few.sum())
+        yield Draft(
+            name=f"few_joints_{name}",
+            severity="look",
+            title=f"{count:,} {'person' if count == 1 else 'people'} with fewer than "
+            f"{FEW_JOINTS} joints",
+            count=count,
+            of=len(people.joints),
+            threshold=FEW_JOINTS,
+            meaning="An ear and a shoulder tell no pose: people cut off, hidden or made up.",
+            advice="Nothing to do if they are few. pose_visible_joints lets a reader leave them "
+            "out.",
+            wishes=wishes_for(list(dict.fromkeys(rows.tolist())), name),
+        )
+
+
+# Captions -----------------------------------------------------------------------------------------
+
+_REPEAT_SHARE = 0.05
+_OPENING_SHARE = 0.5
+_OPENING_ROWS = 10
+
+
+def caption_flags(scalars: Scalars, openings: Sequence[tuple[str, int]]) -> Iterator[Draft]:
+    """Missing, long, looping and monotonous captions."""
+    captions, present = scalars.captions, scalars.captions.present
+    if captions.missing:
+        yield Draft(
+            name="no_caption",
+            severity="look",
+            title=f"{plural(len(captions.missing), 'row')} without a caption",
+            count=len(captions.missing),
+            of=scalars.rows,
+            meaning="They can teach structure only; some trainers stop at a null caption.",
+            advice="Add caption files beside the pictures, or let --caption fixed give them one.",
+            wishes=wishes_for(captions.missing),
+        )
+    if captions.loops:
+        yield Draft(
+            name="caption_loops",
+            severity="fix",
+            title=f"{plural(len(captions.loops), 'caption')} with words in a loop",
+            count=len(captions.loops),
+            of=present,
+            meaning="Captioning models get stuck: the same words follow each other three times.",
+            advice=f"Caption these pictures again, with a repetition penalty, {AGAIN}.",
+            wishes=wishes_for(captions.loops),
+            about_text=True,
+        )
+    if captions.repetitive:
+        yield Draft(
+            name="repetitive_captions",
+            severity="look",
+            title=f"{plural(len(captions.repetitive), 'caption')} of {captions.model} that "
+            f"{'repeats its' if len(captions.repetitive) == 1 else 'repeat their'} words",
+            count=len(captions.repetitive),
+            of=captions.written_by_model(),
+            threshold=REPETITION_LIMIT,
+            meaning="Where a model sees little it says the same thing twice.",
+            advice="Look at them; a larger --caption-model repeats itself less.",
+            wishes=wishes_for(captions.repetitive),
+            about_text=True,
+        )
+    if captions.long:
+        yield Draft(
+            name="long_captions",
+            severity="look",
+            title=f"{plural(len(captions.long), 'caption')} of more than {TOKEN_LIMIT} tokens "
+            "(estimated)",
+            count=len(captions.long),
+            of=present,
+            threshold=TOKEN_LIMIT,
+            meaning="CLIP's text encoder cuts there: what comes later has no effect.",
+            advice="Put what matters first, or shorten them.",
+            wishes=wishes_for(captions.long),
+            about_text=True,
+        )
+    yield from _monotony_flags(scalars, present, openings)
+
+
+def _monotony_flags(
+    scalars: Scalars, present: int, openings: Sequence[tuple[str, int]]
+) -> Iterator[Draft]:
+    repeats = scalars.captions.most_repeated()
+    if repeats and repeats[0][1] > _REPEAT_SHARE * present:
+        row, count = repeats[0]
+        yield Draft(
+            name="repeated_caption",
+            severity="look",
+            title=f"One caption stands beside {count:,} images",
+            count=count,
+            of=present,
+            meaning="A text that says the same of every picture tells no more than none.",
+            advice="Intended with --caption fixed; otherwise look where the captions come from.",
+            wishes=wishes_for([row]),
+            about_text=True,
+        )
+    if openings and openings[0][1] > max(_OPENING_SHARE * present, _OPENING_ROWS):
+        words, count = openings[0]
+        yield Draft(
+            name="same_opening",
+            severity="look",
+            title=f"{plural(count, 'caption')} begin with \N{LEFT DOUBLE QUOTATION MARK}{words}"
+            "\N{RIGHT DOUBLE QUOTATION MARK}",
+            count=count,
+            of=present,
+            meaning="Prompts that begin otherwise will be unfamiliar to the ControlNet.",
+            advice="Cut the common opening off, or mix captions from another source.",
         )

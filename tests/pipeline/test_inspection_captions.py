@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from pipeline.inspection.captions import (
+from pipeline.inspection.small_columns import (
     REPETITION_LIMIT,
     CaptionTally,
     has_loop,

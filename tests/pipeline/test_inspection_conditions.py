@@ -11,8 +11,8 @@ from annotators.conditions.softedge import SoftedgeSpec
 from annotators.registry import record_of
 from annotators.runtime import Runtime
 from pipeline.inspection import inspect_dataset, print_inspection, render_inspection
-from pipeline.inspection.leak import LEAK_LIMIT, leak
-from pipeline.inspection.map_flags import density_limits
+from pipeline.inspection.findings import density_limits
+from pipeline.inspection.measure import LEAK_LIMIT, leak
 from schemas.pixels import encode_map_png
 from schemas.terminal import Terminal
 from tests.pipeline.every_kind import (
