@@ -19,8 +19,7 @@ from annotators.options import configured
 from benchmarks.corpus import make_corpus
 from benchmarks.one_pass import BLIP, generate_parts, write_bench_weights
 from pipeline.config import GenerateConfig
-from pipeline.scale.cost import CAPTION
-from pipeline.scale.figures import shipped
+from pipeline.scale.cost import CAPTION, shipped_figures
 from pipeline.scale.pilot import measure
 from tests.annotators import reference_weights
 
@@ -34,7 +33,7 @@ UNSEEN = (("canny", "hed", "pose"), ("canny", "depth", BLIP), ("softedge", "norm
 
 def check(folder: Path, photographs: Path, weights: Path) -> None:
     """Generate from other pictures with sets of parts that no pilot ran; compare."""
-    figures = shipped()
+    figures = shipped_figures()
     pictures, output = folder / "unseen", folder / "scale-check"
     pictures.mkdir(exist_ok=True)
     others = sorted(photographs.iterdir())[100:148]

@@ -98,7 +98,7 @@ def _finish_own_addition(job: Job) -> None:
         return
     where = f"{job.output}/{RECORDS_DIR}/{RUN_NAME}"
     theirs = parse_json(text, dict[str, Any], where=where, advice="use --overwrite")
-    if _changed(theirs | waiting.told, json.loads(_identity_text(job))):
+    if changes(theirs | waiting.told, json.loads(_identity_text(job))):
         raise ConfigError(
             f"{job.output}: need a data set at rest, but an addition of columns waits to be "
             f"finished; run `controlset add {job.output}`, choose another --output, or delete it "
@@ -181,8 +181,8 @@ def _identity_text(job: Job) -> str:
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     """Options that differ; the rest of the identity only if no option does."""
-    options = _changed(_options(theirs), _options(ours))
-    return options or _changed(theirs, ours)
+    options = changes(_options(theirs), _options(ours))
+    return options or changes(theirs, ours)
 
 
 def _options(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,7 +197,8 @@ def _options(identity: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _changed(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+def changes(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """`name=theirs (now ours)` of whatever differs, by name."""
     return [
         f"{name}={theirs.get(name)} (now {ours.get(name)})"
         for name in sorted(theirs.keys() | ours.keys())

@@ -18,13 +18,15 @@ from pipeline.scale.cost import (
     CAPTION,
     Cluster,
     Estimate,
+    Figures,
     Prices,
     check_ends,
     cut,
     estimate,
     machines_for,
+    read_figures,
+    shipped_figures,
 )
-from pipeline.scale.figures import Figures, read, shipped
 from pipeline.scale.simulation import Faults, Outcome, simulate
 from schemas.errors import ConfigError
 from schemas.figure_style import COLORS, DPI, SOFT, WIDTH_IN, styled
@@ -151,7 +153,7 @@ def _figures(options: _Options) -> Figures:
         ConfigError: not such a file, or nothing to measure with.
     """
     if options.measure is None:
-        return shipped() if options.figures is None else read(options.figures)
+        return shipped_figures() if options.figures is None else read_figures(options.figures)
     with leaving_at_once("scale"):
         from pipeline.config import GenerateConfig
         from pipeline.scale.pilot import measure

@@ -17,8 +17,7 @@ from pyarrow.fs import LocalFileSystem
 
 from pipeline.add.config import AddConfig
 from pipeline.add.job import Addition, resolve
-from pipeline.add.latents import check_some_finite
-from pipeline.add.stage import stage_shard
+from pipeline.add.stage import check_some_finite, stage_shard
 from pipeline.add.swap import clear_staging, finish_adding, pending_manifest, staging_of
 from pipeline.generate import run_graph, running
 from pipeline.identity import check_folders, locked, remove_temporary

@@ -1,17 +1,20 @@
 """The resolved addition: which columns are new, and what the data set will say of itself then."""
 
 import dataclasses
+import itertools
 import json
-from collections.abc import Mapping
+import posixpath
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 from pyarrow.fs import LocalFileSystem
 
-from annotators.latents import LatentSpec
+from annotators.latents import LatentSpec, vae_ready
 from annotators.protocol import Spec
 from annotators.registry import (
     captioner_of,
+    is_imported,
     record_of,
     record_of_captioner,
     specs_of,
@@ -19,17 +22,25 @@ from annotators.registry import (
 )
 from annotators.runtime import Runtime
 from pipeline.add.config import AddConfig
-from pipeline.add.imports import resolve_imported
-from pipeline.add.latents import resolve_latents
 from pipeline.config import GenerateConfig
+from pipeline.identity import changes
+from pipeline.images.imported_maps import PEEKED, ImportedCondition, imports_of
 from pipeline.job import Job, check_names
 from pipeline.output.finalize import packages_of
+from pipeline.sources import SourceKind, SourceSpec
+from pipeline.sources.pairs import place_of, read_maps
+from pipeline.sources.resolve import root_of
+from pipeline.sources.spec import Pairing, parse_pairings
+from schemas.dataset import open_dataset
 from schemas.documents import parse_json
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, Rejected
 from schemas.latents import LatentInfo
 from schemas.manifest import Manifest, ShardRecord
+from schemas.records import ImageRef, Place
 from schemas.shards import ShardReader, path_inside
 from schemas.triple import FOOTER_KEY, Condition
+
+MAX_PIXELS = 100_000_000
 
 _WITH_MODEL = {"none": "blip", "auto": "sidecar-else-blip"}
 """What `generate --caption` is told to do the same at once; the other modes have no such twin."""
@@ -146,7 +157,7 @@ def resolve(config: AddConfig, old: Manifest, *, download: bool = True) -> Addit
         ours = record_of_captioner(captioner, found or ())
         _check_same(config.folder, f"captions of {captioner.name}", old.captioner, ours)
         captioner = None
-    source, imports = resolve_imported(
+    source, imports = _resolve_imported(
         config.import_condition, config.conditions, old, config.folder
     )
     latents, found = _latents_of(config, old, looking, download=download)
@@ -174,7 +185,7 @@ def _latents_of(
     spec = LatentSpec.from_options(
         config.latents, flips=config.latent_flips, asked=config.precision
     )
-    return resolve_latents(spec, old, looking, folder=config.folder, download=download)
+    return _resolve_latents(spec, old, looking, folder=config.folder, download=download)
 
 
 def _running_config(config: AddConfig, old: Manifest) -> GenerateConfig:
@@ -207,12 +218,7 @@ def _check_same(folder: str, what: str, theirs: Mapping[str, Any], ours: Mapping
     ours = json.loads(json.dumps(ours))
     if not ours["weights"]:  # not here, and not needed if all else is equal
         theirs, ours = ({**record, "weights": None} for record in (theirs, ours))
-    before, now = _flat(theirs), _flat(ours)
-    differences = [
-        f"{name}={before.get(name)} (now {now.get(name)})"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
-    ]
+    differences = changes(_flat(theirs), _flat(ours))
     if differences:
         raise ConfigError(
             f"{folder}: holds {what} made with {'; '.join(differences)}; "
@@ -225,3 +231,171 @@ def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
     rest = {name: value for name, value in record.items() if name != "parameters"}
     weights = [one["sha256"] for one in record["weights"] or []]
     return {**rest, "weights": weights, **record["parameters"]}
+
+
+# Imported conditions ------------------------------------------------------------------------------
+
+
+def _resolve_imported(
+    asked: Sequence[str], conditions: Sequence[str], old: Manifest, folder: str
+) -> tuple[SourceSpec, tuple[ImportedCondition, ...]]:
+    """Find the first maps; a condition that the set has from the same place is left out.
+
+    Args:
+        asked: `NAME=TEMPLATE` each; relative ones to the set's source.
+        conditions: that annotators draw in the same run.
+        old: the set's manifest.
+        folder: of the set.
+
+    Returns:
+        Where to look for maps, and what they are like.
+
+    Raises:
+        ConfigError: another form, a name that is taken, a template that is the same file for two
+            pictures, a source that is not there, or none of the first rows has a map.
+    """
+    pairings = tuple(
+        one for one in parse_pairings(asked, conditions) if not _is_there(one, old, folder)
+    )
+    for pairing in pairings:
+        if pairing.column is not None:
+            raise ConfigError(
+                f"--import-condition {pairing.condition}={pairing.where}: need a template of files "
+                "for a set that exists, e.g. maps/{name}.png, got a column; generate the set anew"
+            )
+    spec = SourceSpec(
+        root=_root(pairings, old.source),
+        kind=SourceKind.IMAGES,
+        selections=(),
+        pairings=pairings,
+    )
+    if not pairings:
+        return spec, ()
+    first = _first_sources(folder)
+    for pairing in pairings:
+        _check_apart(pairing, first)
+    most = old.recipe.get("max_pixels", MAX_PIXELS)
+    found = (maps_of(source, spec) for source in first)
+    return spec, imports_of(pairings, found, max_pixels=most)
+
+
+def _is_there(pairing: Pairing, old: Manifest, folder: str) -> bool:
+    """Whether the set has it from the same place; refused where it has it from another."""
+    record = old.annotators.get(pairing.condition)
+    if record is None:
+        return False
+    theirs = record["parameters"]["imported"] if is_imported(record) else "an annotator"
+    if theirs != pairing.where:
+        raise ConfigError(
+            f"{folder}: holds {pairing.condition} of {theirs} (now {pairing.where}); "
+            "take another name, or generate another data set"
+        )
+    return True
+
+
+def _root(pairings: Sequence[Pairing], source: str) -> str:
+    """What templates are relative to; absolute ones do not need the source."""
+    if all(posixpath.isabs(one.where) or "://" in one.where for one in pairings):
+        return "/"
+    try:
+        return root_of(source)
+    except ConfigError as error:
+        first = next(one for one in pairings if not posixpath.isabs(one.where))
+        raise ConfigError(
+            f"--import-condition {first.condition}={first.where}: need the set's source, which it "
+            f"is relative to, got: {error}; give the template with its whole path"
+        ) from None
+
+
+def _first_sources(folder: str) -> list[str]:
+    batches = open_dataset(folder).batches(["source"], batch_rows=PEEKED)
+    cells: Iterator[str] = itertools.chain.from_iterable(
+        batch.column("source").to_pylist() for batch in batches
+    )
+    return list(itertools.islice(cells, PEEKED))
+
+
+def _check_apart(pairing: Pairing, sources: Sequence[str]) -> None:
+    """Refuse a template that is one file for several pictures, as for rows of one Parquet file."""
+    by_path: dict[str, str] = {}
+    for source in sources:
+        path = pairing.path_of(source)
+        other = by_path.setdefault(path, source)
+        if other != source:
+            raise ConfigError(
+                f"--import-condition {pairing.condition}={pairing.where}: need another file for "
+                f"each picture, got {path} for {other} and {source}; use {{stem}} or {{folder}}"
+            )
+
+
+def maps_of(source: str, spec: SourceSpec) -> dict[str, bytes | Rejected]:
+    """Condition -> bytes of a row's condition image, or why there are none."""
+    places = (
+        (one.condition, place_of(posixpath.join(spec.root, one.path_of(source))))
+        for one in spec.pairings
+    )
+    ref = ImageRef(key="", source=source, place=Place(uri=""), maps=tuple(places))
+    return read_maps(ref, spec)
+
+
+# Latents ------------------------------------------------------------------------------------------
+
+
+def _resolve_latents(
+    spec: LatentSpec, old: Manifest, runtime: Runtime, *, folder: str, download: bool
+) -> tuple[LatentSpec | None, LatentInfo | None]:
+    """Find the VAE, and set the wish aside where the data set has its moments already.
+
+    Args:
+        spec: what was asked for.
+        old: the data set's manifest.
+        runtime: where to look.
+        folder: of the data set, for errors.
+        download: get a VAE that is not here.
+
+    Returns:
+        What to encode with and what to say of it, the latter None where it is not here; two Nones
+        where there is nothing to do.
+
+    Raises:
+        ConfigError: moments of another VAE are there, or the VAE is nowhere or does not fit.
+    """
+    if old.latents is not None:
+        _check_same_latents(spec, vae_ready(spec, runtime, download=False), old.latents, folder)
+        return None, None
+    info = vae_ready(spec, runtime, download=download)
+    if info is not None:
+        _check_divides(info, old.recipe, folder)
+    return spec, info
+
+
+def _check_same_latents(
+    spec: LatentSpec, found: LatentInfo | None, theirs: Mapping[str, Any], folder: str
+) -> None:
+    """Refuse to add what is there already, made otherwise."""
+    if found is None:  # not here, and not needed if all else is equal
+        ours: dict[str, Any] = {
+            "base": spec.base,
+            "flips": spec.flips,
+            "precision": spec.precision,
+        }
+    else:
+        ours = found.to_json()
+        if theirs.get("vae_sha256") == found.vae_sha256:
+            del ours["base"]  # the same VAE from another place
+    differences = changes({name: theirs.get(name) for name in ours}, ours)
+    if differences:
+        raise ConfigError(
+            f"{folder}: holds latents made with {'; '.join(differences)}; "
+            "ask for them with the same options, or generate another data set"
+        )
+
+
+def _check_divides(info: LatentInfo, recipe: Mapping[str, Any], folder: str) -> None:
+    """Refuse images that the VAE would cut or pad, as far as the recipe tells their sizes."""
+    side = 64 if recipe.get("fit") == "bucket" else recipe.get("resolution", info.factor)
+    if side % info.factor:
+        raise ConfigError(
+            f"{folder}: need images whose sides are multiples of {info.factor} px for the VAE of "
+            f"{info.base}, got {side} px; generate the set with such a --resolution"
+        )

@@ -2,7 +2,7 @@
 
 import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -10,26 +10,32 @@ from pyarrow.fs import LocalFileSystem
 
 from annotators.latents import Moments
 from annotators.protocol import Annotation
-from pipeline.add.imports import add_imported
-from pipeline.add.job import Addition
-from pipeline.add.latents import add_latents
+from pipeline.add.job import MAX_PIXELS, Addition, maps_of
 from pipeline.add.swap import staging_of
 from pipeline.annotate import Eye, add_captions
-from pipeline.batch import BatchResult, add_maps
+from pipeline.batch import BatchResult, add_maps, import_map
+from pipeline.images.decode import scale_of
+from pipeline.images.geometry import Geometry, plan_geometry, smallest_useful_size
+from pipeline.images.imported_maps import ImportedCondition
 from pipeline.job import BATCH_IMAGES
 from pipeline.output.parquet import ParquetFileWriter
 from pipeline.plan import fingerprint
 from pipeline.progress import TALLY, Stopwatch
 from pipeline.shard import ShardHead, commit_record, committed_record, in_order, record_path
+from pipeline.sources import SourceSpec, names
 from pipeline.storage import store
 from pipeline.worker import Workshop
 from schemas.documents import as_record, parse_json
-from schemas.errors import ConfigError
-from schemas.manifest import FileRecord, ShardRecord
+from schemas.errors import ConfigError, Rejected
+from schemas.latents import LATENTS, LATENTS_FLIPPED, LatentInfo, encode_moments
+from schemas.manifest import FileRecord, Manifest, ShardRecord
 from schemas.pixels import RgbU8, decode_stored_rgb, of_row
-from schemas.records import RejectRow
+from schemas.records import RejectRow, reject_of
 from schemas.shards import ShardReader, path_inside
 from schemas.triple import FOOTER_KEY, REJECTS
+
+_JPEGS = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}
+_SCALES = (1, 2, 4, 8)  # that a JPEG may have been divided by
 
 
 def stage_shard(shard: ShardRecord, job: Addition, workshop: Workshop) -> ShardRecord:
@@ -164,3 +170,116 @@ def _kept_rejects(shard: ShardRecord, job: Addition) -> list[RejectRow]:
     if job.captioner is None:
         return rejects
     return [row for row in rejects if row.kind != "text"]
+
+
+def add_imported(
+    rows: Sequence[dict[str, Any]],
+    imports: Sequence[ImportedCondition],
+    spec: SourceSpec,
+    recipe: Mapping[str, Any],
+) -> list[RejectRow]:
+    """Add the columns of imported conditions to rows, cut as their images were.
+
+    Args:
+        rows: as stored; changed in place.
+        imports: from the job.
+        spec: where maps lie.
+        recipe: of the set.
+
+    Returns:
+        One reject for each map that is null.
+    """
+    rejects: list[RejectRow] = []
+    most = recipe.get("max_pixels", MAX_PIXELS)
+    for row in rows if imports else ():
+        geometry, decoded = geometry_of(row, recipe)
+        found = maps_of(row["source"], spec)
+        for condition in imports:
+            raw = found.get(condition.name)
+            rejects += import_map(row, raw, condition, geometry, decoded, most)
+    return rejects
+
+
+def geometry_of(
+    row: Mapping[str, Any], recipe: Mapping[str, Any]
+) -> tuple[Geometry, tuple[int, int]]:
+    """How a stored image was cut, and the size in px that it was decoded to before.
+
+    A JPEG may have been decoded at a part of its size; which one is not stored, but follows from
+    its name and the crop.
+
+    Raises:
+        ConfigError: the row is not what the recipe makes of such a picture.
+    """
+    fit, resolution = recipe.get("fit", "crop"), recipe.get("resolution", 512)
+    full = width, height = row["original_width"], row["original_height"]
+    useful = smallest_useful_size(width, height, resolution=resolution, fit=fit)
+    is_jpeg = names.split_suffix(row["source"])[1] in _JPEGS
+    for scale in dict.fromkeys((scale_of(full, useful) if is_jpeg else 1, *_SCALES)):
+        decoded = -(-width // scale), -(-height // scale)
+        geometry = plan_geometry(*decoded, resolution=resolution, fit=fit)
+        told = (geometry.width, geometry.height, geometry.crop_x, geometry.crop_y)
+        if told == (row["width"], row["height"], row["crop_x"], row["crop_y"]):
+            return geometry, decoded
+    raise ConfigError(
+        f"row {row['key']}: need the crop that --fit {fit} --resolution {resolution} gives a "
+        f"picture of {width}x{height} px, got another; run `controlset verify`"
+    )
+
+
+def add_latents(
+    rows: Sequence[dict[str, Any]],
+    images: Sequence[RgbU8],
+    info: LatentInfo,
+    eye: Eye[Moments],
+    watch: Stopwatch,
+) -> list[RejectRow]:
+    """Add the columns of moments to the rows.
+
+    Args:
+        rows: with at least `key` and `source`; changed in place.
+        images: what the `image` of each row decodes to.
+        info: of the moments.
+        eye: the loaded encoder.
+        watch: gets the seconds.
+
+    Returns:
+        One reject for each null: a row without moments has them in no column.
+    """
+    rejects: list[RejectRow] = []
+    with watch.stage(eye.name):
+        results = eye(images, [row["key"] for row in rows])
+    for row, result in zip(rows, results, strict=True):
+        row.update(dict.fromkeys(info.columns))
+        if isinstance(result, Rejected):
+            rejects += [reject_of(row, eye.name, result, kind=column) for column in info.columns]
+            continue
+        row[LATENTS] = encode_moments(result.straight)
+        if result.flipped is not None:
+            row[LATENTS_FLIPPED] = encode_moments(result.flipped)
+    return rejects
+
+
+def check_some_finite(manifest: Manifest, info: LatentInfo, place: str) -> None:
+    """Refuse columns without a single value; a data set would keep them for good.
+
+    Args:
+        manifest: of the data set with the new columns.
+        info: of the moments.
+        place: folder that its shards are staged in.
+
+    Raises:
+        ConfigError: the VAE gave NaN for every image.
+    """
+    for shard in manifest.shards:
+        path = path_inside(LocalFileSystem(), place, shard.data.path)
+        with ShardReader(path, where=path, filesystem=LocalFileSystem()) as reader:
+            for group in range(len(reader.rows_of_groups)):
+                column = reader.read([LATENTS], row_group=group)[LATENTS]
+                if column.null_count < len(column):
+                    return
+    if manifest.rows:
+        raise ConfigError(
+            f"--latents {info.base}: need finite moments, got none for all {manifest.rows} images "
+            f"in {info.precision}; use --precision fp32, or another VAE"
+        )

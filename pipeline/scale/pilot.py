@@ -18,8 +18,7 @@ from pipeline.generate import generate, list_here, resolve
 from pipeline.job import BATCH_IMAGES
 from pipeline.plan import Packer
 from pipeline.progress import TALLY
-from pipeline.scale.cost import CAPTION
-from pipeline.scale.figures import Figures
+from pipeline.scale.cost import CAPTION, Figures
 from schemas.errors import ConfigError, NothingKept
 from schemas.manifest import MANIFEST_NAME, Manifest
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from controlset.cli import main
-from pipeline.scale.figures import shipped
+from pipeline.scale.cost import shipped_figures
 
 FEW = ("--images", "1e5", "--conditions", "canny", "hed")
 
@@ -24,7 +24,7 @@ def test_the_table_has_a_column_for_each_size_and_says_what_it_rests_on(capsys):
     assert status == 0
     assert "1,000,000" in out
     assert "2,000,000" in out
-    figures = shipped()
+    figures = shipped_figures()
     assert f"measured: {figures.machine}, {figures.measured_on}" in out
     assert f"canny {figures.seconds['canny']:.3f}, depth {figures.seconds['depth']:.3f}" in out
     assert "assumed: " in out
@@ -38,7 +38,7 @@ def test_json_holds_what_went_in_and_what_came_out(capsys):
     assert content["cluster"]["machines"] == 7
     assert content["faults"] == content["faults"] | {"preemptions": 0.5, "seed": 3}
     (one,) = content["estimates"]
-    figures = shipped()
+    figures = shipped_figures()
     seconds = figures.core_seconds(("canny", "hed"))
     assert one["images"] == 100_000
     assert one["vcpu_hours"] == pytest.approx(1e5 * seconds / 3600)

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from pipeline.add.stage import _stored_image
-from pipeline.verify.audit import Auditor, check_row
+from pipeline.verify.verify import Auditor, check_row
 from schemas.errors import ConfigError
 from tests.faults import bad_corpus, mutated_pictures
 from tests.faults.mutated_pictures import MOST_EXTRA_BYTES, MOST_SECONDS, PIXEL_BYTES

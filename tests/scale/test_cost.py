@@ -6,8 +6,15 @@ import json
 import pytest
 
 from pipeline.plan import lay_out
-from pipeline.scale.cost import Cluster, Prices, cut, estimate
-from pipeline.scale.figures import Figures, read, shipped
+from pipeline.scale.cost import (
+    Cluster,
+    Figures,
+    Prices,
+    cut,
+    estimate,
+    read_figures,
+    shipped_figures,
+)
 from pipeline.scale.simulation import Faults
 from schemas.errors import ConfigError
 
@@ -145,7 +152,7 @@ def test_machines_and_prices_that_cannot_be_are_refused(kind, wrong, flag):
 def test_figures_come_back_from_their_file(tmp_path):
     path = tmp_path / "figures.json"
     path.write_text(FIGURES.to_json())
-    assert read(path) == FIGURES
+    assert read_figures(path) == FIGURES
 
 
 @pytest.mark.parametrize(
@@ -168,11 +175,11 @@ def test_another_file_is_one_clear_error(tmp_path, text):
     if text is not None:
         path.write_text(text)
     with pytest.raises(ConfigError, match=r"--figures .*figures.json: need a file of `controlset"):
-        read(path)
+        read_figures(path)
 
 
 def test_the_figures_that_come_along_name_their_machine_and_date():
-    figures = shipped()
+    figures = shipped_figures()
     assert "cores" in figures.machine
     assert figures.measured_on.startswith("20")
     assert (
