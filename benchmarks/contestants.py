@@ -26,7 +26,7 @@ def run_controlset(photographs: Path, output: Path) -> tuple[int, float]:
     """`controlset generate`, as the command line runs it."""
     from pipeline.config import GenerateConfig
     from pipeline.generate import generate
-    from pipeline.progress import TALLY
+    from pipeline.progress import PROGRESS
 
     config = GenerateConfig(
         source=str(photographs),
@@ -36,7 +36,7 @@ def run_controlset(photographs: Path, output: Path) -> tuple[int, float]:
         num_workers=PROCESSES,
     )
     manifest = generate(config)
-    return manifest.rows, TALLY.work_seconds
+    return manifest.rows, PROGRESS.work_seconds
 
 
 def run_loop(photographs: Path, output: Path) -> tuple[int, float]:

@@ -56,7 +56,7 @@ def generate_parts(parts: list[str], photographs: str, weights: str, output: str
     """Generate in this process; the seconds of work."""
     from pipeline.config import GenerateConfig
     from pipeline.generate import generate
-    from pipeline.progress import TALLY
+    from pipeline.progress import PROGRESS
 
     generate(
         configured(
@@ -72,7 +72,7 @@ def generate_parts(parts: list[str], photographs: str, weights: str, output: str
             offline=True,
         )
     )
-    return TALLY.work_seconds
+    return PROGRESS.work_seconds
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ _LITTLE_BYTES = 64 << 20
 _ON_A_GPU_AT_ONCE = 2  # one batch computes while the next one is copied; more only cost memory
 
 
-class Eye(Generic[Result]):
+class LoadedModel(Generic[Result]):
     """A loaded annotator or captioner that all threads of a process call.
 
     A batch that fails is tried again one by one, so that only the guilty picture is rejected. One
@@ -104,26 +104,26 @@ class Eye(Generic[Result]):
         return results
 
 
-def eye_of(spec: Spec, runtime: Runtime) -> Eye[Annotation]:
+def load_annotator(spec: Spec, runtime: Runtime) -> LoadedModel[Annotation]:
     """An annotator, loaded."""
     look: Annotator = spec.load(runtime)
-    return Eye(spec.name, look, on_gpu=runtime.device != "cpu")
+    return LoadedModel(spec.name, look, on_gpu=runtime.device != "cpu")
 
 
-def captioning_eye_of(spec: CaptionSpec, runtime: Runtime) -> Eye[str]:
+def load_captioner(spec: CaptionSpec, runtime: Runtime) -> LoadedModel[str]:
     """A captioner, loaded."""
     look: Captioner = spec.load(runtime)
-    return Eye(spec.name, look, on_gpu=runtime.device != "cpu")
+    return LoadedModel(spec.name, look, on_gpu=runtime.device != "cpu")
 
 
-def encoding_eye_of(spec: LatentSpec, runtime: Runtime) -> Eye[Moments]:
+def load_encoder(spec: LatentSpec, runtime: Runtime) -> LoadedModel[Moments]:
     """A VAE's encoder, loaded."""
-    return Eye(spec.name, spec.load(runtime), on_gpu=runtime.device != "cpu")
+    return LoadedModel(spec.name, spec.load(runtime), on_gpu=runtime.device != "cpu")
 
 
 def annotate(
     spec: Spec,
-    eye: Eye[Annotation],
+    annotator: LoadedModel[Annotation],
     images: Sequence[RgbU8],
     keys: Sequence[str],
     borders: Sequence[Border | None] | None = None,
@@ -132,7 +132,7 @@ def annotate(
 
     Args:
         spec: what the annotator was loaded from.
-        eye: the loaded annotator.
+        annotator: the loaded annotator.
         images: each (H, W, 3) uint8, decoded from the bytes that are stored.
         keys: one for each image.
         borders: likewise, None for none at all; an annotator never sees them.
@@ -145,7 +145,7 @@ def annotate(
     def look(parts: Sequence[RgbU8], keys: Sequence[str]) -> list[Annotation | Rejected]:
         return [
             _held_to_contract(spec, rgb, result) if isinstance(result, Annotation) else result
-            for rgb, result in zip(parts, eye(parts, keys), strict=True)
+            for rgb, result in zip(parts, annotator(parts, keys), strict=True)
         ]
 
     return inside_borders(spec, look, images, keys, borders or [None] * len(images))
@@ -218,7 +218,10 @@ def _free_memory() -> None:
 
 
 def add_captions(
-    rows: Sequence[dict[str, Any]], images: Sequence[RgbU8], captioner: Eye[str], watch: Stopwatch
+    rows: Sequence[dict[str, Any]],
+    images: Sequence[RgbU8],
+    captioner: LoadedModel[str],
+    watch: Stopwatch,
 ) -> list[RejectRow]:
     """Describe the images of rows without text.
 

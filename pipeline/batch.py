@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from annotators.protocol import Annotation, Spec
-from pipeline.annotate import Eye, add_captions, annotate, encode_map, stat_columns
+from pipeline.annotate import LoadedModel, add_captions, annotate, encode_map, stat_columns
 from pipeline.config import GenerateConfig
 from pipeline.images.decode import DecodedImage, DecodeLimits, decode
 from pipeline.images.encode import encode_image, is_lossless
@@ -74,8 +74,8 @@ class _Stored:
 def make_batch(
     reads: Sequence[Read],
     job: Job,
-    annotators: Mapping[str, Eye[Annotation]],
-    captioner: Eye[str] | None = None,
+    annotators: Mapping[str, LoadedModel[Annotation]],
+    captioner: LoadedModel[str] | None = None,
 ) -> BatchResult:
     """Turn references into rows and rejects.
 
@@ -150,7 +150,7 @@ def add_maps(
     rows: Sequence[Row],
     images: Sequence[RgbU8],
     spec: Spec,
-    eye: Eye[Annotation],
+    annotator: LoadedModel[Annotation],
     watch: Stopwatch,
 ) -> list[RejectRow]:
     """Add one condition's columns to the rows.
@@ -159,7 +159,7 @@ def add_maps(
         rows: with at least `key` and `source`, and their border if they have one.
         images: what the `image` of each row decodes to.
         spec: of the condition.
-        eye: its loaded annotator.
+        annotator: its loaded annotator.
         watch: gets the seconds.
 
     Returns:
@@ -168,7 +168,7 @@ def add_maps(
     rejects: list[RejectRow] = []
     with watch.stage(spec.name):
         keys, borders = [row["key"] for row in rows], [border_of(row) for row in rows]
-        results = annotate(spec, eye, images, keys, borders)
+        results = annotate(spec, annotator, images, keys, borders)
     for row, result in zip(rows, results, strict=True):
         if isinstance(result, Rejected):
             rejects.append(reject_of(row, spec.name, result, kind=spec.name))

@@ -21,9 +21,9 @@ from pipeline.inspection.duplicates import Sets, join_equal, join_near
 from pipeline.inspection.measure import FLAT_DEVIATION, SIGNATURE, measure_image
 from pipeline.job import BATCH_IMAGES, Job
 from pipeline.plan import PlanShards
-from pipeline.progress import TALLY
+from pipeline.progress import PROGRESS
 from pipeline.shard import cut, in_order, reads_of
-from pipeline.worker import Workshop, at_work, workshop_of
+from pipeline.worker import Worker, at_work, worker_of
 from schemas.records import ShardPlan
 
 _LOOK = np.dtype(
@@ -65,28 +65,28 @@ class _Look(beam.DoFn):
         self._job = job
 
     def setup(self) -> None:
-        with TALLY.remembering_failure():
-            self._workshop = workshop_of(self._job)
+        with PROGRESS.remembering_failure():
+            self._worker = worker_of(self._job)
 
     def process(self, element: ShardPlan) -> Iterator[tuple[None, bytes]]:
-        with TALLY.remembering_failure(), at_work(self._workshop):
-            yield None, looks_of(element, self._job, self._workshop)
+        with PROGRESS.remembering_failure(), at_work(self._worker):
+            yield None, looks_of(element, self._job, self._worker)
 
 
 def _leaders(_: None, looks: Iterable[bytes]) -> Mapping[str, str]:
-    with TALLY.remembering_failure():
+    with PROGRESS.remembering_failure():
         leaders = leaders_of(looks)
-    TALLY.looking_ends()
+    PROGRESS.looking_ends()
     return leaders
 
 
-def looks_of(plan: ShardPlan, job: Job, workshop: Workshop) -> bytes:
+def looks_of(plan: ShardPlan, job: Job, worker: Worker) -> bytes:
     """What the pictures of a plan are compared by; those that will be rejected are left out.
 
     Args:
         plan: references in the order in which they are read.
         job: the resolved job.
-        workshop: this process's threads; its models are not used.
+        worker: this process's threads; its models are not used.
 
     Returns:
         Records of `_LOOK`, in the plan's order.
@@ -105,7 +105,7 @@ def looks_of(plan: ShardPlan, job: Job, workshop: Workshop) -> bytes:
     calls = (
         functools.partial(_looks, reads, bare) for reads in cut(reads_of(refs, bare), BATCH_IMAGES)
     )
-    return b"".join(in_order(calls, workshop))
+    return b"".join(in_order(calls, worker))
 
 
 def _looks(reads: Sequence[Read], job: Job) -> bytes:
@@ -123,7 +123,7 @@ def _looks(reads: Sequence[Read], job: Job) -> bytes:
                     measured.deviation,
                 )
             )
-    TALLY.looked_at(len(reads))
+    PROGRESS.looked_at(len(reads))
     return np.array(looks, _LOOK).tobytes()
 
 

@@ -20,12 +20,12 @@ from annotators.registry import captioner_of, specs_of, weights_ready
 from annotators.runtime import Runtime
 from pipeline.config import GenerateConfig
 from pipeline.graph import build, order
-from pipeline.identity import check_identity, claimed
+from pipeline.identity import check_identity, holding_output
 from pipeline.images.imported_maps import resolve_imports
 from pipeline.job import Job, check_names
 from pipeline.output.reasons import LedgerFact, not_used_facts
 from pipeline.plan import lay_out, split_of
-from pipeline.progress import TALLY, shards_text, show_result, watched
+from pipeline.progress import PROGRESS, shards_text, show_result, watched
 from pipeline.runners import dataflow, portable
 from pipeline.sources import (
     Container,
@@ -39,7 +39,7 @@ from pipeline.sources.resolve import resolve_columns
 from pipeline.storage import object_stores
 from pipeline.storage.store import check_place, is_local, read_text
 from pipeline.storage.web_files import check_output, check_source
-from pipeline.worker import workshops
+from pipeline.worker import closing_workers
 from schemas.errors import ConfigError
 from schemas.files import memory_limits
 from schemas.machine import lacks_memory, memory_kept_back, need_memory
@@ -68,11 +68,11 @@ def generate(config: GenerateConfig, *, show: bool = False) -> Manifest:
     """
     need_memory(config.output)
     job = resolve(config)
-    TALLY.reset()
+    PROGRESS.reset()
     remote = dataflow.is_dataflow(config.beam_args)  # the service shows its own progress
-    seen = watched(TALLY) if show and not remote else contextlib.nullcontext()
+    seen = watched(PROGRESS) if show and not remote else contextlib.nullcontext()
     portable.check_endpoint(config.beam_args)
-    with claimed(job), seen, running(job), _told(job.config):
+    with holding_output(job), seen, running(job), _told(job.config):
         run_graph(job, build)
     where = f"{job.output}/{MANIFEST_NAME}"
     text = read_text(where)
@@ -83,7 +83,7 @@ def generate(config: GenerateConfig, *, show: bool = False) -> Manifest:
         )
     manifest = Manifest.from_json(text, where=where)
     if show:
-        show_result(manifest, TALLY, job.output)
+        show_result(manifest, PROGRESS, job.output)
     return manifest
 
 
@@ -94,7 +94,7 @@ def submit(config: GenerateConfig) -> None:
         ConfigError: as `generate` would, before anything runs.
     """
     job = resolve(config)
-    with claimed(job), _told(job.config):
+    with holding_output(job), _told(job.config):
         run_graph(job, build)
 
 
@@ -245,7 +245,7 @@ def run_graph(job: AnyJob, wire: Callable[[beam.Pipeline, AnyJob], object]) -> N
         pipeline.run().wait_until_finish()
     except BaseException:
         # Beam raises a copy with its own text added; the user gets the original.
-        first = TALLY.failure
+        first = PROGRESS.failure
         if first is not None and (
             isinstance(first, (ConfigError, KeyboardInterrupt)) or lacks_memory(first)
         ):
@@ -261,10 +261,10 @@ def running(job: Job) -> Iterator[None]:
         ConfigError: memory ran out, here.
     """
     if _names_runner(job.config):
-        with workshops(job):
+        with closing_workers(job):
             yield
     else:
-        with _beam_is_quiet(), memory_limits(job.output), memory_kept_back(), workshops(job):
+        with _beam_is_quiet(), memory_limits(job.output), memory_kept_back(), closing_workers(job):
             yield
 
 

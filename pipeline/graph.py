@@ -18,10 +18,10 @@ import apache_beam as beam
 from pipeline.job import Job
 from pipeline.output.finalize import finish
 from pipeline.plan import PlanShards
-from pipeline.progress import TALLY
+from pipeline.progress import PROGRESS
 from pipeline.shard import make_shard
 from pipeline.sources import Container, Notes, SourceSpec, index_container, joined, list_source
-from pipeline.worker import at_work, workshop_of
+from pipeline.worker import at_work, worker_of
 from schemas.manifest import Manifest, ShardRecord
 from schemas.records import ImageRef, ShardPlan
 
@@ -104,12 +104,12 @@ class _MakeShard(beam.DoFn):
         self._job = job
 
     def setup(self) -> None:
-        with TALLY.remembering_failure():
-            self._workshop = workshop_of(self._job)
+        with PROGRESS.remembering_failure():
+            self._worker = worker_of(self._job)
 
     def process(self, element: ShardPlan) -> Iterator[ShardRecord]:
-        with TALLY.remembering_failure(), at_work(self._workshop):
-            record = make_shard(element, self._job, self._workshop)
+        with PROGRESS.remembering_failure(), at_work(self._worker):
+            record = make_shard(element, self._job, self._worker)
         _SHARDS.inc()
         _ROWS.inc(record.data.rows)
         _REJECTED.inc(record.rejected_images)
@@ -117,13 +117,13 @@ class _MakeShard(beam.DoFn):
 
 
 def _finish(records: Iterable[ShardRecord], planned: int, notes: Notes, job: Job) -> Manifest:
-    with TALLY.remembering_failure():
+    with PROGRESS.remembering_failure():
         return finish(records, planned, job, notes)
 
 
 def _list(source: SourceSpec) -> Iterator[ImageRef | Container | Notes]:
     notes = Notes()
-    with TALLY.remembering_failure():
+    with PROGRESS.remembering_failure():
         yield from list_source(source, notes)
     yield notes
 

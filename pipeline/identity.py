@@ -28,7 +28,7 @@ _FILES = (CARD_NAME, PREVIEW_NAME, MANIFEST_NAME)
 
 
 @contextlib.contextmanager
-def claimed(job: Job) -> Iterator[None]:
+def holding_output(job: Job) -> Iterator[None]:
     """Hold the output folder for one run.
 
     Deletes temporary files of runs that were killed. Locks a local folder against a second run; the

@@ -5,7 +5,7 @@
 
 A picture from a folder is placed by the hash of its key; pictures of one container (a tar, a
 Parquet row group) stay together and in order, so output shards follow input shards: small
-containers share a shard, a large tar is cut into equal runs. Parquet row groups are never cut,
+containers share a shard, a large tar is cut into equal ranges. Parquet row groups are never cut,
 since a piece would have to be read through from the group's start.
 """
 
@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import apache_beam as beam
 
 from pipeline.job import Job
-from pipeline.progress import TALLY
+from pipeline.progress import PROGRESS
 from schemas.records import ImageRef, Place, ShardPlan, unit_interval
 
 _RAW = -15  # deflate without header and checksum
@@ -49,7 +49,7 @@ SplitGroup = tuple[str, str]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
+class ShardRange:
     """Consecutive shards that one group of references is spread over."""
 
     first: int
@@ -60,7 +60,7 @@ class Run:
 class Layout:
     """Where every group goes."""
 
-    runs: Mapping[SplitGroup, Run]
+    ranges: Mapping[SplitGroup, ShardRange]
     totals: Mapping[str, int]  # split -> number of shards
     group_sizes: Mapping[str, int]  # group -> references in all splits
 
@@ -82,7 +82,7 @@ def lay_out(counts: Mapping[SplitGroup, int], *, shard_rows: int) -> Layout:
     Returns:
         Every group's run of shards; groups in sorted order, so the layout depends on nothing else.
     """
-    runs: dict[SplitGroup, Run] = {}
+    ranges: dict[SplitGroup, ShardRange] = {}
     totals: dict[str, int] = {}
     sizes: dict[str, int] = {}
     open_rows: dict[str, int] = {}  # split -> rows already in its last, shared shard
@@ -90,19 +90,19 @@ def lay_out(counts: Mapping[SplitGroup, int], *, shard_rows: int) -> Layout:
         sizes[group] = sizes.get(group, 0) + count
         used = open_rows.get(split, 0)
         if used and used + count <= shard_rows:
-            runs[split, group] = Run(first=totals[split] - 1, pieces=1)
+            ranges[split, group] = ShardRange(first=totals[split] - 1, pieces=1)
             open_rows[split] = used + count
             continue
         pieces = 1 if _is_row_group(group) else -(-count // shard_rows)
-        runs[split, group] = Run(first=totals.get(split, 0), pieces=pieces)
+        ranges[split, group] = ShardRange(first=totals.get(split, 0), pieces=pieces)
         totals[split] = totals.get(split, 0) + pieces
         open_rows[split] = count if pieces == 1 else shard_rows
-    return Layout(runs=runs, totals=totals, group_sizes=sizes)
+    return Layout(ranges=ranges, totals=totals, group_sizes=sizes)
 
 
 def shard_of(ref: ImageRef, split: str, layout: Layout) -> int:
     """Index of the shard that a reference belongs to."""
-    run = layout.runs[split, ref.group]
+    run = layout.ranges[split, ref.group]
     if run.pieces == 1:
         return run.first
     if ref.group:
@@ -224,7 +224,7 @@ class PlanShards(beam.PTransform):
 
 
 def _lay_out(counts: Mapping[SplitGroup, int], shard_rows: int) -> Layout:
-    TALLY.planned = sum(counts.values())
+    PROGRESS.planned = sum(counts.values())
     return lay_out(counts, shard_rows=shard_rows)
 
 

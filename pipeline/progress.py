@@ -1,7 +1,7 @@
 """Counting work as it happens, and showing it. Nothing here can change a stored byte.
 
-Shard workers of this process add to `TALLY`; the launcher's display reads it. With a remote runner
-the tally stays on the workers and the runner's own monitoring shows the progress.
+Shard workers of this process add to `PROGRESS`, the launcher's display reads it. With a remote
+runner the counts stay on the workers, and the runner's own monitoring shows them.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from schemas.terminal import Terminal, progress_bar
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
-class Tally:
+class RunProgress:
     """Thread-safe counts of one run in this process."""
 
     planned: int | None = None  # images; known once the source is listed
@@ -116,7 +116,7 @@ class Tally:
                 setattr(self, field.name, field.default if made is dataclasses.MISSING else made())
 
 
-TALLY = Tally()
+PROGRESS = RunProgress()
 
 
 class Stopwatch:
@@ -142,12 +142,12 @@ _PLAIN_LINE_S = 5.0
 
 
 @contextlib.contextmanager
-def watched(tally: Tally) -> Iterator[None]:
+def watched(progress: RunProgress) -> Iterator[None]:
     """Show progress meanwhile: a bar on a terminal, a line every few seconds elsewhere."""
     terminal = Terminal(error=True)
     stop = threading.Event()
     show = _bar if terminal.is_terminal else _lines
-    watcher = threading.Thread(target=show, args=(tally, terminal, stop), name="progress")
+    watcher = threading.Thread(target=show, args=(progress, terminal, stop), name="progress")
     watcher.start()
     try:
         yield
@@ -156,45 +156,45 @@ def watched(tally: Tally) -> Iterator[None]:
         watcher.join()
 
 
-def _bar(tally: Tally, terminal: Terminal, stop: threading.Event) -> None:
+def _bar(progress: RunProgress, terminal: Terminal, stop: threading.Event) -> None:
     fields = ("{task.fields[speed]}", "{task.fields[rejects]}")
-    with progress_bar(terminal, *fields) as progress:
-        task = progress.add_task("listing", total=None, speed="", rejects="")
+    with progress_bar(terminal, *fields) as bar:
+        task = bar.add_task("listing", total=None, speed="", rejects="")
         while True:
             last = stop.wait(_REFRESH_S)
-            looked = tally.looked
+            looked = progress.looked
             stage = "generating" if looked is None else "finding copies"
-            progress.update(
+            bar.update(
                 task,
-                description=stage if tally.planned is not None else "listing",
-                total=tally.planned,
-                completed=tally.done if looked is None else looked,
-                speed=speed_text(tally.images_per_second),
-                rejects=f"{tally.rejected:,} rejected",
+                description=stage if progress.planned is not None else "listing",
+                total=progress.planned,
+                completed=progress.done if looked is None else looked,
+                speed=speed_text(progress.images_per_second),
+                rejects=f"{progress.rejected:,} rejected",
             )
             if last:
                 return
 
 
-def _lines(tally: Tally, _terminal: Terminal, stop: threading.Event) -> None:
+def _lines(progress: RunProgress, _terminal: Terminal, stop: threading.Event) -> None:
     while not stop.wait(_PLAIN_LINE_S):
-        if tally.planned is None:
+        if progress.planned is None:
             say("listing …", error=True)
             continue
-        looked = tally.looked
+        looked = progress.looked
         if looked is not None:
-            say(f"finding copies: {looked:,} of {tally.planned:,} images", error=True)
+            say(f"finding copies: {looked:,} of {progress.planned:,} images", error=True)
             continue
-        speed = tally.images_per_second
-        left = f"{(tally.planned - tally.done) / speed:.0f} s left" if speed else "starting"
+        speed = progress.images_per_second
+        left = f"{(progress.planned - progress.done) / speed:.0f} s left" if speed else "starting"
         say(
-            f"{time.strftime('%H:%M:%S')} {tally.done:,} of {tally.planned:,} images, "
-            f"{speed_text(speed)}, {tally.rejected:,} rejected, {left}",
+            f"{time.strftime('%H:%M:%S')} {progress.done:,} of {progress.planned:,} images, "
+            f"{speed_text(speed)}, {progress.rejected:,} rejected, {left}",
             error=True,
         )
 
 
-def show_result(manifest: Manifest, tally: Tally, output: str) -> None:
+def show_result(manifest: Manifest, progress: RunProgress, output: str) -> None:
     """Print the final table of a run."""
     terminal = Terminal()
     terminal.tell(f"Data set {output}", style="italic")
@@ -210,12 +210,12 @@ def show_result(manifest: Manifest, tally: Tally, output: str) -> None:
         for fact in ledger_facts(manifest.ledger, rows=manifest.rows):
             table.add_row(*fact.as_text)
     table.add_row("size", f"{manifest.size_bytes / 1e6:,.1f} MB")
-    if tally.resumed:
-        table.add_row("done by an earlier run", f"{tally.resumed:,} images")
-    if tally.work_seconds:
-        table.add_row("speed after start-up", speed_text(tally.images_per_second))
+    if progress.resumed:
+        table.add_row("done by an earlier run", f"{progress.resumed:,} images")
+    if progress.work_seconds:
+        table.add_row("speed after start-up", speed_text(progress.images_per_second))
         table.add_section()
-        for stage, seconds in sorted(tally.stage_seconds.items(), key=lambda item: -item[1]):
+        for stage, seconds in sorted(progress.stage_seconds.items(), key=lambda item: -item[1]):
             table.add_row(f"{stage}, summed over threads", f"{seconds:,.1f} s")
     terminal.print(table)
     lists = manifest.ledger and manifest.ledger.captions and manifest.ledger.captions.lists

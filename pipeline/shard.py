@@ -17,10 +17,10 @@ from pipeline.batch import BatchResult, Read, make_batch
 from pipeline.job import BATCH_IMAGES, Job
 from pipeline.output.parquet import ParquetFileWriter, write_table
 from pipeline.plan import fingerprint, hash_of_references
-from pipeline.progress import TALLY, Stopwatch
+from pipeline.progress import PROGRESS, Stopwatch
 from pipeline.sources import RawImage, iter_reads
 from pipeline.storage import store
-from pipeline.worker import Workshop
+from pipeline.worker import Worker
 from schemas.errors import ConfigError
 from schemas.ledger import CaptionCounts, ColumnCounts, joined_captions, joined_columns
 from schemas.manifest import MANIFEST_NAME, RECORDS_DIR, FileRecord, ShardRecord, read_record
@@ -42,13 +42,13 @@ class ShardHead:
     columns: Mapping[str, ColumnCounts] = dataclasses.field(default_factory=dict)
 
 
-def make_shard(plan: ShardPlan, job: Job, workshop: Workshop) -> ShardRecord:
+def make_shard(plan: ShardPlan, job: Job, worker: Worker) -> ShardRecord:
     """Generate and commit a shard, or find that it is committed already.
 
     Args:
         plan: the shard's references.
         job: the resolved job.
-        workshop: this process's threads and models.
+        worker: this process's threads and models.
 
     Returns:
         The committed record.
@@ -64,19 +64,19 @@ def make_shard(plan: ShardPlan, job: Job, workshop: Workshop) -> ShardRecord:
     )
     record = committed_record(job.output, plan.name)
     if record is not None and record.fingerprint == fingerprint(head.references, job.identity):
-        TALLY.shard_resumed(record.planned)
+        PROGRESS.shard_resumed(record.planned)
         return record
     # From here on the data set is incomplete, whatever it was before.
     store.remove(f"{job.output}/{MANIFEST_NAME}")
     store.remove(record_path(job.output, plan.name))
-    TALLY.work_starts()
+    PROGRESS.work_starts()
     watch = Stopwatch()
     rejects: list[RejectRow] = []
     captions: list[CaptionCounts] = []
     columns: list[Mapping[str, ColumnCounts]] = []
     path = f"data/{plan.name}.parquet"
     with ParquetFileWriter(job.output, path, job.schema) as writer:
-        for result in _batches(plan, job, workshop):
+        for result in _batches(plan, job, worker):
             with watch.stage("write"):
                 for row in result.rows:
                     writer.add(row)
@@ -90,7 +90,7 @@ def make_shard(plan: ShardPlan, job: Job, workshop: Workshop) -> ShardRecord:
                 head, captions=joined_captions(captions), columns=joined_columns(columns)
             )
             record = commit_record(head, job.identity, data, rejects, job.output)
-    TALLY.shard_done(reasons=Counter(record.reasons), seconds=watch.seconds)
+    PROGRESS.shard_done(reasons=Counter(record.reasons), seconds=watch.seconds)
     return record
 
 
@@ -114,25 +114,25 @@ def record_path(output: str, name: str) -> str:
     return f"{output}/{RECORDS_DIR}/{name}.json"
 
 
-def _batches(plan: ShardPlan, job: Job, workshop: Workshop) -> Iterator[BatchResult]:
+def _batches(plan: ShardPlan, job: Job, worker: Worker) -> Iterator[BatchResult]:
     """Results in plan order."""
-    eyes = (workshop.annotators, workshop.captioner)
+    models = (worker.annotators, worker.captioner)
     return in_order(
         (
-            functools.partial(make_batch, reads, job, *eyes)
+            functools.partial(make_batch, reads, job, *models)
             for reads in cut(reads_of(plan.refs, job), BATCH_IMAGES)
         ),
-        workshop,
+        worker,
     )
 
 
-def in_order(calls: Iterable[Callable[[], Item]], workshop: Workshop) -> Iterator[Item]:
+def in_order(calls: Iterable[Callable[[], Item]], worker: Worker) -> Iterator[Item]:
     """Results of calls on the pool, in their order, with a bounded number of them under way."""
     pending: deque[Future[Item]] = deque()
     try:
         for call in calls:
-            pending.append(workshop.pool.submit(call))
-            if len(pending) > 2 * workshop.workers:
+            pending.append(worker.pool.submit(call))
+            if len(pending) > 2 * worker.threads:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
@@ -165,7 +165,7 @@ def cut(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 
 def _count(result: BatchResult) -> None:
-    TALLY.batch_done(
+    PROGRESS.batch_done(
         kept=len(result.rows),
         rejected=result.images - len(result.rows),
         stored_bytes=result.stored_bytes,

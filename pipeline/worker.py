@@ -14,51 +14,51 @@ from PIL import Image
 from annotators.latents import Moments
 from annotators.protocol import Annotation
 from annotators.runtime import threads_kept, use_one_thread_each
-from pipeline.annotate import Eye, captioning_eye_of, encoding_eye_of, eye_of
+from pipeline.annotate import LoadedModel, load_annotator, load_captioner, load_encoder
 from pipeline.job import Job
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Workshop:
+class Worker:
     """Threads and loaded annotators of one process."""
 
     pool: Executor
-    workers: int
-    annotators: Mapping[str, Eye[Annotation]]
-    captioner: Eye[str] | None
-    latents: Eye[Moments] | None = None
+    threads: int
+    annotators: Mapping[str, LoadedModel[Annotation]]
+    captioner: LoadedModel[str] | None
+    latents: LoadedModel[Moments] | None = None
 
 
-_OPEN: dict[tuple[str, int], Workshop] = {}
+_OPEN: dict[tuple[str, int], Worker] = {}
 _AT_WORK: set[int] = set()  # threads that are making a shard
 _CHANGE = threading.Condition()  # guards both, and tells when the last one leaves
 
 
-def workshop_of(job: Job) -> Workshop:
-    """This process's workshop for a job; made at the first call."""
-    workers = job.config.workers
+def worker_of(job: Job) -> Worker:
+    """This process's worker for a job; made at the first call."""
+    threads = job.config.workers
     with _CHANGE:
-        place = (job.identity, workers)
+        place = (job.identity, threads)
         if place not in _OPEN:
             keep_buffers()
             cv2.setNumThreads(1)  # the pool's threads are the parallelism
             runtime = job.runtime
-            _OPEN[place] = Workshop(
+            _OPEN[place] = Worker(
                 pool=ThreadPoolExecutor(
-                    workers,
+                    threads,
                     thread_name_prefix="controlset",
                     initializer=use_one_thread_each if job.needs_networks else None,
                 ),
-                workers=workers,
-                annotators={spec.name: eye_of(spec, runtime) for spec in job.specs},
-                captioner=captioning_eye_of(job.captioner, runtime) if job.captioner else None,
-                latents=encoding_eye_of(job.latents, runtime) if job.latents else None,
+                threads=threads,
+                annotators={spec.name: load_annotator(spec, runtime) for spec in job.specs},
+                captioner=load_captioner(job.captioner, runtime) if job.captioner else None,
+                latents=load_encoder(job.latents, runtime) if job.latents else None,
             )
         return _OPEN[place]
 
 
 @contextlib.contextmanager
-def at_work(workshop: Workshop) -> Iterator[None]:
+def at_work(worker: Worker) -> Iterator[None]:
     """Around the making of a shard, so that a run does not end while one of its threads writes.
 
     Raises:
@@ -66,7 +66,7 @@ def at_work(workshop: Workshop) -> Iterator[None]:
     """
     me = threading.get_ident()
     with _CHANGE:
-        if all(workshop is not one for one in _OPEN.values()):
+        if all(worker is not one for one in _OPEN.values()):
             raise RuntimeError("the run has ended")
         _AT_WORK.add(me)
     try:
@@ -78,7 +78,7 @@ def at_work(workshop: Workshop) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def workshops(job: Job) -> Iterator[None]:
+def closing_workers(job: Job) -> Iterator[None]:
     """Around a run: what this process set up for it goes when it ends, well or not."""
     with threads_kept() if job.needs_networks else contextlib.nullcontext():
         try:
@@ -96,8 +96,8 @@ def _close() -> None:
     with _CHANGE:
         closing = list(_OPEN.values())
         _OPEN.clear()
-    for workshop in closing:
-        workshop.pool.shutdown(wait=True, cancel_futures=True)
+    for worker in closing:
+        worker.pool.shutdown(wait=True, cancel_futures=True)
     with _CHANGE:
         _CHANGE.wait_for(lambda: not _AT_WORK)
 

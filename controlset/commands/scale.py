@@ -17,7 +17,7 @@ from controlset.parse import Command
 from pipeline.scale.cost import (
     CAPTION,
     Cluster,
-    Estimate,
+    CostEstimate,
     Figures,
     Prices,
     check_ends,
@@ -27,7 +27,7 @@ from pipeline.scale.cost import (
     read_figures,
     shipped_figures,
 )
-from pipeline.scale.simulation import Faults, Outcome, simulate
+from pipeline.scale.simulation import Faults, SimulatedRun, simulate
 from schemas.errors import ConfigError
 from schemas.figure_style import COLORS, DPI, SOFT, WIDTH_IN, styled
 from schemas.printable import say, say_json
@@ -178,7 +178,7 @@ def _plain(
     cluster: Cluster,
     prices: Prices,
     faults: Faults,
-    found: Sequence[Estimate],
+    found: Sequence[CostEstimate],
 ) -> dict[str, object]:
     return {
         "figures": dataclasses.asdict(figures),
@@ -193,7 +193,7 @@ def _plain(
 
 
 def print_estimates(
-    found: Sequence[Estimate],
+    found: Sequence[CostEstimate],
     parts: Sequence[str],
     figures: Figures,
     faults: Faults,
@@ -220,7 +220,7 @@ def print_estimates(
         console.tell(line)
 
 
-def _column(one: Estimate) -> dict[str, str]:
+def _column(one: CostEstimate) -> dict[str, str]:
     costs = {f"  {name}, USD": f"{usd:,.2f}" for name, usd in one.costs.items()}
     return {
         "shards": f"{one.shards:,}",
@@ -339,7 +339,7 @@ def _simulated(
     cluster: Cluster,
     machines: int,
     faults: Faults,
-) -> Outcome:
+) -> SimulatedRun:
     rows = cut(images, shard_rows)
     seconds: np.ndarray = rows * (core_seconds / cluster.vcpus)
     return simulate(seconds, machines=machines, startup_s=cluster.startup_s, faults=faults)

@@ -21,10 +21,10 @@ from pipeline.add.stage import check_some_finite, stage_shard
 from pipeline.add.swap import clear_staging, finish_adding, pending_manifest, staging_of
 from pipeline.generate import run_graph, running
 from pipeline.identity import check_folders, locked, remove_temporary
-from pipeline.progress import TALLY, shards_text, show_result, watched
+from pipeline.progress import PROGRESS, shards_text, show_result, watched
 from pipeline.shard import committed_record
 from pipeline.storage import store
-from pipeline.worker import at_work, workshop_of
+from pipeline.worker import at_work, worker_of
 from schemas.dataset import filesystem_of, read_manifest
 from schemas.errors import ConfigError
 from schemas.machine import need_memory
@@ -56,7 +56,7 @@ def add(config: AddConfig, *, show: bool = False) -> Manifest:
     output = config.folder
     need_memory(output)
     _check_place(output)
-    TALLY.reset()
+    PROGRESS.reset()
     with locked(output):
         check_folders(output)
         finish_adding(output)
@@ -64,10 +64,10 @@ def add(config: AddConfig, *, show: bool = False) -> Manifest:
         job = resolve(config, _manifest_of(output))
         manifest = job.old
         if not job.is_empty:
-            with watched(TALLY) if show else contextlib.nullcontext():
+            with watched(PROGRESS) if show else contextlib.nullcontext():
                 manifest = _add(job)
     if show:
-        show_result(manifest, TALLY, output)
+        show_result(manifest, PROGRESS, output)
     return manifest
 
 
@@ -125,7 +125,7 @@ def _manifest_of(output: str) -> Manifest:
 
 
 def _add(job: Addition) -> Manifest:
-    TALLY.planned = job.old.rows
+    PROGRESS.planned = job.old.rows
     _check_files(job)
     _prepare(job)
     with running(job):
@@ -195,10 +195,10 @@ class _StageShard(beam.DoFn):
         self._job = job
 
     def setup(self) -> None:
-        with TALLY.remembering_failure():
-            self._workshop = workshop_of(self._job)
+        with PROGRESS.remembering_failure():
+            self._worker = worker_of(self._job)
 
     def process(self, element: ShardRecord) -> Iterator[ShardRecord]:
-        with TALLY.remembering_failure(), at_work(self._workshop):
-            record = stage_shard(element, self._job, self._workshop)
+        with PROGRESS.remembering_failure(), at_work(self._worker):
+            record = stage_shard(element, self._job, self._worker)
         yield record

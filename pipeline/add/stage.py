@@ -12,7 +12,7 @@ from annotators.latents import Moments
 from annotators.protocol import Annotation
 from pipeline.add.job import MAX_PIXELS, Addition, maps_of
 from pipeline.add.swap import staging_of
-from pipeline.annotate import Eye, add_captions
+from pipeline.annotate import LoadedModel, add_captions
 from pipeline.batch import BatchResult, add_maps, import_map
 from pipeline.images.decode import scale_of
 from pipeline.images.geometry import Geometry, plan_geometry, smallest_useful_size
@@ -20,11 +20,11 @@ from pipeline.images.imported_maps import ImportedCondition
 from pipeline.job import BATCH_IMAGES
 from pipeline.output.parquet import ParquetFileWriter
 from pipeline.plan import fingerprint
-from pipeline.progress import TALLY, Stopwatch
+from pipeline.progress import PROGRESS, Stopwatch
 from pipeline.shard import ShardHead, commit_record, committed_record, in_order, record_path
 from pipeline.sources import SourceSpec, names
 from pipeline.storage import store
-from pipeline.worker import Workshop
+from pipeline.worker import Worker
 from schemas.documents import as_record, parse_json
 from schemas.errors import ConfigError, Rejected
 from schemas.latents import LATENTS, LATENTS_FLIPPED, LatentInfo, encode_moments
@@ -38,13 +38,13 @@ _JPEGS = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}
 _SCALES = (1, 2, 4, 8)  # that a JPEG may have been divided by
 
 
-def stage_shard(shard: ShardRecord, job: Addition, workshop: Workshop) -> ShardRecord:
+def stage_shard(shard: ShardRecord, job: Addition, worker: Worker) -> ShardRecord:
     """Write a shard again with its new columns, or find that an earlier run did.
 
     Args:
         shard: the old record.
         job: what to add.
-        workshop: this process's threads and models.
+        worker: this process's threads and models.
 
     Returns:
         The record that the shard will have.
@@ -55,10 +55,10 @@ def stage_shard(shard: ShardRecord, job: Addition, workshop: Workshop) -> ShardR
     place = staging_of(job.output)
     staged = committed_record(place, shard.name)
     if staged is not None and staged.fingerprint == fingerprint(shard.references, job.identity):
-        TALLY.shard_resumed(shard.data.rows)
+        PROGRESS.shard_resumed(shard.data.rows)
         return staged
     store.remove(record_path(place, shard.name))
-    TALLY.work_starts()
+    PROGRESS.work_starts()
     watch = Stopwatch()
     rejects: list[RejectRow] = []
     with (
@@ -66,12 +66,12 @@ def stage_shard(shard: ShardRecord, job: Addition, workshop: Workshop) -> ShardR
         ParquetFileWriter(place, shard.data.path, job.schema) as writer,
     ):
         _check_footer(reader, shard, job)
-        for result in _batches(reader, job, workshop):
+        for result in _batches(reader, job, worker):
             with watch.stage("write"):
                 for row in result.rows:
                     writer.add(row)
             rejects.extend(result.rejects)
-            TALLY.batch_done(
+            PROGRESS.batch_done(
                 kept=len(result.rows),
                 rejected=0,
                 stored_bytes=result.stored_bytes,
@@ -91,16 +91,16 @@ def stage_shard(shard: ShardRecord, job: Addition, workshop: Workshop) -> ShardR
             kept = _kept_rejects(shard, job)
             record = commit_record(head, job.identity, data, [*kept, *rejects], place)
     reasons = Counter(str(row.reason) for row in rejects)
-    TALLY.shard_done(reasons=reasons, seconds=watch.seconds)
+    PROGRESS.shard_done(reasons=reasons, seconds=watch.seconds)
     return record
 
 
 def add_columns(
     batch: pa.RecordBatch,
     job: Addition,
-    annotators: Mapping[str, Eye[Annotation]],
-    captioner: Eye[str] | None,
-    latents: Eye[Moments] | None,
+    annotators: Mapping[str, LoadedModel[Annotation]],
+    captioner: LoadedModel[str] | None,
+    latents: LoadedModel[Moments] | None,
 ) -> BatchResult:
     """Rows as they were, with new maps and moments, and captions where there were none."""
     watch = Stopwatch()
@@ -131,11 +131,11 @@ def _open(file: FileRecord, folder: str, types: Mapping[str, pa.DataType]) -> Sh
     )
 
 
-def _batches(reader: ShardReader, job: Addition, workshop: Workshop) -> Iterator[BatchResult]:
+def _batches(reader: ShardReader, job: Addition, worker: Worker) -> Iterator[BatchResult]:
     """Results in the order of the rows; a few batches and one row group are in memory."""
     batches = reader.batches(batch_rows=BATCH_IMAGES)
-    eyes = (workshop.annotators, workshop.captioner, workshop.latents)
-    return in_order((functools.partial(add_columns, one, job, *eyes) for one in batches), workshop)
+    models = (worker.annotators, worker.captioner, worker.latents)
+    return in_order((functools.partial(add_columns, one, job, *models) for one in batches), worker)
 
 
 def _check_footer(reader: ShardReader, shard: ShardRecord, job: Addition) -> None:
@@ -231,7 +231,7 @@ def add_latents(
     rows: Sequence[dict[str, Any]],
     images: Sequence[RgbU8],
     info: LatentInfo,
-    eye: Eye[Moments],
+    encoder: LoadedModel[Moments],
     watch: Stopwatch,
 ) -> list[RejectRow]:
     """Add the columns of moments to the rows.
@@ -240,19 +240,21 @@ def add_latents(
         rows: with at least `key` and `source`; changed in place.
         images: what the `image` of each row decodes to.
         info: of the moments.
-        eye: the loaded encoder.
+        encoder: the loaded encoder.
         watch: gets the seconds.
 
     Returns:
         One reject for each null: a row without moments has them in no column.
     """
     rejects: list[RejectRow] = []
-    with watch.stage(eye.name):
-        results = eye(images, [row["key"] for row in rows])
+    with watch.stage(encoder.name):
+        results = encoder(images, [row["key"] for row in rows])
     for row, result in zip(rows, results, strict=True):
         row.update(dict.fromkeys(info.columns))
         if isinstance(result, Rejected):
-            rejects += [reject_of(row, eye.name, result, kind=column) for column in info.columns]
+            rejects += [
+                reject_of(row, encoder.name, result, kind=column) for column in info.columns
+            ]
             continue
         row[LATENTS] = encode_moments(result.straight)
         if result.flipped is not None:

@@ -36,7 +36,8 @@ class Draft(Flag):
     def flag(self, members: Mapping[Wish, Member]) -> Flag:
         """The flag, once its examples were looked up."""
         known = {field.name: getattr(self, field.name) for field in dataclasses.fields(Flag)}
-        return Flag(**known | {"examples": [members[wish] for wish in self.wishes]})
+        known["examples"] = [members[wish] for wish in self.wishes]
+        return Flag(**known)
 
 
 def wishes_for(rows: Sequence[int] | np.ndarray, condition: str | None = None) -> list[Wish]:

@@ -301,15 +301,15 @@ def read_pixels(
     map (measured 2026-11-23, AMD EPYC).
     """
     conditions, chosen = list(dataset.manifest.annotators), _chosen(len(dataset), sample)
-    tally = _Columns(len(conditions))
+    columns = _Columns(len(conditions))
     pending: deque[tuple[np.ndarray, Future[list[RowPixels]]]] = deque()
 
     def take_one() -> None:
         rows, future = pending.popleft()
         for row, measured in zip(rows.tolist(), future.result(), strict=True):
-            tally.add(row, measured)
+            columns.add(row, measured)
         if on_progress is not None:
-            on_progress(tally.measured, len(chosen))
+            on_progress(columns.measured, len(chosen))
 
     with ThreadPoolExecutor(workers, thread_name_prefix="inspect") as pool:
         for rows, piece in _pieces(dataset, conditions, chosen):
@@ -318,7 +318,7 @@ def read_pixels(
                 take_one()
         while pending:
             take_one()
-    return tally.result()
+    return columns.result()
 
 
 def _chosen(rows: int, sample: int | None) -> np.ndarray:

@@ -97,7 +97,7 @@ class _OfSource:
         )
 
 
-class CaptionTally:
+class CaptionCounter:
     """Counts captions one by one; keeps hashes and lengths, never all texts."""
 
     def __init__(self, *, model: str | None = None) -> None:
@@ -201,7 +201,7 @@ class Scalars:
     digests: Sequence[bytes]  # 16 bytes of `sha256`
     missing: Mapping[str, np.ndarray]  # condition -> bool
     people: Mapping[str, People]  # condition whose annotator looks for people -> them
-    captions: CaptionTally
+    captions: CaptionCounter
     nulls: Mapping[str, int]  # column that was kept from the source -> rows without a value
 
     @property
@@ -248,7 +248,7 @@ def read_scalars(dataset: Dataset) -> Scalars:
     missing: dict[str, list[np.ndarray]] = {name: [] for name in records}
     people: dict[str, list[People]] = {name: [] for name in _people_columns(records)}
     digests: list[bytes] = []
-    captions = CaptionTally(model=None if captioner is None else captioner["name"])
+    captions = CaptionCounter(model=None if captioner is None else captioner["name"])
     row = 0
     columns = list(dict.fromkeys([*_columns(records, numbers), *kept]))
     for batch in dataset.batches(columns, batch_rows=_BATCH_ROWS):

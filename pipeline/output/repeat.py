@@ -16,7 +16,7 @@ _SOURCE_ALONE = {"blip": "none", "sidecar-else-blip": "auto"}
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
-class _Run:
+class _Command:
     """One command: models that can have been loaded by the same run."""
 
     known: Mapping[str, tuple[Option, ...]]  # model -> its options; without those not installed
@@ -98,15 +98,15 @@ def _command_of_latents(info: LatentInfo) -> str:
     return " ".join([*words, *flips, "--precision", info.precision])
 
 
-def _runs(manifest: Manifest, seed: int) -> list[_Run]:
+def _runs(manifest: Manifest, seed: int) -> list[_Command]:
     """Models in the order of their columns, cut where they cannot have come from one run."""
     known = all_options()
-    runs = [_Run(known=known, seed=seed)]
+    runs = [_Command(known=known, seed=seed)]
     for name, record in manifest.annotators.items():
         if is_imported(record):
             continue  # the recipe says --import-condition, or an `add` of its own
         if not runs[-1].takes(name, record["parameters"]):
-            runs.append(_Run(known=known))
+            runs.append(_Command(known=known))
             runs[-1].takes(name, record["parameters"])
         runs[-1].conditions.append(name)
     captioner = manifest.captioner
@@ -117,13 +117,13 @@ def _runs(manifest: Manifest, seed: int) -> list[_Run]:
         runs[0].caption = mode
         return runs
     if len(runs) == 1 or not runs[-1].takes(name, captioner["parameters"]):
-        runs.append(_Run(known=known))
+        runs.append(_Command(known=known))
         runs[-1].takes(name, captioner["parameters"])
     runs[-1].caption = name
     return runs
 
 
-def _flags_of(run: _Run) -> Iterator[str]:
+def _flags_of(run: _Command) -> Iterator[str]:
     options = dict(run.options)
     if run.precision == "fp32" or not run.has_fixed_precision:
         options["precision"] = run.precision

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from annotators.options import need
-from pipeline.scale.simulation import HOUR_S, Faults, Outcome, simulate
+from pipeline.scale.simulation import HOUR_S, Faults, SimulatedRun, simulate
 from schemas.errors import ConfigError
 
 _SHIPPED = Path(__file__).with_name("figures.json")
@@ -213,7 +213,7 @@ class Cluster:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Estimate:
+class CostEstimate:
     """One size of a data set."""
 
     images: int
@@ -243,7 +243,7 @@ class Estimate:
     storage_month: float
     """USD for keeping the data set."""
 
-    outcome: Outcome
+    outcome: SimulatedRun
 
     @property
     def total(self) -> float:
@@ -259,7 +259,7 @@ def estimate(
     cluster: Cluster,
     prices: Prices,
     faults: Faults,
-) -> Estimate:
+) -> CostEstimate:
     """What a run takes. Machines are paid from the start until the last commit, idle or not.
 
     Args:
@@ -288,7 +288,7 @@ def estimate(
     row_bytes, shuffled = figures.row_bytes(parts), images * figures.reference_bytes
     reads, writes = READS_AN_IMAGE * images, REQUESTS_A_SHARD * len(rows) + images // 1000
     requests = reads / 1000 * prices.thousand_reads + writes / 1000 * prices.thousand_writes
-    return Estimate(
+    return CostEstimate(
         images=images,
         shard_rows=cluster.shard_rows,
         shards=len(rows),

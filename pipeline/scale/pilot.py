@@ -17,7 +17,7 @@ from pipeline.config import GenerateConfig
 from pipeline.generate import generate, list_here, resolve
 from pipeline.job import BATCH_IMAGES
 from pipeline.plan import Packer
-from pipeline.progress import TALLY
+from pipeline.progress import PROGRESS
 from pipeline.scale.cost import CAPTION, Figures
 from schemas.errors import ConfigError, NothingKept
 from schemas.manifest import MANIFEST_NAME, Manifest
@@ -128,10 +128,10 @@ def _long_run(config: GenerateConfig, parts: tuple[str, ...], images: int) -> Tr
             generate(run)
         except NothingKept as error:
             raise ConfigError(
-                f"{config.source}: need pictures to measure with, but all {TALLY.rejected} were "
+                f"{config.source}: need pictures to measure with, but all {PROGRESS.rejected} were "
                 "rejected; `controlset generate` would say why"
             ) from error
-        done, seconds = TALLY.kept + TALLY.rejected, TALLY.work_seconds
+        done, seconds = PROGRESS.kept + PROGRESS.rejected, PROGRESS.work_seconds
         if seconds >= _LONG_ENOUGH_S or done < images:
             return Trial(parts=parts, seconds=seconds / done, images=done)
         images *= _GROWTH

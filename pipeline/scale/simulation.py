@@ -45,7 +45,7 @@ class Faults:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class SimulatedRun:
     """One simulated run. Seconds of machines; multiply by their cores for seconds of cores."""
 
     makespan_s: float
@@ -86,7 +86,7 @@ def simulate(
     machines: int,
     startup_s: float = 0.0,
     faults: Faults,
-) -> Outcome:
+) -> SimulatedRun:
     """Run shards on machines, one shard at a time on each.
 
     Args:
@@ -104,9 +104,9 @@ def simulate(
     seconds = mean * drawn.lognormal(-(spread**2) / 2, spread, size=len(mean))
     slow = np.ones(machines)
     slow[drawn.permutation(machines)[: round(faults.stragglers * machines)]] = faults.slowdown
-    run = _Run(seconds.tolist(), slow.tolist(), startup_s, faults)
+    run = _Simulation(seconds.tolist(), slow.tolist(), startup_s, faults)
     run.to_the_end()
-    return Outcome(
+    return SimulatedRun(
         makespan_s=run.finished,
         ideal_s=float(mean.sum()) / machines,
         useful_s=run.useful,
@@ -116,7 +116,7 @@ def simulate(
     )
 
 
-class _Run:
+class _Simulation:
     """The state of one simulation."""
 
     def __init__(

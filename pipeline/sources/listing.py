@@ -93,12 +93,12 @@ class _Listing:
         selection = self._spec.selections[number]
         uri = f"{folder.uri}/{name}"
         return selection.matches(names.join(folder.relative, name)) and not any(
-            _claims(earlier, uri) for earlier in self._spec.selections[:number]
+            _selects(earlier, uri) for earlier in self._spec.selections[:number]
         )
 
-    def _is_claimed(self, folder: Folder, name: str) -> bool:
+    def _is_selected_anywhere(self, folder: Folder, name: str) -> bool:
         uri = f"{folder.uri}/{name}"
-        return any(_claims(selection, uri) for selection in self._spec.selections)
+        return any(_selects(selection, uri) for selection in self._spec.selections)
 
     def _is_of_split(self, folder: Folder, name: str, number: int) -> bool:
         """Whether a file is of the split that is taken."""
@@ -155,12 +155,12 @@ class _Images(_Listing):
         if is_table or self._tables or self._number != number:
             self._update_tables(folder, number, is_table)
         pictures += [name for name in folder.folders if names.is_image(name)]
-        claimed = pictures
+        selected = pictures
         if not self._is_all:
-            claimed = [name for name in pictures if self._is_claimed(folder, name)]
-            pictures = [name for name in claimed if self._is_selected(number, folder, name)]
+            selected = [name for name in pictures if self._is_selected_anywhere(folder, name)]
+            pictures = [name for name in selected if self._is_selected(number, folder, name)]
         wants = self._takes_sidecars or self._spec.keep
-        attached = captions.attach(claimed, sidecars) if wants and sidecars else {}
+        attached = captions.attach(selected, sidecars) if wants and sidecars else {}
         self._leave_sidecars(folder, number, sidecars, attached if self._takes_sidecars else {})
         of_split: bool | None = None  # the same for all pictures of a folder
         for name in sorted(pictures):
@@ -332,7 +332,7 @@ class _Containers(_Listing):
         )
 
 
-def _claims(selection: Selection, uri: str) -> bool:
+def _selects(selection: Selection, uri: str) -> bool:
     prefix = f"{selection.base}/"
     return uri.startswith(prefix) and selection.matches(uri[len(prefix) :])
 

@@ -51,7 +51,7 @@ class Check:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
+class DatasetFolder:
     """A data set that is being verified."""
 
     files: pafs.FileSystem
@@ -73,19 +73,19 @@ class Place:
         return ShardReader(path, where=path, filesystem=self.files, columns=types, rows=file.rows)
 
 
-def check_files(shard: ShardRecord, place: Place, check: Check) -> bool:
+def check_files(shard: ShardRecord, dataset: DatasetFolder, check: Check) -> bool:
     """Whether every file of the shard is there and whole."""
     expected = [file for file in (shard.data, shard.rejects) if file is not None]
-    return all([_check_file(file, place, check) for file in expected])
+    return all([_check_file(file, dataset, check) for file in expected])
 
 
-def _check_file(file: FileRecord, place: Place, check: Check) -> bool:
+def _check_file(file: FileRecord, dataset: DatasetFolder, check: Check) -> bool:
     check.looked_at += 1
     digest = hashlib.sha256()
     size = 0
     try:
-        path = path_inside(place.files, place.root, file.path)
-        with place.files.open_input_stream(path) as stream:
+        path = path_inside(dataset.files, dataset.root, file.path)
+        with dataset.files.open_input_stream(path) as stream:
             while chunk := stream.read(_READ_BYTES):
                 digest.update(chunk)
                 size += len(chunk)
@@ -104,10 +104,10 @@ def _check_file(file: FileRecord, place: Place, check: Check) -> bool:
     return True
 
 
-def check_strays(place: Place) -> Check:
+def check_strays(dataset: DatasetFolder) -> Check:
     """Files that the manifest does not know would be read by everybody who globs."""
     check = Check(name="nothing unknown lies in the folder (README.md, preview.html not read)")
-    shards = place.manifest.shards
+    shards = dataset.manifest.shards
     files = [file for one in shards for file in (one.data, one.rejects) if file is not None]
     expected = {
         MANIFEST_NAME,
@@ -122,8 +122,8 @@ def check_strays(place: Place) -> Check:
         *(f"{RECORDS_DIR}/{shard.name}.json" for shard in shards),
     }
     for folder in ("", "data", "rejects", RECORDS_DIR):
-        selector = pafs.FileSelector(place.at(folder), allow_not_found=True)
-        for found in place.files.get_file_info(selector):
+        selector = pafs.FileSelector(dataset.at(folder), allow_not_found=True)
+        for found in dataset.files.get_file_info(selector):
             path = f"{folder}/{found.base_name}".lstrip("/")
             hidden = not folder and found.base_name.startswith(".")  # of git, or of the hub
             check.looked_at += 1
@@ -132,19 +132,19 @@ def check_strays(place: Place) -> Check:
     return check
 
 
-def check_identity_file(place: Place) -> Check:
+def check_identity_file(dataset: DatasetFolder) -> Check:
     """What `generate` and `add` would take the folder for; a copy may come without it."""
     check = Check(name="manifest and records have no other fields, and one recipe")
     check.looked_at += 1
-    manifest = place.manifest
+    manifest = dataset.manifest
     where = f"{RECORDS_DIR}/{RUN_NAME}"
     try:
-        raw = read_small(place.files, place.root, MANIFEST_NAME) or b""
+        raw = read_small(dataset.files, dataset.root, MANIFEST_NAME) or b""
         if parse_json(raw, dict[str, Any], where=MANIFEST_NAME) != parse_json(
             manifest.to_json(), dict[str, Any], where=MANIFEST_NAME
         ):
             check.find(f"{MANIFEST_NAME}: need only the fields that we write, got others")
-        raw = read_small(place.files, place.root, where)
+        raw = read_small(dataset.files, dataset.root, where)
         identity = None if raw is None else parse_json(raw, dict[str, Any], where=where)
     except _DAMAGE as error:
         check.find(f"{where}: need the record of a run, got {error}; generate again")
@@ -157,15 +157,15 @@ def check_identity_file(place: Place) -> Check:
     return check
 
 
-def check_sums(whole: Sequence[ShardRecord], place: Place) -> Check:
+def check_sums(whole: Sequence[ShardRecord], dataset: DatasetFolder) -> Check:
     """Footer rows, reject rows and records against the manifest."""
     check = Check(name="rows + rejects = images, in every shard")
     for shard in whole:
         check.looked_at += 1
         try:
-            with place.open(shard.data) as reader:
+            with dataset.open(shard.data) as reader:
                 rows = reader.metadata.num_rows
-            rejects = [] if shard.rejects is None else _rejects(shard.rejects, place)
+            rejects = [] if shard.rejects is None else _rejects(shard.rejects, dataset)
         except _DAMAGE as error:
             check.find(f"{shard.name}: need Parquet files, got {error}; generate again")
             continue
@@ -180,22 +180,22 @@ def check_sums(whole: Sequence[ShardRecord], place: Place) -> Check:
             reasons[row["reason"]] = reasons.get(row["reason"], 0) + 1
         if reasons != dict(shard.reasons):
             check.find(f"{shard.name}: need reasons {dict(shard.reasons)}, got {reasons}")
-        _check_record(shard, place, check)
+        _check_record(shard, dataset, check)
     return check
 
 
-def _rejects(file: FileRecord, place: Place) -> list[dict[str, Any]]:
-    with place.open(file) as reader:
+def _rejects(file: FileRecord, dataset: DatasetFolder) -> list[dict[str, Any]]:
+    with dataset.open(file) as reader:
         if not unnamed(reader.schema).equals(rejects_schema(), check_metadata=True):
             raise ConfigError(f"{file.path} has another schema than rejects have")
         return reader.read().to_pylist()
 
 
-def _check_record(shard: ShardRecord, place: Place, check: Check) -> None:
+def _check_record(shard: ShardRecord, dataset: DatasetFolder, check: Check) -> None:
     """A record that is there must agree; a copy of a data set may come without records."""
     where = f"{RECORDS_DIR}/{shard.name}.json"
     try:
-        raw = read_small(place.files, place.root, where)
+        raw = read_small(dataset.files, dataset.root, where)
         record = None if raw is None else read_record(raw, where=where)
     except _DAMAGE as error:
         check.find(f"{where}: need a shard record, got {error}; generate again")
@@ -206,28 +206,28 @@ def _check_record(shard: ShardRecord, place: Place, check: Check) -> None:
         check.find(f"{where}: need the record of the manifest, got another; generate again")
 
 
-def check_layout(whole: Sequence[ShardRecord], place: Place) -> Check:
+def check_layout(whole: Sequence[ShardRecord], dataset: DatasetFolder) -> Check:
     """Schema, Hugging Face features, footer, row groups, encoding."""
     check = Check(name="schema, footer and Parquet layout")
     for shard in whole:
         check.looked_at += 1
         try:
-            with place.open(shard.data) as reader:
+            with dataset.open(shard.data) as reader:
                 schema, metadata = reader.schema, reader.metadata
             raw = (schema.metadata or {}).get(FOOTER_KEY, b"")
             footer = parse_json(raw, dict[str, Any], where=shard.data.path)
         except _DAMAGE as error:
             check.find(f"{shard.data.path}: need a shard's footer, got {error!r}; generate again")
             continue
-        ours = {"latents": None, "columns": None} | place.manifest.told
+        ours = {"latents": None, "columns": None} | dataset.manifest.told
         if {name: footer.get(name) for name in ours} != ours:
             check.find(f"{shard.data.path}: need the manifest's recipe in the footer, got another")
         if not unnamed(schema).equals(
-            triple_schema(place.manifest.conditions, footer), check_metadata=True
+            triple_schema(dataset.manifest.conditions, footer), check_metadata=True
         ):
             check.find(
                 f"{shard.data.path}: need the columns and features of schema version "
-                f"{place.manifest.schema_version}, got {schema.names}"
+                f"{dataset.manifest.schema_version}, got {schema.names}"
             )
         for problem in _layout_problems(metadata):
             check.find(f"{shard.data.path}: {problem}")

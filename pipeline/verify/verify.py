@@ -19,10 +19,10 @@ from annotators.protocol import Annotation, Spec, weights_of
 from annotators.registry import is_imported, need_known_models, spec_from_record
 from annotators.runtime import Runtime, resolve_device, use_one_thread_each
 from annotators.weights import record_of_weights
-from pipeline.annotate import Eye, annotate, eye_of, stat_columns
+from pipeline.annotate import LoadedModel, annotate, load_annotator, stat_columns
 from pipeline.verify.files import (
     Check,
-    Place,
+    DatasetFolder,
     check_files,
     check_identity_file,
     check_layout,
@@ -79,7 +79,7 @@ class Auditor:
         self.records, self._trusted = records, trusted
         self.latents = None if latents is None else LatentInfo.from_json(latents)
         self.not_audited: list[str] = []
-        self.loaded: dict[str, tuple[Spec, Eye[Annotation]]] = {}
+        self.loaded: dict[str, tuple[Spec, LoadedModel[Annotation]]] = {}
         if runtime is not None:
             for condition, record in records.items():
                 if not is_imported(record):  # its maps came with the source: checked as pictures
@@ -90,7 +90,7 @@ class Auditor:
             spec = spec_from_record(condition, record)
             need_known_models(spec, self._trusted)
             _check_weights(spec, record, runtime)
-            self.loaded[condition] = spec, eye_of(spec, runtime)
+            self.loaded[condition] = spec, load_annotator(spec, runtime)
         except ConfigError as error:
             self.not_audited.append(f"not audited: {error}")
 
@@ -190,15 +190,17 @@ def _size_and_mode(stored: bytes) -> tuple[tuple[int, int], str]:
 
 def _audit(row: Mapping[str, Any], auditor: Auditor, check: RowCheck) -> None:
     rgb = decode_stored_rgb(row["image"]["bytes"])
-    for condition, (spec, eye) in auditor.loaded.items():
+    for condition, (spec, annotator) in auditor.loaded.items():
         check.audited += 1
-        finding = _audit_map(row, rgb, spec, eye)
+        finding = _audit_map(row, rgb, spec, annotator)
         if finding is not None:
             check.audit_findings.append(f"{check.key}: {condition}: {finding}")
 
 
-def _audit_map(row: Mapping[str, Any], rgb: RgbU8, spec: Spec, eye: Eye[Annotation]) -> str | None:
-    result = annotate(spec, eye, [rgb], [row["key"]], [border_of(row)])[0]
+def _audit_map(
+    row: Mapping[str, Any], rgb: RgbU8, spec: Spec, annotator: LoadedModel[Annotation]
+) -> str | None:
+    result = annotate(spec, annotator, [rgb], [row["key"]], [border_of(row)])[0]
     stored = row[spec.name]
     if isinstance(result, Rejected) or stored is None:
         agree = isinstance(result, Rejected) and stored is None
@@ -275,18 +277,18 @@ def verify_dataset(
     check_at_rest(path)
     files, root = filesystem_of(path)
     manifest = read_manifest(files, root, path)
-    place = Place(files=files, root=root, manifest=manifest)
+    dataset = DatasetFolder(files=files, root=root, manifest=manifest)
     file_check = Check(name="files have the size and sha256 of the manifest")
-    whole = [shard for shard in manifest.shards if check_files(shard, place, file_check)]
+    whole = [shard for shard in manifest.shards if check_files(shard, dataset, file_check)]
     checks = [
         file_check,
-        check_strays(place),
-        check_identity_file(place),
-        check_sums(whole, place),
-        check_layout(whole, place),
+        check_strays(dataset),
+        check_identity_file(dataset),
+        check_sums(whole, dataset),
+        check_layout(whole, dataset),
         *_check_rows(
             whole,
-            place,
+            dataset,
             Auditor(
                 manifest.annotators,
                 _resolved(runtime, manifest) if audit else None,
@@ -311,7 +313,7 @@ def _resolved(runtime: Runtime | None, manifest: Manifest) -> Runtime:
 
 def _check_rows(
     whole: Sequence[ShardRecord],
-    place: Place,
+    dataset: DatasetFolder,
     auditor: Auditor,
     *,
     audit: float,
@@ -329,7 +331,7 @@ def _check_rows(
     splits_of_key: dict[str, str] = {}
     splits_of_picture: dict[str, str] = {}
     total = sum(shard.data.rows for shard in whole)
-    for split, result in _checked_rows(whole, place, auditor, chosen, workers):
+    for split, result in _checked_rows(whole, dataset, auditor, chosen, workers):
         sizes.looked_at += 1
         for finding in result.size_findings:
             sizes.find(finding)
@@ -373,7 +375,7 @@ class _Choice:
 
 def _checked_rows(
     whole: Sequence[ShardRecord],
-    place: Place,
+    dataset: DatasetFolder,
     auditor: Auditor,
     chosen: _Choice,
     workers: int,
@@ -383,7 +385,7 @@ def _checked_rows(
     with ThreadPoolExecutor(max(1, workers), initializer=prepare) as pool:
         for shard in whole:
             try:
-                with place.open(shard.data) as reader:
+                with dataset.open(shard.data) as reader:
                     for batch in reader.batches(batch_rows=8 * max(1, workers)):
                         rows: list[Mapping[str, Any]] = batch.to_pylist()
                         marks = [row["key"] in chosen for row in rows]

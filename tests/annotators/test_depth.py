@@ -13,7 +13,7 @@ from annotators.options import AnnotateConfig, configured
 from annotators.protocol import Annotation
 from annotators.registry import record_of, spec_from_record, specs_of
 from annotators.runtime import Runtime
-from pipeline.annotate import annotate, encode_map, eye_of
+from pipeline.annotate import annotate, encode_map, load_annotator
 from schemas.errors import ConfigError, Reason, Rejected
 from schemas.pixels import decode_stored_map
 from tests.annotators import tiny_models
@@ -207,7 +207,7 @@ def test_a_map_that_is_not_finite_is_rejected_alone(bad):
 def test_sixteen_bits_survive_storing(models):
     spec = DepthSpec(model=models["dpt hybrid"], bits=16)
     images = photographs(2)
-    for result in annotate(spec, eye_of(spec, Runtime()), images, ["a", "b"]):
+    for result in annotate(spec, load_annotator(spec, Runtime()), images, ["a", "b"]):
         assert isinstance(result, Annotation)  # it kept to the contract of grey16
         stored = decode_stored_map(encode_map(spec, result))
         assert stored.dtype == np.uint16

@@ -10,7 +10,7 @@ from annotators.conditions.segmentation import SegmentationSpec, classes_of
 from annotators.protocol import Annotation
 from annotators.registry import record_of, spec_from_record
 from annotators.runtime import Runtime
-from pipeline.annotate import annotate, encode_map, eye_of
+from pipeline.annotate import annotate, encode_map, load_annotator
 from schemas.errors import ConfigError, Reason, Rejected
 from schemas.pixels import decode_stored_map
 from tests.annotators import tiny_models
@@ -134,7 +134,7 @@ def test_a_picture_whose_logits_are_not_finite_is_rejected_alone(models):
 
 def test_a_map_keeps_to_the_contract_and_survives_storing(models):
     spec = SegmentationSpec(model=models["upernet"])
-    (one,) = annotate(spec, eye_of(spec, Runtime()), photographs()[:1], ["a"])
+    (one,) = annotate(spec, load_annotator(spec, Runtime()), photographs()[:1], ["a"])
     assert isinstance(one, Annotation)
     assert np.array_equal(decode_stored_map(encode_map(spec, one)), one.pixels)
     assert spec_from_record("segmentation", record_of(spec)) == spec

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from pipeline.generate import generate, resolve
-from pipeline.identity import claimed
+from pipeline.identity import holding_output
 from pipeline.storage.store import TEMP_PREFIX, OutputError
 from pipeline.verify.verify import verify_dataset
 from schemas.errors import ConfigError
@@ -154,7 +154,7 @@ def test_two_runs_on_one_output_are_refused(photographs, tmp_path):
     output = tmp_path / "dataset"
     config = config_for(photographs, output)
     with (
-        claimed(resolve(config)),
+        holding_output(resolve(config)),
         pytest.raises(ConfigError, match=r"need to be the only run, but another one is writing"),
     ):
         generate(config)
@@ -165,11 +165,11 @@ def test_two_runs_on_one_output_are_refused(photographs, tmp_path):
 def test_the_lock_of_a_killed_run_is_free(photographs, tmp_path):
     output = tmp_path / "dataset"
     code = (
-        "import sys, time; from pipeline.identity import claimed\n"
+        "import sys, time; from pipeline.identity import holding_output\n"
         "from pipeline.generate import resolve\n"
         "from tests.faults.conftest import config_for\n"
-        "with claimed(resolve(config_for(sys.argv[1], sys.argv[2]))): print('held', flush=True);"
-        " time.sleep(60)"
+        "with holding_output(resolve(config_for(sys.argv[1], sys.argv[2]))): print('held', "
+        "flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", code, str(photographs), str(output)]
     holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -421,11 +421,11 @@ def broken_off(dataset, monkeypatch):
     staged = []
     real = pipeline.add.add.stage_shard
 
-    def stage_three(shard, job, workshop):
+    def stage_three(shard, job, worker):
         if len(staged) == 3:
             raise ZeroDivisionError("broken off")
         staged.append(shard.name)
-        return real(shard, job, workshop)
+        return real(shard, job, worker)
 
     with monkeypatch.context() as patch:
         patch.setattr(pipeline.add.add, "stage_shard", stage_three)

@@ -436,11 +436,11 @@ def broken_off(dataset, base, monkeypatch):
     staged = []
     real = pipeline.add.add.stage_shard
 
-    def stage_two(shard, job, workshop):
+    def stage_two(shard, job, worker):
         if len(staged) == 2:
             raise ZeroDivisionError("broken off")
         staged.append(shard.name)
-        return real(shard, job, workshop)
+        return real(shard, job, worker)
 
     with monkeypatch.context() as patch:
         patch.setattr(pipeline.add.add, "stage_shard", stage_two)

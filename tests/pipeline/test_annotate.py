@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from annotators.protocol import Annotation
-from pipeline.annotate import Eye
+from pipeline.annotate import LoadedModel
 from schemas.errors import ConfigError, Reason, Rejected
 
 IMAGES = [np.full((2, 3, 3), number, np.uint8) for number in range(8)]
@@ -29,7 +29,7 @@ def test_a_batch_goes_through_whole():
         calls.append(list(keys))
         return drawn(images, keys)
 
-    assert levels(Eye("fake", look)(IMAGES, KEYS)) == list(range(8))
+    assert levels(LoadedModel("fake", look)(IMAGES, KEYS)) == list(range(8))
     assert calls == [KEYS]
 
 
@@ -37,7 +37,7 @@ def test_no_images_need_no_call():
     def look(images, keys):
         raise AssertionError("called")
 
-    assert Eye("fake", look)([], []) == []
+    assert LoadedModel("fake", look)([], []) == []
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_the_size_remembered():
@@ -49,11 +49,11 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_size_remembered():
             raise MemoryError
         return drawn(images, keys)
 
-    eye = Eye("fake", look)
-    assert levels(eye(IMAGES, KEYS)) == list(range(8))
+    model = LoadedModel("fake", look)
+    assert levels(model(IMAGES, KEYS)) == list(range(8))
     assert sizes == [8, 4, 2, 2, 2, 2]
     sizes.clear()
-    assert levels(eye(IMAGES, KEYS)) == list(range(8))
+    assert levels(model(IMAGES, KEYS)) == list(range(8))
     assert sizes == [2, 2, 2, 2]
 
 
@@ -72,7 +72,7 @@ def test_every_kind_of_full_memory_is_known(error):
             raise error
         return drawn(images, keys)
 
-    results = Eye("fake", look)(IMAGES, KEYS)
+    results = LoadedModel("fake", look)(IMAGES, KEYS)
     assert levels(results) == [0, 1, 2, 3, 4, None, 6, 7]
     assert results[5].reason is Reason.OUT_OF_MEMORY
 
@@ -94,7 +94,7 @@ def test_the_failed_tensors_are_let_go_before_the_smaller_batch():
         return drawn(images, keys)
 
     references = []
-    Eye("fake", look)(IMAGES, KEYS)
+    LoadedModel("fake", look)(IMAGES, KEYS)
     assert alive == [(8, 0), (4, 0), (4, 0)]
 
 
@@ -104,7 +104,7 @@ def test_an_outage_is_no_pictures_fault(error):
         raise error
 
     with pytest.raises(type(error)):
-        Eye("fake", look)(IMAGES[:1], KEYS[:1])
+        LoadedModel("fake", look)(IMAGES[:1], KEYS[:1])
 
 
 def test_one_that_worked_before_may_fail_on_a_whole_batch():
@@ -113,9 +113,9 @@ def test_one_that_worked_before_may_fail_on_a_whole_batch():
             raise ValueError("these")
         return drawn(images, keys)
 
-    eye = Eye("fake", look)
-    eye(IMAGES, KEYS)
-    results = eye(IMAGES[:2], ["a", "b"])
+    model = LoadedModel("fake", look)
+    model(IMAGES, KEYS)
+    results = model(IMAGES[:2], ["a", "b"])
     assert [one.reason for one in results] == [Reason.ANNOTATOR_FAILED] * 2
 
 
@@ -132,7 +132,7 @@ def test_on_a_gpu_few_batches_compute_at_once():
             inside -= 1
         return drawn(images, keys)
 
-    eye = Eye("fake", look, on_gpu=True)
+    model = LoadedModel("fake", look, on_gpu=True)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: eye(IMAGES, KEYS), range(16)))
+        list(pool.map(lambda _: model(IMAGES, KEYS), range(16)))
     assert most == 2

@@ -14,9 +14,9 @@ def full(images, keys):
 
 
 def test_a_picture_is_too_large_only_where_others_would_have_room(monkeypatch):
-    (rejected,) = annotate.Eye("fake", full)([IMAGE], ["a"])
+    (rejected,) = annotate.LoadedModel("fake", full)([IMAGE], ["a"])
     assert isinstance(rejected, Rejected)
     assert rejected.reason is Reason.OUT_OF_MEMORY
     monkeypatch.setattr(annotate, "has_room", lambda size_bytes: False)
     with pytest.raises(Exception, match="Insufficient memory"):
-        annotate.Eye("fake", full)([IMAGE, IMAGE], ["a", "b"])
+        annotate.LoadedModel("fake", full)([IMAGE, IMAGE], ["a", "b"])

@@ -12,7 +12,7 @@ import pytest
 from annotators.options import configured
 from annotators.registry import specs_of
 from pipeline.config import GenerateConfig
-from pipeline.identity import check_identity, claimed, delete_dataset
+from pipeline.identity import check_identity, delete_dataset, holding_output
 from pipeline.job import Job
 from pipeline.sources import SourceKind, SourceSpec
 from pipeline.storage.store import TEMP_PREFIX, OutputError
@@ -35,7 +35,7 @@ def job_of(output, **changes):
 
 
 def claim(job):
-    with claimed(job):
+    with holding_output(job):
         pass
 
 
@@ -93,9 +93,9 @@ def test_a_source_is_known_by_its_absolute_path(tmp_path, monkeypatch):
 
 def test_a_second_run_is_refused_while_the_first_one_works(tmp_path):
     with (
-        claimed(job_of(tmp_path)),
+        holding_output(job_of(tmp_path)),
         pytest.raises(ConfigError) as caught,
-        claimed(job_of(tmp_path)),
+        holding_output(job_of(tmp_path)),
     ):
         pass
     assert str(caught.value) == (
@@ -106,7 +106,7 @@ def test_a_second_run_is_refused_while_the_first_one_works(tmp_path):
 
 
 def test_a_second_run_does_not_delete_what_the_first_one_writes(tmp_path):
-    with claimed(job_of(tmp_path)):
+    with holding_output(job_of(tmp_path)):
         (tmp_path / f"{TEMP_PREFIX}x").write_text("under way")
         for changes in ({}, {"overwrite": True}):
             with pytest.raises(ConfigError, match="another one is writing here"):
@@ -116,7 +116,7 @@ def test_a_second_run_does_not_delete_what_the_first_one_writes(tmp_path):
 
 def test_a_failed_run_lets_go(tmp_path):
     def fail():
-        with claimed(job_of(tmp_path)):
+        with holding_output(job_of(tmp_path)):
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

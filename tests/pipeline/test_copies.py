@@ -18,7 +18,7 @@ from pipeline.generate import dry_run, generate
 from pipeline.inspection import inspect_dataset
 from pipeline.inspection.duplicates import MIN_CORRELATION, Sets, join_near
 from pipeline.plan import split_of
-from pipeline.progress import TALLY, Tally, watched
+from pipeline.progress import PROGRESS, RunProgress, watched
 from schemas.errors import ConfigError
 from tests.pipeline.test_determinism import MODIFIED_S, config_for, hashes
 from tests.runners.services import job_service
@@ -161,7 +161,7 @@ def test_a_run_that_lost_a_shard_goes_on_to_the_same_bytes(source, kept, tmp_pat
     (output / "manifest.json").unlink()
     next(output.glob("data/train-00001-*")).unlink()
     generate(together(source, output))
-    assert 0 < TALLY.kept < PICTURES * EACH  # the other shards were not made again
+    assert 0 < PROGRESS.kept < PICTURES * EACH  # the other shards were not made again
     assert hashes(output) == hashes(kept)
 
 
@@ -200,12 +200,12 @@ def test_without_a_validation_split_there_is_nothing_to_keep_together(source, tm
 
 def test_the_bar_shows_the_pass(monkeypatch, capsys):
     monkeypatch.setattr("pipeline.progress._PLAIN_LINE_S", 0.01)
-    tally = Tally(planned=200)
-    tally.looked_at(8)
-    tally.looked_at(8)
-    with watched(tally):
+    progress = RunProgress(planned=200)
+    progress.looked_at(8)
+    progress.looked_at(8)
+    with watched(progress):
         assert is_told(capsys, "finding copies: 16 of 200 images")
-        tally.looking_ends()
+        progress.looking_ends()
         assert is_told(capsys, " 0 of 200 images, ")
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from annotators.options import configured
 from pipeline.config import GenerateConfig
 from pipeline.generate import generate
-from pipeline.progress import TALLY
+from pipeline.progress import PROGRESS
 from tests.golden import regenerate
 from tests.runners.services import job_service
 from tools.clusters.services import worker_pool
@@ -172,7 +172,7 @@ def test_a_worker_in_another_process_gives_the_same_bytes(source, expected, tmp_
             )
         )
     assert hashes(tmp_path / "out") == expected
-    assert TALLY.done == 0  # nothing was made in this process
+    assert PROGRESS.done == 0  # nothing was made in this process
 
 
 # Golden ---------------------------------------------------------------------------------------

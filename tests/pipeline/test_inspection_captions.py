@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.inspection.small_columns import (
     REPETITION_LIMIT,
-    CaptionTally,
+    CaptionCounter,
     has_loop,
     repetition,
     token_estimate,
@@ -57,14 +57,14 @@ def test_tokens_are_estimated_from_words_digits_and_marks(text, tokens):
 
 
 def test_counts_add_up_and_name_their_rows():
-    tally = CaptionTally()
+    counter = CaptionCounter()
     texts = ["a cat on a mat", "a cat on a mat", None, "  ", "word " * 100, "a cat on a roof"]
     for row, text in enumerate(texts):
-        tally.add(row, text)
-    facts = tally.facts([])
+        counter.add(row, text)
+    facts = counter.facts([])
     assert (facts.present, facts.missing, facts.distinct) == (4, 2, 3)
-    assert (tally.missing, tally.long, tally.loops) == ([2, 3], [4], [4])
-    assert tally.most_repeated() == [(0, 2)]
+    assert (counter.missing, counter.long, counter.loops) == ([2, 3], [4], [4])
+    assert counter.most_repeated() == [(0, 2)]
     assert facts.repeated_rows == 2
     assert facts.openings == (("a cat on", 3),)
     assert (facts.words.total, facts.words.median, facts.words.largest) == (4, 5, 100)
@@ -97,15 +97,15 @@ def test_naming_several_things_is_none(text):
 
 
 def test_each_source_is_counted_apart_and_only_the_models_captions_are_blamed():
-    tally = CaptionTally(model="blip")
-    tally.add(0, "a cat and a cat", "sidecar")
-    tally.add(1, "a bus and a bus", "blip")
-    tally.add(2, "a dog on a sofa", "blip")
-    tally.add(3, None, None)
-    facts = tally.facts([])
+    counter = CaptionCounter(model="blip")
+    counter.add(0, "a cat and a cat", "sidecar")
+    counter.add(1, "a bus and a bus", "blip")
+    counter.add(2, "a dog on a sofa", "blip")
+    counter.add(3, None, None)
+    facts = counter.facts([])
     assert [(one.name, one.rows, one.repetitive) for one in facts.sources] == [
         ("blip", 2, 1),
         ("sidecar", 1, 1),
     ]
     assert facts.sources[0].words_median == 5
-    assert (tally.repetitive, tally.written_by_model()) == ([1], 2)
+    assert (counter.repetitive, counter.written_by_model()) == ([1], 2)

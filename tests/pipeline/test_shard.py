@@ -13,7 +13,7 @@ import pipeline.shard
 from annotators.options import configured
 from annotators.registry import specs_of
 from annotators.runtime import Runtime
-from pipeline.annotate import eye_of
+from pipeline.annotate import load_annotator
 from pipeline.batch import BatchResult
 from pipeline.config import GenerateConfig
 from pipeline.job import BATCH_IMAGES, Job
@@ -21,7 +21,7 @@ from pipeline.plan import lay_out, shard_plan
 from pipeline.shard import committed_record, make_shard, record_path
 from pipeline.sources import list_source, resolve_source
 from pipeline.storage.store import TEMP_PREFIX
-from pipeline.worker import Workshop
+from pipeline.worker import Worker
 from schemas.manifest import read_record
 
 COUNT = 43  # not a multiple of the batch
@@ -62,10 +62,10 @@ def make(source, tmp_path):
 
     def run(count=None, workers=2, output=tmp_path):
         job = job_of(source, output)
-        annotators = {spec.name: eye_of(spec, Runtime()) for spec in job.specs}
+        annotators = {spec.name: load_annotator(spec, Runtime()) for spec in job.specs}
         with ThreadPoolExecutor(workers) as pool:
-            workshop = Workshop(pool=pool, workers=workers, annotators=annotators, captioner=None)
-            return make_shard(plan_of(job, count), job, workshop)
+            worker = Worker(pool=pool, threads=workers, annotators=annotators, captioner=None)
+            return make_shard(plan_of(job, count), job, worker)
 
     return run
 
