@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from schemas.printable import say
+from schemas.printable import say, shows_progress
 
 INTERRUPTED = 130
 
@@ -26,6 +26,9 @@ def progress(doing: str) -> Iterator[Callable[[int, int], None]]:
     Yields:
         A function to call with (done, total); any thread may call it.
     """
+    if not shows_progress():
+        yield lambda done, total: None
+        return
     from schemas.terminal import Terminal, progress_bar  # slow: rich
 
     terminal = Terminal(error=True)

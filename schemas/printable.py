@@ -5,10 +5,15 @@ cursor or recolour the screen, characters that turn the direction of reading, an
 forge a line of ours. Whatever is printed goes through `printable`: by `say`, or by a `Terminal`.
 """
 
+import contextlib
+import contextvars
 import json
 import sys
 import unicodedata
+from collections.abc import Iterator
 from typing import Any
+
+_PROGRESS_SHOWN = contextvars.ContextVar("whether progress is shown", default=True)
 
 
 class NotWritten(Exception):
@@ -83,3 +88,21 @@ def say_json(document: object) -> None:
     """Print a JSON document; characters beyond ASCII are JSON's own escapes."""
     text = json.dumps(document, indent=1).replace("\x7f", "\\u007f")
     say(*text.split("\n"))
+
+
+@contextlib.contextmanager
+def without_progress() -> Iterator[None]:
+    """No bars and no lines about how far a step is, for who calls a function and wants its result.
+
+    What a reader has to know, a warning for example, is still said.
+    """
+    token = _PROGRESS_SHOWN.set(False)
+    try:
+        yield
+    finally:
+        _PROGRESS_SHOWN.reset(token)
+
+
+def shows_progress() -> bool:
+    """Whether a step that begins now is to show how far it is."""
+    return _PROGRESS_SHOWN.get()

@@ -1,5 +1,6 @@
 """The one console of this project: no text is markup, and none acts on the terminal."""
 
+import io
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -20,10 +21,19 @@ class Terminal(Console):
 
     Args:
         error: standard error.
+        drawn: nowhere; `as_html` has what was printed.
     """
 
-    def __init__(self, *, error: bool = False) -> None:
-        super().__init__(stderr=error, markup=False, emoji=False, highlight=False)
+    def __init__(self, *, error: bool = False, drawn: bool = False) -> None:
+        plain: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}
+        if drawn:
+            plain |= {"file": io.StringIO(), "record": True, "force_jupyter": False, "width": 100}
+        super().__init__(stderr=error, **plain)
+
+    def as_html(self) -> str:
+        """What was printed, as a piece of a page."""
+        form = '<pre style="line-height: 1.2; overflow-x: auto">{code}</pre>'
+        return self.export_html(inline_styles=True, code_format=form)
 
     def tell(self, text: str, style: str = "") -> None:
         """Print one line, however long: a path in it can be copied."""

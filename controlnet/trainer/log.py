@@ -16,7 +16,7 @@ from schemas.documents import parse_json
 from schemas.errors import ConfigError
 from schemas.files import read_plain, replacing, write_text, writing
 from schemas.pixels import RgbU8
-from schemas.printable import say
+from schemas.printable import say, shows_progress
 from schemas.terminal import Terminal, progress_bar
 
 METRICS, PROBES, SAMPLES = "metrics.jsonl", "probe.jsonl", "samples"
@@ -176,7 +176,8 @@ class Display:
     def __init__(self, steps: int, *, done: int, visible: bool) -> None:
         terminal = Terminal(error=True)
         self._visible = visible
-        self._bar = visible and terminal.is_terminal
+        self._shown = visible and shows_progress()
+        self._bar = self._shown and terminal.is_terminal
         self._steps, self._last_line_s = steps, 0.0
         self._obedience = ""
         self._progress = progress_bar(terminal, "{task.fields[status]}")
@@ -201,7 +202,7 @@ class Display:
         status = f"loss {loss:.4f}  {samples_per_s:.3g} samples/s{self._obedience}"
         self._progress.update(self._task, completed=step, status=status)
         due = time.monotonic() - self._last_line_s >= _LINE_EVERY_S or step == self._steps
-        if self._visible and not self._bar and due:
+        if self._shown and not self._bar and due:
             self._last_line_s = time.monotonic()
             say(f"step {step}/{self._steps}  {status}", error=True)
 

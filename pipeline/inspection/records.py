@@ -1,6 +1,7 @@
 """What an inspection found: plain records, as JSON without the thumbnails."""
 
 import dataclasses
+import html
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -214,6 +215,13 @@ class Inspection:
     def to_json(self) -> str:
         """Everything but the thumbnails; all members of all groups are in it."""
         return json.dumps(_plain(self), indent=1) + "\n"
+
+    def _repr_html_(self) -> str:
+        """The page of `controlset inspect --html`, in a frame of a notebook."""
+        from pipeline.inspection.report import render_inspection  # which needs this module
+
+        page = html.escape(render_inspection(self))
+        return f'<iframe srcdoc="{page}" style="width: 100%; height: 640px; border: 0"></iframe>'
 
 
 def _plain(value: Any) -> Any:

@@ -237,7 +237,7 @@ Progress = Callable[[int, int], None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class VerifyReport:
-    """Every check in order."""
+    """What was checked of a data set, in order, and what was found."""
 
     path: str
     checks: Sequence[Check]
@@ -246,6 +246,12 @@ class VerifyReport:
     def ok(self) -> bool:
         """Nothing was found."""
         return not any(check.found for check in self.checks)
+
+    def _repr_html_(self) -> str:
+        """What `controlset verify` prints, in a notebook."""
+        terminal = Terminal(drawn=True)
+        print_verification(self, terminal)
+        return terminal.as_html()
 
 
 def verify_dataset(
