@@ -45,7 +45,7 @@ _VERSION_2 = {"epsilon": "stable-diffusion-v2-512", "v_prediction": "stable-diff
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Exported:
-    """What was written."""
+    """A ControlNet that was written for other tools."""
 
     path: Path
     tensors: int

@@ -2,15 +2,13 @@
 
     import controlset
 
-    config = controlset.GenerateConfig(source="photos", output="set", conditions=("canny",))
-    controlset.generate(config)
-    controlset.add(controlset.AddConfig(output="set", conditions=("grey",)))
-    data = controlset.open("set", split="train")
-    data[0].image, data[0].maps["canny"], data[0].text
-    controlset.train(controlset.TrainConfig(data="set", condition="canny", base=BASE, output="run"))
-    document, report = controlset.evaluate(
-        controlset.EvaluateConfig(run=("run",), data="set", output="evaluation")
-    )
+    photos = controlset.generate("photos", "set", conditions=["canny"], validation=0.02)
+    run = controlset.train(photos, "run", condition="canny", base="nano")
+    scores = controlset.evaluate(run, photos, "evaluation")
+    pictures = controlset.sample(run, photos[0]["canny"], prompt="a red star")
+    controlset.export(run, "canny.safetensors", format="original")
+
+    rows = controlset.load("set", "train", conditions=["canny"])  # for torch's DataLoader
 
 Names load when they are first used, so that the command line answers at once.
 """
@@ -19,58 +17,86 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from annotators.protocol import Annotation, Spec
+    from annotators.runtime import Runtime
     from controlnet.evaluator.config import EvaluateConfig
+    from controlnet.export import Exported
     from controlnet.trainer.config import TrainConfig
-    from controlset.judge import run_evaluation as evaluate
-    from controlset.judge import train
-    from pipeline.add.add import add
+    from controlset.api import add, evaluate, export, generate, inspect, load, sample, train, verify
+    from controlset.commands.sample.config import SampleConfig
+    from controlset.results import Pictures, Rows, Scores, TrainedRun
     from pipeline.add.config import AddConfig
     from pipeline.config import GenerateConfig
-    from pipeline.generate import generate
-    from pipeline.inspection import inspect_dataset as inspect
-    from pipeline.verify.verify import verify_dataset as verify
+    from pipeline.inspection import Inspection
+    from pipeline.verify.verify import VerifyReport
+    from schemas.dataset import Dataset, Example
     from schemas.dataset import open_dataset as open
-    from schemas.errors import ConfigError
+    from schemas.errors import ConfigError, NothingKept, Reason, Rejected
 
 __version__ = "0.2.0"
 
+_PLACES = {
+    "annotators.protocol": ["Annotation", "Spec"],
+    "annotators.runtime": ["Runtime"],
+    "controlnet.evaluator.config": ["EvaluateConfig"],
+    "controlnet.export": ["Exported"],
+    "controlnet.trainer.config": ["TrainConfig"],
+    "controlset.api": [
+        *("add", "evaluate", "export", "generate", "inspect", "load", "sample", "train", "verify")
+    ],
+    "controlset.commands.sample.config": ["SampleConfig"],
+    "controlset.results": ["Pictures", "Rows", "Scores", "TrainedRun"],
+    "pipeline.add.config": ["AddConfig"],
+    "pipeline.config": ["GenerateConfig"],
+    "pipeline.inspection": ["Inspection"],
+    "pipeline.verify.verify": ["VerifyReport"],
+    "schemas.dataset": ["Dataset", "Example", "open_dataset"],
+    "schemas.errors": ["ConfigError", "NothingKept", "Reason", "Rejected"],
+}
+_MODULES = {name: module for module, names in _PLACES.items() for name in names}
+_MODULES["open"] = _MODULES.pop("open_dataset")
+
 __all__ = [
     "AddConfig",
+    "Annotation",
     "ConfigError",
+    "Dataset",
     "EvaluateConfig",
+    "Example",
+    "Exported",
     "GenerateConfig",
+    "Inspection",
+    "NothingKept",
+    "Pictures",
+    "Reason",
+    "Rejected",
+    "Rows",
+    "Runtime",
+    "SampleConfig",
+    "Scores",
+    "Spec",
     "TrainConfig",
+    "TrainedRun",
+    "VerifyReport",
     "__version__",
     "add",
     "evaluate",
+    "export",
     "generate",
     "inspect",
+    "load",
     "open",
+    "sample",
     "train",
     "verify",
 ]
 
-_PLACES = {
-    "AddConfig": ("pipeline.add.config", "AddConfig"),
-    "ConfigError": ("schemas.errors", "ConfigError"),
-    "EvaluateConfig": ("controlnet.evaluator.config", "EvaluateConfig"),
-    "GenerateConfig": ("pipeline.config", "GenerateConfig"),
-    "TrainConfig": ("controlnet.trainer.config", "TrainConfig"),
-    "add": ("pipeline.add.add", "add"),
-    "evaluate": ("controlset.judge", "run_evaluation"),
-    "generate": ("pipeline.generate", "generate"),
-    "inspect": ("pipeline.inspection", "inspect_dataset"),
-    "open": ("schemas.dataset", "open_dataset"),
-    "train": ("controlset.judge", "train"),
-    "verify": ("pipeline.verify.verify", "verify_dataset"),
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'controlset' has no attribute {name!r}")
-    module, attribute = _PLACES[name]
-    return getattr(importlib.import_module(module), attribute)
+    attribute = "open_dataset" if name == "open" else name
+    return getattr(importlib.import_module(_MODULES[name]), attribute)
 
 
 def __dir__() -> list[str]:

@@ -35,7 +35,7 @@ from schemas.triple import BORDER_COLUMNS, REJECTS, Border, border_of, image_col
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
-    """One decoded row."""
+    """One row of a data set, with decoded image and maps."""
 
     key: str
     text: str | None

@@ -70,11 +70,11 @@ def parse_config(arguments: Sequence[str]) -> GenerateConfig:
     if (word := COMMAND.misspelt(unknown)) is not None:
         raise COMMAND.unknown(word)  # Beam, which is slow, need not be asked
     if unknown:
-        _check_beam_knows(unknown)
+        check_beam_knows(unknown)
     return dataclasses.replace(plain(options, GenerateConfig), beam_args=tuple(unknown))
 
 
-def _check_beam_knows(unknown: Sequence[str]) -> None:
+def check_beam_knows(unknown: Sequence[str]) -> None:
     """Refuse what neither we nor Beam know; Beam itself would ignore it.
 
     Raises:
