@@ -173,8 +173,7 @@ def gradients_agree(base: Path, data: Path) -> Iterator[tuple[str, float]]:
     from controlnet.trainer.index import scan
     from controlnet.trainer.loader import Loader
     from controlnet.trainer.loss import Diffusion
-    from controlnet.trainer.step import Learner, inputs_of, losses
-    from controlnet.trainer.text_cache import Texts
+    from controlnet.trainer.step import Learner, Texts, inputs_of, losses
 
     loaded = load_base(str(base), offline=True)
     assert loaded.text is not None

@@ -8,9 +8,8 @@ import torch
 
 from controlnet.ablations.config import AblationConfig
 from controlnet.ablations.variants import Variant
-from controlnet.architecture.backbone import Base, load_base
+from controlnet.architecture.backbone import Base, Embedded, load_base
 from controlnet.architecture.control import ControlNet
-from controlnet.architecture.prompts import Embedded
 from controlnet.architecture.sampling import SampleOptions, Steering, sampled, to_pictures
 from controlnet.trainer.devices import new_accelerator
 from controlnet.trainer.draws import DrawOptions
@@ -18,8 +17,7 @@ from controlnet.trainer.index import scan
 from controlnet.trainer.judge import Map
 from controlnet.trainer.loader import Loader
 from controlnet.trainer.probe import maps_of
-from controlnet.trainer.step import inputs_of
-from controlnet.trainer.text_cache import Texts
+from controlnet.trainer.step import Texts, inputs_of
 from schemas.errors import ConfigError
 from schemas.pixels import RgbU8
 

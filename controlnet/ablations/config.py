@@ -3,8 +3,7 @@
 import dataclasses
 from typing import Any
 
-from controlnet.trainer import recipes
-from controlnet.trainer.config import TrainConfig
+from controlnet.trainer.config import TrainConfig, nano_recipe
 from schemas.errors import ConfigError
 
 _PARTS = (0, 1, 4, 8, 12, 16)  # sixteenths of the steps after which a variant is looked at
@@ -84,7 +83,7 @@ class AblationConfig:
             output: of the run.
             seed: of order, noise, timesteps and the hint block.
         """
-        recipe = recipes.nano(data=self.data, condition=self.condition, output=output)
+        recipe = nano_recipe(data=self.data, condition=self.condition, output=output)
         return dataclasses.replace(
             recipe,
             base=base,

@@ -31,8 +31,7 @@ from torch.nn import functional
 
 from controlnet.architecture.backbone import Base
 from controlnet.architecture.control import ControlNet
-from controlnet.architecture.residuals import Residuals
-from controlnet.architecture.unet import Prompt, decode, embedding, encode
+from controlnet.architecture.unet import Prompt, Residuals, decode, embedding, encode
 from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.setup import CONTROLNET, new_or_given
 from controlnet.trainer.step import Method, controlled

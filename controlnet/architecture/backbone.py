@@ -1,35 +1,93 @@
-"""The locked model, from disk or hub: the only file of the network that knows diffusers.
+"""The locked model, from disk or hub: U-Net, VAE, text encoders, and a LoRA where one is given.
 
-Whatever is loaded here is frozen: no parameter asks for a gradient, none is ever given one.
+The only file of the network that knows diffusers. Whatever is loaded here is frozen: no parameter
+asks for a gradient, none is ever given one.
 """
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import msgspec
 import torch
+from diffusers.utils import is_peft_available
 from torch import Tensor, nn
 
 from controlnet.architecture.control import ControlNet, control_config
-from controlnet.architecture.loading import refusing, without_bars
 from controlnet.architecture.model_folder import (
     need_base_folder,
     network_of,
     no_base,
     part_config,
+    refusing,
     tokenizer_of,
     weights_file,
+    without_bars,
 )
-from controlnet.architecture.prompts import TextEncoder
 from schemas.errors import ConfigError
 from schemas.files import file_digest
 from schemas.model_files import VaeConfig
 
 _COPIED = ("conv_in.", "time_embedding.", "add_embedding.", "down_blocks.", "mid_block.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Embedded:
+    """Captions as a U-Net reads them."""
+
+    text_BLD: Tensor
+    pooled_BP: Tensor | None  # SDXL only
+
+
+class TextEncoder:
+    """One CLIP text encoder (SD1.5, SD2.1, nano) or two (SDXL), frozen.
+
+    Args:
+        tokenizers: transformers' CLIP tokenizers.
+        models: the text encoder of each; two mean SDXL.
+    """
+
+    def __init__(self, tokenizers: Sequence[Any], models: Sequence[Any]) -> None:
+        self._tokenizers = tokenizers
+        self.models = [model.requires_grad_(False).eval() for model in models]
+
+    @torch.no_grad()
+    def __call__(self, captions: Sequence[str]) -> Embedded:
+        """Embed captions, padded and cut to the tokenizer's length; "" is a caption like any other.
+
+        Args:
+            captions: at least one.
+
+        Returns:
+            Embeddings in the models' precision, on their device. SD: the last hidden state. SDXL:
+            the last but one of both encoders side by side, and the second one's pooled projection.
+        """
+        if len(self.models) == 1:
+            hidden_BLD = self.models[0](self._ids(0, captions))[0]
+            return Embedded(text_BLD=hidden_BLD, pooled_BP=None)
+        outputs = [
+            model(self._ids(index, captions), output_hidden_states=True)
+            for index, model in enumerate(self.models)
+        ]
+        return Embedded(
+            text_BLD=torch.cat([output.hidden_states[-2] for output in outputs], dim=-1),
+            pooled_BP=outputs[1][0],
+        )
+
+    def _ids(self, index: int, captions: Sequence[str]) -> Tensor:
+        tokenizer, model = self._tokenizers[index], self.models[index]
+        encoded = tokenizer(
+            list(captions),
+            padding="max_length",
+            truncation=True,
+            # Without its config a tokenizer has no limit; the positions always have one.
+            max_length=min(tokenizer.model_max_length, model.config.max_position_embeddings),
+            return_tensors="pt",
+        )
+        return encoded.input_ids.to(model.device)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,8 +199,6 @@ def load_base(
     unet = network_of(kind, name, "unet", offline=offline)
     encoder = _text_encoder(name, unet, offline) if text else None
     if lora is not None:
-        from controlnet.architecture.lora import add_lora
-
         add_lora(lora, unet, encoder.models if encoder is not None else ())
     own = network_of(diffusers.AutoencoderKL, place, part, offline=offline) if vae else None
     stored = {"unet": fingerprint(unet)}
@@ -176,6 +232,64 @@ def _place_of_vae(name: str, other: str | None) -> tuple[str, str]:
     if other is None:
         return name, "vae"
     return other, "vae" if Path(other, "vae").is_dir() else ""
+
+
+def add_lora(file: str, unet: Any, text_models: Sequence[Any]) -> None:
+    """Add a LoRA at full strength to the weights of a base, in place.
+
+    Args:
+        file: safetensors, as diffusers, kohya's scripts and others write them.
+        unet: of the base.
+        text_models: its text encoders; none where they are not loaded.
+
+    Raises:
+        ConfigError: no such file, one of something else or for another base, or no peft.
+    """
+    path = Path(file)
+    if not path.is_file() or path.suffix != ".safetensors":
+        raise ConfigError(f"--base-lora {file}: need a .safetensors file with a LoRA, found none")
+    if not is_peft_available():
+        raise ConfigError(
+            f"--base-lora {file}: need peft, which is not installed; run "
+            "`pip install controlset[lora]`"
+        )
+    pipeline = _pipeline_for_lora(unet, text_models)
+    before = _sum_of_weights(unet, text_models)
+    with refusing(lambda said: f"--base-lora {file}: need a LoRA for this base, got {said}"):
+        pipeline.load_lora_weights(
+            str(path.parent), weight_name=path.name, use_safetensors=True, local_files_only=True
+        )
+        pipeline.fuse_lora()
+        pipeline.unload_lora_weights()
+    if _sum_of_weights(unet, text_models) == before:
+        raise ConfigError(
+            f"--base-lora {file}: need a LoRA for this base, got one that changes nothing in it"
+        )
+
+
+def _pipeline_for_lora(unet: Any, text_models: Sequence[Any]) -> Any:
+    """What diffusers adds LoRAs to; nothing is sampled with it."""
+    parts: dict[str, Any] = {
+        "vae": None,
+        "unet": unet,
+        "text_encoder": text_models[0] if text_models else None,
+        "tokenizer": None,
+        "scheduler": diffusers.DDIMScheduler(steps_offset=1, clip_sample=False),
+    }
+    if unet.config.addition_embed_type == "text_time":
+        second = text_models[1] if text_models else None
+        parts |= {"text_encoder_2": second, "tokenizer_2": None}
+        return diffusers.StableDiffusionXLPipeline(**parts, add_watermarker=False)
+    return diffusers.StableDiffusionPipeline(
+        **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
+
+
+def _sum_of_weights(unet: Any, text_models: Sequence[Any]) -> float:
+    networks = [unet, *text_models]
+    return sum(
+        parameter.double().abs().sum().item() for net in networks for parameter in net.parameters()
+    )
 
 
 def new_control(base: Base, *, widths: tuple[int, ...], global_pool: bool = False) -> ControlNet:

@@ -21,8 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from controlnet.architecture.residuals import Residuals
-from controlnet.architecture.unet import Prompt, embedding, encode
+from controlnet.architecture.unet import Prompt, Residuals, embedding, encode
 from schemas.errors import ConfigError
 
 HINT_WIDTHS = (16, 32, 96, 256)

@@ -20,8 +20,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from controlnet.architecture.control import ControlNet
-from controlnet.architecture.loading import need_finite, refusing, without_bars
-from controlnet.architecture.model_folder import weights_file, whole
+from controlnet.architecture.model_folder import (
+    need_finite,
+    refusing,
+    weights_file,
+    whole,
+    without_bars,
+)
 from controlnet.original_keys import same_names, to_diffusers
 from schemas.errors import ConfigError
 from schemas.model_files import read_model_config

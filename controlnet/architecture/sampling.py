@@ -7,11 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from controlnet.architecture.backbone import Base, scheduler
+from controlnet.architecture.backbone import Base, Embedded, scheduler
 from controlnet.architecture.control import ControlNet
-from controlnet.architecture.prompts import Embedded
-from controlnet.architecture.residuals import Residuals, guess_weights, resolution_weights, summed
-from controlnet.architecture.unet import Prompt, predict
+from controlnet.architecture.unet import (
+    Prompt,
+    Residuals,
+    guess_weights,
+    predict,
+    resolution_weights,
+    summed,
+)
 from schemas.errors import ConfigError
 from schemas.pixels import RgbU8
 

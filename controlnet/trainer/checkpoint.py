@@ -29,7 +29,7 @@ from torch import Tensor
 from controlnet import nano
 from controlnet.architecture.backbone import Base
 from controlnet.architecture.control import ControlNet
-from controlnet.architecture.loading import need_finite
+from controlnet.architecture.model_folder import need_finite
 from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.index import Index
 from schemas.documents import read_checked, with_digest

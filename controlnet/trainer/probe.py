@@ -29,8 +29,7 @@ from controlnet.architecture.unet import Prompt, embedding, encode, predict
 from controlnet.trainer.batch import Batch
 from controlnet.trainer.judge import Judge, Map
 from controlnet.trainer.loss import Diffusion
-from controlnet.trainer.step import Inputs, inputs_of
-from controlnet.trainer.text_cache import Texts
+from controlnet.trainer.step import Inputs, Texts, inputs_of
 from schemas.pixels import RgbU8
 
 BINS = 5

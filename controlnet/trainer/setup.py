@@ -37,8 +37,7 @@ from controlnet.trainer.loader import Loader
 from controlnet.trainer.loss import Diffusion
 from controlnet.trainer.optimizers import Average, new_optimizer
 from controlnet.trainer.probe import Probe
-from controlnet.trainer.step import Learner, Method, controlled
-from controlnet.trainer.text_cache import Texts, fits_in_memory
+from controlnet.trainer.step import Learner, Method, Texts, controlled, fits_in_memory
 from schemas.dataset import check_shards, open_dataset
 from schemas.errors import ConfigError
 

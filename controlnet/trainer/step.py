@@ -1,20 +1,28 @@
-"""One training step's mathematics: a batch in, one loss for each sample out."""
+"""One training step's mathematics: a batch in, one loss for each sample out.
 
-import contextlib
+Captions are embedded on the way: each distinct one once, or, where they are too many, batch by
+batch.
+"""
+
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from controlnet.architecture.backbone import Base
+from controlnet.architecture.backbone import Base, Embedded, TextEncoder
 from controlnet.architecture.control import ControlNet
-from controlnet.architecture.prompts import Embedded
+from controlnet.architecture.sampling import casting
 from controlnet.architecture.unet import Prompt, predict
 from controlnet.trainer.batch import Batch
 from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.loss import Diffusion
+
+CACHE_BYTES = 2 * 2**30
+"""Of embedded captions on the device; more are embedded batch by batch."""
+
+_CAPTIONS_AT_ONCE = 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,16 +99,11 @@ class Learner(nn.Module):
         text_BLD, pooled_BP, sizes_B6 = prompt
         told = Prompt(text_BLD=text_BLD, pooled_BP=pooled_BP, sizes_B6=sizes_B6)
         noisy_BCHW = self._diffusion.noisy(clean_BCHW, noise_BCHW, timestep_B)
-        with self._casting(noisy_BCHW.device.type):
+        with casting(noisy_BCHW.device.type, self._autocast):
             predicted_BCHW = self._predict(
                 self.control, self._locked[0], noisy_BCHW, timestep_B, told, hint_BCHW
             )
         return self._diffusion.loss(predicted_BCHW, clean_BCHW, noise_BCHW, timestep_B)
-
-    def _casting(self, device: str) -> contextlib.AbstractContextManager[Any]:
-        if self._autocast == torch.float32:
-            return contextlib.nullcontext()
-        return torch.autocast(device, dtype=self._autocast)
 
 
 def inputs_of(
@@ -182,3 +185,73 @@ def losses(learner: nn.Module, inputs: Inputs) -> Tensor:
 
 def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
     return None if tensor is None else tensor.to(device, non_blocking=True)
+
+
+class Texts:
+    """Captions of a data set as embeddings on a device.
+
+    Args:
+        encoder: frozen.
+        captions: every caption that will be asked for, "" included; None where they are too many
+            to be held, then each batch is encoded when it comes.
+    """
+
+    def __init__(self, encoder: TextEncoder, captions: Sequence[str] | None) -> None:
+        self._encoder = encoder if captions is None else None
+        self._rows: dict[str, int] = {}
+        self._text_NLD: Tensor | None = None
+        self._pooled_NP: Tensor | None = None
+        if captions is None:
+            return
+        distinct = sorted(set(captions))
+        self._rows = {caption: row for row, caption in enumerate(distinct)}
+        parts = [
+            encoder(_filled(distinct[start : start + _CAPTIONS_AT_ONCE]))
+            for start in range(0, len(distinct), _CAPTIONS_AT_ONCE)
+        ]
+        self._text_NLD = torch.cat([part.text_BLD for part in parts])
+        pooled = [part.pooled_BP for part in parts if part.pooled_BP is not None]
+        self._pooled_NP = torch.cat(pooled) if pooled else None
+
+    @property
+    def cached(self) -> bool:
+        """Whether the encoder is not needed any more."""
+        return self._encoder is None
+
+    def __call__(self, captions: Sequence[str]) -> Embedded:
+        """Embeddings of a batch's captions.
+
+        Args:
+            captions: in any order; out of the known ones, if these were given.
+        """
+        if self._encoder is not None:
+            # The batch's own distinct captions and nothing else, so that a resumed run computes
+            # the very same floats.
+            distinct = list(dict.fromkeys(captions))
+            embedded = self._encoder(distinct)
+            places = {caption: row for row, caption in enumerate(distinct)}
+            return _picked(
+                embedded.text_BLD, embedded.pooled_BP, [places[caption] for caption in captions]
+            )
+        assert self._text_NLD is not None
+        return _picked(
+            self._text_NLD, self._pooled_NP, [self._rows[caption] for caption in captions]
+        )
+
+
+def fits_in_memory(captions: Iterable[str], encoder: TextEncoder) -> bool:
+    """Whether the embeddings of all distinct captions take less than `CACHE_BYTES`."""
+    embedding = encoder([""]).text_BLD
+    return len(set(captions)) * embedding.nbytes <= CACHE_BYTES
+
+
+def _filled(captions: Sequence[str]) -> list[str]:
+    """Always as many rows, so that an embedding does not depend on how many captions there are."""
+    return [*captions, *[""] * (_CAPTIONS_AT_ONCE - len(captions))]
+
+
+def _picked(text_NLD: Tensor, pooled_NP: Tensor | None, rows: Sequence[int]) -> Embedded:
+    rows_B = torch.tensor(rows, device=text_NLD.device)
+    return Embedded(
+        text_BLD=text_NLD[rows_B], pooled_BP=None if pooled_NP is None else pooled_NP[rows_B]
+    )

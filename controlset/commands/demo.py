@@ -16,7 +16,7 @@ from annotators.options import need
 from controlnet import nano
 from controlnet.evaluator.config import EvaluateConfig
 from controlnet.nano.scenes import SIZE_PX, draw, random_scene
-from controlnet.trainer import recipes
+from controlnet.trainer.config import nano_recipe
 from controlset import refusals
 from controlset.console import leaving_at_once, load_arrow, progress
 from controlset.parse import Command
@@ -182,7 +182,7 @@ def _train(options: Demo, data: Path, run: Path) -> None:
     """Train, or go on; a run that is finished stays as it is."""
     from controlset.judge import train
 
-    recipe = recipes.nano(data=str(data), condition="canny", output=str(run))
+    recipe = nano_recipe(data=str(data), condition="canny", output=str(run))
     config = dataclasses.replace(
         recipe,
         steps=options.steps,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from controlnet import nano
-from controlnet.trainer.config import TrainConfig
+from controlnet.trainer.config import TrainConfig, nano_recipe
 from controlset import refusals
 from controlset.console import leaving_at_once
 from controlset.parse import Command
@@ -47,9 +47,7 @@ def _config(arguments: Sequence[str]) -> TrainConfig:
 
 def _recipe() -> dict[str, Any]:
     """What the recipe for the bundled base changes."""
-    from controlnet.trainer import recipes
-
-    recipe = recipes.nano(data="", condition="", output="-")
+    recipe = nano_recipe(data="", condition="", output="-")
     return {
         field.name: getattr(recipe, field.name)
         for field in dataclasses.fields(TrainConfig)

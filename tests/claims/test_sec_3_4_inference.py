@@ -5,11 +5,9 @@ import itertools
 import pytest
 import torch
 
-from controlnet.architecture.backbone import load_base, scheduler
-from controlnet.architecture.prompts import Embedded
-from controlnet.architecture.residuals import guess_weights, resolution_weights, summed
+from controlnet.architecture.backbone import Embedded, load_base, scheduler
 from controlnet.architecture.sampling import SampleOptions
-from controlnet.architecture.unet import Prompt, predict
+from controlnet.architecture.unet import Prompt, guess_weights, predict, resolution_weights, summed
 from tests.controlnet.tiny_bases import (
     KINDS,
     base_folder,

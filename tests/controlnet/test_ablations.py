@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from controlnet.ablations.variants import VARIANTS, ControlNetLite, predict_unlocked
-from controlnet.architecture.backbone import load_base
-from controlnet.architecture.prompts import Embedded
+from controlnet.architecture.backbone import Embedded, load_base
 from controlnet.architecture.sampling import SampleOptions
 from controlnet.architecture.unet import Prompt, predict
 from controlnet.nano import base_folder

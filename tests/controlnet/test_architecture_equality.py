@@ -9,8 +9,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch.nn import functional
 
 from controlnet.architecture.control import checkpoint_blocks
-from controlnet.architecture.residuals import guess_weights, summed
-from controlnet.architecture.unet import predict
+from controlnet.architecture.unet import guess_weights, predict, summed
 from tests.controlnet.tiny_bases import (
     KINDS,
     control_of,

@@ -8,7 +8,7 @@ from huggingface_hub.utils import (
 )
 
 from controlnet.architecture.backbone import load_base
-from controlnet.architecture.loading import without_bars
+from controlnet.architecture.model_folder import without_bars
 from schemas.errors import ConfigError
 from tests.controlnet.tiny_bases import base_folder
 

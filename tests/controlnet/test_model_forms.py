@@ -424,6 +424,6 @@ def test_a_file_that_is_no_lora_of_this_base_is_one_line(tmp_path, locked, conte
 
 def test_a_lora_without_peft_is_one_line(tmp_path, locked, monkeypatch):
     lora_for(locked.unet, tmp_path / "style.safetensors")
-    monkeypatch.setattr("controlnet.architecture.lora.is_peft_available", lambda: False)
+    monkeypatch.setattr("controlnet.architecture.backbone.is_peft_available", lambda: False)
     with pytest.raises(ConfigError, match=r"need peft, which is not installed; run `pip install"):
         load_base(str(base()), vae=False, offline=True, lora=str(tmp_path / "style.safetensors"))

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from controlnet.architecture.residuals import Residuals, guess_weights, resolution_weights, summed
+from controlnet.architecture.unet import Residuals, guess_weights, resolution_weights, summed
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ from diffusers import (
     StableDiffusionXLControlNetPipeline,
 )
 
-from controlnet.architecture.backbone import load_base, scheduler
-from controlnet.architecture.prompts import Embedded
+from controlnet.architecture.backbone import Embedded, load_base, scheduler
 from controlnet.architecture.sampling import SCHEDULERS, SampleOptions, one_prompt
 from tests.controlnet.tiny_bases import (
     KINDS,

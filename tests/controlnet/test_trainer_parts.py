@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from controlnet.architecture.backbone import load_base
-from controlnet.trainer import recipes, text_cache
+from controlnet.trainer.config import nano_recipe
 from controlnet.trainer.log import Display, Journal, read_lines, write_png
 from controlnet.trainer.optimizers import Average, new_optimizer
 from controlnet.trainer.run_folder import same_run
-from controlnet.trainer.text_cache import Texts
+from controlnet.trainer.step import Texts, fits_in_memory
 from controlnet.trainer.train import StopRequest
 from schemas.errors import ConfigError
 from tests.controlnet.tiny_runs import base, config_for, trained
@@ -92,10 +92,10 @@ def test_captions_that_are_too_many_are_embedded_batch_by_batch(encoder, monkeyp
     asked = [CAPTIONS[2], CAPTIONS[0], CAPTIONS[2]]
     known = Texts(encoder, CAPTIONS)
     assert torch.allclose(lazy(asked).text_BLD, known(asked).text_BLD, atol=1e-5)
-    assert text_cache.fits_in_memory(CAPTIONS, encoder)
-    monkeypatch.setattr(text_cache, "CACHE_BYTES", 2 * 24 * 64 * 4)
-    assert text_cache.fits_in_memory(CAPTIONS[:2] * 9, encoder)
-    assert not text_cache.fits_in_memory(CAPTIONS, encoder)
+    assert fits_in_memory(CAPTIONS, encoder)
+    monkeypatch.setattr("controlnet.trainer.step.CACHE_BYTES", 2 * 24 * 64 * 4)
+    assert fits_in_memory(CAPTIONS[:2] * 9, encoder)
+    assert not fits_in_memory(CAPTIONS, encoder)
     trained(tmp_path / "run", steps=2)  # trains that way, too
 
 
@@ -258,7 +258,7 @@ def test_every_difference_between_two_runs_is_named(tmp_path):
 
 def test_a_recipe_is_a_whole_configuration():
     names = {"data": "d", "condition": "canny", "output": "o"}
-    nano = recipes.nano(**names)
+    nano = nano_recipe(**names)
     assert nano.base == "nano"
     assert nano.steps < 5000
     assert json.loads(json.dumps(dataclasses.asdict(nano)))["condition"] == "canny"

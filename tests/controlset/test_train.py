@@ -11,8 +11,8 @@ import pytest
 
 from annotators.runtime import Runtime
 from controlnet.nano import base_folder
-from controlnet.trainer import recipes
 from controlnet.trainer import train as training
+from controlnet.trainer.config import nano_recipe
 from controlnet.trainer.probe import Bounds
 from controlset.cli import main
 from controlset.commands import train as command
@@ -155,7 +155,7 @@ def test_the_config_of_a_run_is_a_config(tmp_path):
 
 def test_the_bundled_base_brings_its_recipe_and_what_is_typed_wins(capsys):
     nano = [*NEEDED[:-3], "nano", *NEEDED[-2:]]
-    recipe = recipes.nano(data="set", condition="canny", output="run")
+    recipe = nano_recipe(data="set", condition="canny", output="run")
     said = resolved(*nano)
     for name in ("steps", "batch_size", "learning_rate", "schedule", "warmup", "beta2"):
         assert said[name] == getattr(recipe, name) != resolved(*NEEDED)[name]

@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 
 from controlnet.architecture.backbone import fingerprint
-from controlnet.architecture.loading import refusing, without_bars
-from controlnet.architecture.model_folder import whole
+from controlnet.architecture.model_folder import refusing, whole, without_bars
 from controlnet.evaluator.metrics.base import Measure
 from controlnet.nano.reading import text_scores
 from schemas.model_files import NO_CODE, no_questions
