@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
@@ -12,20 +11,16 @@ from controlnet.ablations.bench import Bench
 from controlnet.ablations.results import Row, Table
 from controlnet.ablations.runs import load_base_look, load_look
 from controlnet.evaluator.metrics.base import Estimate
+from controlnet.trainer.figures import mark_level, use_log_scale
+from schemas.figure_style import COLORS, styled
 from schemas.files import replacing
 from schemas.pixels import RgbU8
 
-_COLORS = {
-    "zero": "#2864d8",
-    "gaussian": "#d64545",
-    "lite": "#e0912f",
-    "no-dropout": "#3a9d5d",
-    "unlocked": "#8a4fbf",
-}
-_INK, _FAINT = "#1f2933", "#9aa5b1"
+_COLORS = dict(zip(("zero", "gaussian", "lite", "no-dropout", "unlocked"), COLORS, strict=True))
 _SHOWN = 6  # pictures a strip
 
 
+@styled
 def draw_figure(table: Table, bench: Bench, path: Path) -> None:
     """Draw it.
 
@@ -34,7 +29,6 @@ def draw_figure(table: Table, bench: Bench, path: Path) -> None:
         bench: whose conditions head the strips.
         path: of the PNG; replaced atomically.
     """
-    matplotlib.use("Agg", force=False)
     figure = Figure(figsize=(16, 10), dpi=110, layout="constrained")
     parts = figure.subfigures(2, 1, squeeze=False, height_ratios=[1.0, 1.6])
     _curves(parts[0, 0], table)
@@ -60,13 +54,13 @@ def _curves(figure: SubFigure, table: Table) -> None:
             (table.real.adherence.value, "ceiling"),
             (table.before.adherence.value, "floor"),
         ):
-            _line(panel, value, name)
+            mark_level(panel, value, name)
     quality.set_ylabel("Fréchet distance (lower is better)")
-    quality.set_yscale("log")
-    _line(quality, table.before.distance.value, "base")
+    use_log_scale(quality)
+    mark_level(quality, table.before.distance.value, "base")
     _losses(start, table)
     handles, labels = prompted.get_legend_handles_labels()
-    figure.legend(handles, labels, ncols=5, frameon=False, fontsize=9, loc="outside upper center")
+    figure.legend(handles, labels, ncols=5, loc="outside upper center")
 
 
 def _of(scores: dict[int, object], name: str) -> dict[int, Estimate]:
@@ -76,9 +70,8 @@ def _of(scores: dict[int, object], name: str) -> dict[int, Estimate]:
 def _panel(
     panel: Axes, table: Table, title: str, course: Callable[[Row], dict[int, Estimate]]
 ) -> None:
-    panel.set_title(title, loc="left", fontsize=11, color=_INK)
+    panel.set_title(title)
     panel.set_xlabel("optimizer step")
-    panel.spines[["top", "right"]].set_visible(False)
     for row in table.rows:
         seen = course(row)
         steps, color = list(seen), _COLORS[row.name]
@@ -91,26 +84,19 @@ def _panel(
             linewidth=0,
         )
         values = [one.value for one in seen.values()]
-        panel.plot(steps, values, color=color, marker="o", ms=3, label=row.label)
+        panel.plot(steps, values, color=color, marker="o", label=row.label)
 
 
 def _losses(panel: Axes, table: Table) -> None:
     """Training loss of the first steps: how long a start has to be made good for."""
-    panel.set_title("What does the start cost?", loc="left", fontsize=11, color=_INK)
+    panel.set_title("What does the start cost?")
     panel.set_xlabel("optimizer step")
     panel.set_ylabel("training loss")
-    panel.spines[["top", "right"]].set_visible(False)
     last = table.config.looks[2]
     for row in table.rows:
         first = {step: loss for step, loss in row.losses.items() if step <= last}
-        panel.plot(list(first), list(first.values()), color=_COLORS[row.name], marker="o", ms=3)
-    panel.set_yscale("log")
-
-
-def _line(panel: Axes, value: float, name: str) -> None:
-    panel.axhline(value, color=_INK, linewidth=0.6, linestyle=":")
-    where = {"xycoords": ("axes fraction", "data"), "fontsize": 8, "ha": "right", "va": "bottom"}
-    panel.annotate(name, (1.0, value), **where)
+        panel.plot(list(first), list(first.values()), color=_COLORS[row.name], marker="o")
+    use_log_scale(panel)
 
 
 def _strips(figure: SubFigure, table: Table, bench: Bench) -> None:
@@ -146,7 +132,7 @@ def _strips(figure: SubFigure, table: Table, bench: Bench) -> None:
 
 def _strip(panel: Axes, pictures: Sequence[RgbU8] | np.ndarray, title: str) -> None:
     panel.imshow(np.concatenate(list(pictures[:_SHOWN]), axis=1), interpolation="nearest")
-    panel.set_title(title, loc="left", fontsize=9, color=_INK)
+    panel.set_title(title, fontsize=9)
     panel.set_xticks([])
     panel.set_yticks([])
     panel.spines[:].set_visible(False)

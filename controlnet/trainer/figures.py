@@ -1,26 +1,33 @@
 """The run in pictures: `curves.png` and `strips.png`; mosaics of pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
-import matplotlib
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from controlnet.trainer.judge import Map
 from controlnet.trainer.log import METRICS, PROBES, SAMPLES, read_lines
 from controlnet.trainer.probe import Bounds
 from schemas.errors import Rejected
+from schemas.figure_style import COLORS, FAINT, MARK, SOFT, styled
 from schemas.files import read_plain, replacing
 from schemas.pixels import RgbU8, decode_stored_rgb
 
+Records = Sequence[Mapping[str, Any]]
+"""Lines of a run's log."""
+
 _ROWS, _COLUMNS = 8, 8
-_INK, _CONTROL, _FAINT, _MARK = "#1f2933", "#2864d8", "#9aa5b1", "#d64545"
+_GAP_PX = 4
+_TITLE_PT = 9
 
 
+@styled
 def draw_curves(
     folder: Path, *, bounds: Bounds | None, snap: int | None, judge: str | None
 ) -> None:
@@ -33,31 +40,35 @@ def draw_curves(
         judge: name of the score.
     """
     metrics, probes = read_lines(folder / METRICS), read_lines(folder / PROBES)
-    matplotlib.use("Agg", force=False)
     figure = Figure(figsize=(11, 7), dpi=110)
     panels = figure.subplots(2, 2)
     # Fixed: measuring texts takes longer than drawing them, and training waits.
     figure.subplots_adjust(
         left=0.09, right=0.985, bottom=0.075, top=0.925, hspace=0.36, wspace=0.23
     )
-    steps = [probe["step"] for probe in probes]
-    _adherence(panels[0, 0], probes, steps, bounds, judge)
-    _gain(panels[0, 1], probes, steps)
-    _loss(panels[1, 0], metrics, probes, steps)
-    _doors(panels[1, 1], probes, steps)
+    obedience, gain, loss, zero = panels.flat
+    obedience.set_title("Does it obey?" if judge else "Does it obey? (no judge here)")
+    obedience.set_ylabel(judge or "")
+    if bounds is None:
+        obedience.text(0.5, 0.5, "no adherence was measured", ha="center", color=FAINT)
+    else:
+        plot_adherence(obedience, probes, bounds)
+    gain.set_title("Condition gain: what the true condition is worth")
+    gain.set_ylabel("validation loss, shuffled - true")
+    plot_gain(gain, probes)
+    loss.set_title("Loss (says little)")
+    loss.set_ylabel("mean squared error")
+    plot_loss(loss, metrics, probes)
+    zero.set_title("Zero convolutions open")
+    zero.set_ylabel("root mean square weight")
+    _plot_zero_convolutions(zero, probes)
     for panel in panels.flat:
-        panel.set_xlabel("optimizer step")
-        panel.spines[["top", "right"]].set_visible(False)
-        if snap is not None:
-            panel.axvline(snap, color=_MARK, linewidth=1, linestyle="--")
-    if snap is not None:
-        panels[0, 0].text(
-            snap, 0.02, f" snapped in by step {snap}", color=_MARK, fontsize=9, va="bottom"
-        )
+        mark_snap(panel, snap, named=panel is obedience)
     with replacing(folder / "curves.png", durable=False) as temporary:
         figure.savefig(temporary)
 
 
+@styled
 def draw_strips(folder: Path, maps: Sequence[Map], real: Sequence[RgbU8]) -> None:
     """Draw `strips.png`: condition, samples over steps, real picture; one row an image."""
     files = sorted((folder / SAMPLES).glob("step-*.png"))
@@ -82,96 +93,108 @@ def draw_strips(folder: Path, maps: Sequence[Map], real: Sequence[RgbU8]) -> Non
         figure.savefig(temporary)
 
 
-def _adherence(
-    panel: Axes,
-    probes: Sequence[dict[str, Any]],
-    steps: Sequence[int],
-    bounds: Bounds | None,
-    judge: str | None,
-) -> None:
-    panel.set_title("Does it obey?" if judge else "Does it obey? (no judge here)", loc="left")
-    if bounds is None:
-        panel.text(0.5, 0.5, "no adherence was measured", ha="center", color=_FAINT)
-        return
-    panel.plot(steps, [probe["adherence"] for probe in probes], color=_CONTROL, marker="o", ms=3)
-    panel.plot(steps, [probe["shuffled"] for probe in probes], color=_FAINT, marker="o", ms=2)
-    half = bounds.floor + 0.5 * (bounds.ceiling - bounds.floor)
-    for value, name in ((bounds.ceiling, "ceiling"), (half, "half way"), (bounds.floor, "floor")):
-        panel.axhline(value, color=_INK, linewidth=0.6, linestyle=":")
-        panel.annotate(
-            name,
-            (1.0, value),
-            xycoords=("axes fraction", "data"),
-            fontsize=8,
-            ha="right",
-            va="bottom",
-        )
-    panel.set_ylim(0, 1.02)
-    panel.set_ylabel(judge or "")
-    panel.legend(
-        ["own condition", "somebody else's"],
-        frameon=False,
-        fontsize=8,
-        loc="center left",  # where control has not snapped in yet
-        bbox_to_anchor=(0.0, 0.78),
-    )
+def plot_adherence(panel: Axes, probes: Records, bounds: Bounds | None) -> None:
+    """Adherence of a probe's samples to their own map and to another row's, between its bounds.
+
+    Args:
+        panel: where.
+        probes: of a run, with `step`, `adherence` and, of newer ones, `shuffled`.
+        bounds: of adherence; None leaves their lines out.
+    """
+    steps = [probe["step"] for probe in probes]
+    plot_line(panel, steps, [probe["adherence"] for probe in probes], COLORS[0], "own map")
+    shuffled = [probe.get("shuffled") for probe in probes]
+    if None not in shuffled:
+        plot_line(panel, steps, shuffled, FAINT, "another picture's map")
+    if bounds is not None:
+        mark_level(panel, bounds.ceiling, "ceiling")
+        mark_level(panel, (bounds.floor + bounds.ceiling) / 2, "half way")
+        mark_level(panel, bounds.floor, "floor")
+    panel.set_ylim(0, 1.06)
+    panel.legend()
 
 
-def _gain(panel: Axes, probes: Sequence[dict[str, Any]], steps: Sequence[int]) -> None:
-    panel.set_title("Condition gain: what the true condition is worth", loc="left")
-    panel.plot(steps, [probe["gain"] for probe in probes], color=_CONTROL, marker="o", ms=3)
-    panel.axhline(0, color=_FAINT, linewidth=0.6)
-    panel.set_ylabel("validation loss, shuffled - true")
+def plot_gain(panel: Axes, probes: Records) -> None:
+    """What the true condition is worth, in validation loss; above zero it helps."""
+    steps = [probe["step"] for probe in probes]
+    plot_line(panel, steps, [probe["gain"] for probe in probes], COLORS[0], None)
+    panel.axhline(0, color=FAINT, linewidth=0.7)
 
 
-def _loss(
-    panel: Axes,
-    metrics: Sequence[dict[str, Any]],
-    probes: Sequence[dict[str, Any]],
-    steps: Sequence[int],
-) -> None:
-    panel.set_title("Loss (says little)", loc="left")
-    panel.plot(
-        [line["step"] for line in metrics],
-        [line["loss"] for line in metrics],
-        color=_FAINT,
-        linewidth=0.8,
-    )
-    panel.plot(
-        steps,
-        [float(np.mean(probe["loss_bins"])) for probe in probes],
-        color=_CONTROL,
-        marker="o",
-        ms=3,
-    )
-    panel.set_ylabel("mean squared error")
-    panel.set_yscale("log")
-    panel.legend(["training", "validation, fixed noise"], frameon=False, fontsize=8)
+def plot_loss(panel: Axes, metrics: Records, probes: Records) -> None:
+    """Training loss of every line of the log, and the mean validation loss of every probe."""
+    at, losses = ([line[name] for line in metrics] for name in ("step", "loss"))
+    panel.plot(at, losses, color=FAINT, linewidth=0.8, label="training")
+    if probes:
+        steps = [probe["step"] for probe in probes]
+        means = [float(np.mean(probe["loss_bins"])) for probe in probes]
+        plot_line(panel, steps, means, COLORS[0], "validation, fixed noise")
+    use_log_scale(panel)
+    panel.legend(loc="upper right")
 
 
-def _doors(panel: Axes, probes: Sequence[dict[str, Any]], steps: Sequence[int]) -> None:
-    panel.set_title("Zero convolutions open", loc="left")
+def _plot_zero_convolutions(panel: Axes, probes: Records) -> None:
+    steps = [probe["step"] for probe in probes]
     norms = np.array([probe["zero_norms"] for probe in probes])
     if not len(norms):
         return
-    shades = matplotlib.colormaps["viridis"](np.linspace(0.1, 0.9, norms.shape[1]))
-    for number in range(norms.shape[1]):
-        last = number == norms.shape[1] - 1
-        panel.plot(
-            steps, norms[:, number], color=shades[number], label="middle" if last else f"{number}"
-        )
-    panel.set_ylabel("root mean square weight")
-    panel.legend(frameon=False, fontsize=7, ncols=2, title="residual", title_fontsize=7)
+    last = norms.shape[1] - 1
+    for number, shade in enumerate(colormaps["viridis"](np.linspace(0.1, 0.9, last + 1))):
+        label = "middle" if number == last else f"{number}"
+        panel.plot(steps, norms[:, number], color=shade, label=label)
+    panel.legend(fontsize=7, ncols=2, title="residual", title_fontsize=7)
+
+
+def plot_line(
+    panel: Axes, steps: Sequence[float], values: Sequence[Any], color: str, label: str | None
+) -> None:
+    """Points that are joined."""
+    panel.plot(steps, values, color=color, marker="o", label=label)
+
+
+def use_log_scale(panel: Axes) -> None:
+    """Logarithms upwards, with numbers as plain text beside them."""
+    panel.set_yscale("log")
+    panel.yaxis.set_major_formatter(_PlainNumber())
+    panel.yaxis.set_minor_formatter(_PlainNumber(minor_thresholds=(1.5, 0.5)))
+
+
+class _PlainNumber(LogFormatter):
+    """`0.2` where matplotlib would write mathematics or `2e-01`, and nothing where it would not."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
+def mark_level(panel: Axes, value: float, name: str) -> None:
+    """Draw a dotted line that says what it is."""
+    panel.axhline(value, color=SOFT, linewidth=0.8, linestyle=":")
+    panel.annotate(
+        name,
+        (1.0, value),
+        xycoords=("axes fraction", "data"),
+        ha="right",
+        va="bottom",
+        fontsize=8.5,
+        color=SOFT,
+    )
+
+
+def mark_snap(panel: Axes, snap: int | None, *, named: bool = True) -> None:
+    """Name the axis of steps, and mark the one at which control snapped in, if it did."""
+    panel.set_xlabel("optimizer step")
+    if snap is None:
+        return
+    panel.axvline(snap, color=MARK, linewidth=1.1, linestyle="--")
+    if named:
+        where = ("data", "axes fraction")
+        panel.annotate(f" snap {snap:,}", (snap, 0.02), xycoords=where, color=MARK, fontsize=8.5)
 
 
 def _shown(pixels: Map) -> RgbU8:
     if pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
     return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
-
-
-_GAP_PX = 4
-_TITLE_PT = 9
 
 
 def mosaic_of(

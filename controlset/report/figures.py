@@ -5,14 +5,20 @@ import functools
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from controlnet.trainer.figures import mosaic_of
+from controlnet.trainer.figures import (
+    mark_level,
+    mark_snap,
+    mosaic_of,
+    plot_adherence,
+    plot_gain,
+    plot_loss,
+)
 from controlset.report.numbers import direction, interval, places_of, said
 from controlset.report.records import (
     Evaluation,
@@ -25,7 +31,7 @@ from controlset.report.records import (
     read_rgb,
 )
 from pipeline.output.pages import shortened, visible
-from schemas.figure_style import COLORS, DPI, FAINT, MARK, SOFT, WIDTH_IN, styled
+from schemas.figure_style import COLORS, DPI, SOFT, WIDTH_IN, styled
 from schemas.files import replacing, writing
 
 _AXES = {"guidance": "guidance scale", "scale": "control scale", "step": "saved step"}
@@ -74,27 +80,6 @@ def drawable(text: str, limit: int = 26) -> str:
 def _letters() -> frozenset[int]:
     font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
     return frozenset(font.get_charmap()) - {ord("\n")}
-
-
-def level(panel: Axes, value: float, name: str) -> None:
-    """A dotted line that says what it is."""
-    panel.axhline(value, color=SOFT, linewidth=0.8, linestyle=":")
-    panel.annotate(
-        name,
-        (1.0, value),
-        xycoords=("axes fraction", "data"),
-        ha="right",
-        va="bottom",
-        fontsize=8.5,
-        color=SOFT,
-    )
-
-
-def line(
-    panel: Axes, steps: Sequence[float], values: Sequence[Any], color: str, label: str | None
-) -> None:
-    """Points that are joined."""
-    panel.plot(steps, values, color=color, marker="o", label=label)
 
 
 @styled
@@ -146,7 +131,7 @@ def draw_series(
         of_row = found.of(row)
         value = None if of_row is None else of_row.values.get(measure.name)
         if value is not None:
-            level(panel, value.value, row)
+            mark_level(panel, value.value, row)
     panel.set_xlabel(_AXES.get(lines[0].what, drawable(lines[0].what)))
     panel.set_title(drawable(_title(measure), 48))
     if len(lines) > 1:
@@ -181,24 +166,28 @@ def draw_training(folder: Path, training: Training, number: int) -> list[Plate]:
     """
     drawn: list[Plate] = []
 
-    def keep(figure: Figure, name: str, title: str, note: str) -> None:
+    def keep(figure: Figure, panel: Axes, name: str, title: str, note: str) -> None:
+        mark_snap(panel, training.snap)
         drawn.append(saved(figure, folder, f"training-{number}-{name}.png", title, note))
 
-    steps = [one["step"] for one in training.probes]
-    if any(one.get("adherence") is not None for one in training.probes):
+    probes = training.probes
+    if any(probe.get("adherence") is not None for probe in probes):
         figure, panel = panel_of()
-        _obedience(panel, training, steps)
-        keep(figure, "adherence", "Obedience over steps", _snap_words(training.snap))
+        plot_adherence(panel, probes, training.bounds)
+        panel.set_title("adherence of the probe's samples")
+        keep(figure, panel, "adherence", "Obedience over steps", _snap_words(training.snap))
     if training.metrics:
         figure, panel = panel_of()
-        _losses(panel, training, steps)
-        keep(figure, "loss", "Loss", "of it alone one could not tell when control snapped in")
-    if len(steps) > 1:
+        plot_loss(panel, training.metrics, probes)
+        panel.set_title("mean squared error")
+        note = "of it alone one could not tell when control snapped in"
+        keep(figure, panel, "loss", "Loss", note)
+    if len(probes) > 1:
         figure, panel = panel_of()
-        line(panel, steps, [one["gain"] for one in training.probes], COLORS[0], None)
-        panel.axhline(0, color=FAINT, linewidth=0.7)
-        _finish(panel, "validation loss: another map's minus own", training.snap)
-        keep(figure, "gain", "Condition gain", "what the true map is worth; above zero, it helps")
+        plot_gain(panel, probes)
+        panel.set_title("validation loss: another map's minus own")
+        note = "what the true map is worth; above zero, it helps"
+        keep(figure, panel, "gain", "Condition gain", note)
     return drawn
 
 
@@ -233,46 +222,6 @@ def draw_strips(folder: Path, training: Training, number: int) -> Plate | None:
     if training.snap is not None:
         note += "; blue: from where control snapped in"
     return saved(figure, folder, f"strips-{number}.png", "Samples while training", note)
-
-
-def _obedience(panel: Axes, training: Training, steps: Sequence[float]) -> None:
-    line(panel, steps, [one["adherence"] for one in training.probes], COLORS[0], "own map")
-    shuffled = [one.get("shuffled") for one in training.probes]
-    if all(one is not None for one in shuffled):
-        line(panel, steps, shuffled, FAINT, "another picture's map")
-    if training.bounds is not None:
-        floor, ceiling = training.bounds.floor, training.bounds.ceiling
-        level(panel, ceiling, "ceiling")
-        level(panel, (floor + ceiling) / 2, "half way")
-        level(panel, floor, "floor")
-    panel.set_ylim(0, 1.06)
-    panel.legend(loc=(0.46, 0.3))
-    _finish(panel, "adherence of the probe's samples", training.snap)
-
-
-def _losses(panel: Axes, training: Training, steps: Sequence[float]) -> None:
-    at = [one["step"] for one in training.metrics]
-    losses = [one["loss"] for one in training.metrics]
-    panel.plot(at, losses, color=FAINT, linewidth=0.8, label="training")
-    if steps:
-        means = [float(np.mean(one["loss_bins"])) for one in training.probes]
-        line(panel, steps, means, COLORS[0], "validation, fixed noise")
-    panel.legend(loc="upper right")
-    _finish(panel, "mean squared error", training.snap)
-
-
-def _finish(panel: Axes, title: str, snap: int | None) -> None:
-    panel.set_title(title)
-    panel.set_xlabel("optimizer step")
-    if snap is not None:
-        panel.axvline(snap, color=MARK, linewidth=1.1, linestyle="--")
-        panel.annotate(
-            f" snap {snap:,}",
-            (snap, 0.02),
-            xycoords=("data", "axes fraction"),
-            color=MARK,
-            fontsize=8.5,
-        )
 
 
 def _snap_words(snap: int | None) -> str:
