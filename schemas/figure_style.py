@@ -1,4 +1,7 @@
-"""One look for every figure: its colours, type and lines. matplotlib is imported by who draws."""
+"""One look for every figure, and the colours that pages share with them.
+
+matplotlib is imported when something is drawn, not before.
+"""
 
 import functools
 from collections.abc import Callable
@@ -7,9 +10,10 @@ from typing import Any, ParamSpec, TypeVar
 Given = ParamSpec("Given")
 Drawn = TypeVar("Drawn")
 
-INK, SOFT, FAINT, MARK = "#1f2933", "#5f6b7a", "#9aa5b1", "#c2410c"
-COLORS = ("#2f5bd0", "#0d8a72", "#a4459d", "#b07a00", "#4d5560")
-"""Of lines, in this order; the first, which pages have as their accent, is what it is about."""
+INK, SOFT, FAINT = "#1c1d1f", "#63666b", "#a0a3a8"  # text, what is beside it, what is behind it
+ACCENT, STOP = "#2f5bd0", "#b3261e"  # what it is about; what to look at
+COLORS = (ACCENT, "#0d8a72", "#a4459d", "#b07a00", "#4d5560")
+"""Of lines, in this order."""
 
 WIDTH_IN, DPI = 4.6, 200
 """Of a figure with one panel: narrow, with large type, so that it reads on a phone and a slide."""

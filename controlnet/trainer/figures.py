@@ -15,7 +15,7 @@ from controlnet.trainer.judge import Map
 from controlnet.trainer.log import METRICS, PROBES, SAMPLES, read_lines
 from controlnet.trainer.probe import Bounds
 from schemas.errors import Rejected
-from schemas.figure_style import COLORS, FAINT, MARK, SOFT, styled
+from schemas.figure_style import COLORS, FAINT, SOFT, STOP, styled
 from schemas.files import read_plain, replacing
 from schemas.pixels import RgbU8, decode_stored_rgb
 
@@ -185,10 +185,10 @@ def mark_snap(panel: Axes, snap: int | None, *, named: bool = True) -> None:
     panel.set_xlabel("optimizer step")
     if snap is None:
         return
-    panel.axvline(snap, color=MARK, linewidth=1.1, linestyle="--")
+    panel.axvline(snap, color=STOP, linewidth=1.1, linestyle="--")
     if named:
         where = ("data", "axes fraction")
-        panel.annotate(f" snap {snap:,}", (snap, 0.02), xycoords=where, color=MARK, fontsize=8.5)
+        panel.annotate(f" snap {snap:,}", (snap, 0.02), xycoords=where, color=STOP, fontsize=8.5)
 
 
 def _shown(pixels: Map) -> RgbU8:

@@ -16,6 +16,7 @@ import markupsafe
 import numpy as np
 from PIL import Image
 
+from schemas import figure_style
 from schemas.pixels import MapU8, MapU16, RgbU8
 from schemas.printable import printable
 from schemas.triple import is_number
@@ -40,6 +41,7 @@ def templates() -> jinja2.Environment:
         keep_trailing_newline=True,
         finalize=_shown,
     )
+    environment.globals["figure_style"] = figure_style
     environment.filters["cell"] = markdown_cell
     environment.filters["code"] = markdown_code
     environment.filters["number"] = number
