@@ -101,17 +101,21 @@ def plot_adherence(panel: Axes, probes: Records, bounds: Bounds | None) -> None:
         probes: of a run, with `step`, `adherence` and, of newer ones, `shuffled`.
         bounds: of adherence; None leaves their lines out.
     """
-    steps = [probe["step"] for probe in probes]
-    plot_line(panel, steps, [probe["adherence"] for probe in probes], COLORS[0], "own map")
+    steps, own = ([probe[name] for probe in probes] for name in ("step", "adherence"))
+    plot_line(panel, steps, own, COLORS[0], "own map")
     shuffled = [probe.get("shuffled") for probe in probes]
     if None not in shuffled:
         plot_line(panel, steps, shuffled, FAINT, "another picture's map")
+    half_way = 0.5
     if bounds is not None:
+        half_way = (bounds.floor + bounds.ceiling) / 2
         mark_level(panel, bounds.ceiling, "ceiling")
-        mark_level(panel, (bounds.floor + bounds.ceiling) / 2, "half way")
+        mark_level(panel, half_way, "half way")
         mark_level(panel, bounds.floor, "floor")
     panel.set_ylim(0, 1.06)
-    panel.legend()
+    # Between floor and half way there is room where control has not snapped in yet, or has.
+    is_early = any(score > half_way for score in own[: round(0.55 * len(own))])
+    panel.legend(loc=(0.56 if is_early else 0.01, 0.3))
 
 
 def plot_gain(panel: Axes, probes: Records) -> None:
