@@ -150,7 +150,7 @@ def _plot_zero_convolutions(panel: Axes, probes: Records) -> None:
 
 
 def plot_line(
-    panel: Axes, steps: Sequence[float], values: Sequence[Any], color: str, label: str | None
+    panel: Axes, steps: Sequence[int], values: Sequence[Any], color: str, label: str | None
 ) -> None:
     """Points that are joined."""
     panel.plot(steps, values, color=color, marker="o", label=label)

@@ -124,7 +124,7 @@ def draw_series(
     """
     figure, panel = panel_of()
     for number, one in enumerate(lines):
-        points = [(at, values.get(measure.name)) for at, values in one.points]
+        points = [(point.at, point.values.get(measure.name)) for point in one.points]
         there = [(at, value) for at, value in points if value is not None]
         _errors(panel, there, COLORS[number % len(COLORS)], drawable(f"run {one.run}"))
     for row in ("ceiling", "floor"):

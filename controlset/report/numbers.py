@@ -275,13 +275,13 @@ def differences(found: Evaluation) -> list[Compared]:
     compared = []
     for one in found.comparisons:
         measure = by_name.get(one.measure)
-        if measure is None or one.value is None:
+        if measure is None:
             continue
-        reach = max(map(abs, (one.value.value, *one.value.ends))) or 1.0
-        places = decimals([one.value])
-        number = said(one.value, measure, places)
-        low, high = one.value.ends
-        good = None if low <= 0 <= high else (one.value.value > 0) == measure.higher_is_better
+        reach = max(map(abs, (one.value, *one.ends))) or 1.0
+        places = decimals([one])
+        number = said(one, measure, places)
+        low, high = one.ends
+        good = None if low <= 0 <= high else (one.value > 0) == measure.higher_is_better
         meaning = {None: "may be chance", True: "better", False: "worse"}[good]
         if good is not None and measure.name in BEST_AT_ONE:
             good, meaning = None, "differs"
@@ -291,11 +291,11 @@ def differences(found: Evaluation) -> list[Compared]:
                 direction=direction(measure),
                 a=one.a,
                 b=one.b,
-                number=f"+{number}" if one.value.value > 0 else number,
-                ends=interval(one.value, places).replace("\N{EN DASH}", " to "),
+                number=f"+{number}" if one.value > 0 else number,
+                ends=interval(one, places).replace("\N{EN DASH}", " to "),
                 meaning=meaning,
                 good=good,
-                drawing=drawing(one.value, -reach, reach, zero=True),
+                drawing=drawing(one, -reach, reach, zero=True),
             )
         )
     return compared

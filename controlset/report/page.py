@@ -164,16 +164,22 @@ def _drawn(found: Evaluation, name: str, lines: Sequence[Series]) -> tuple[list[
     measures = [
         measure
         for measure in found.measures
-        if any(values.get(measure.name) for line in lines for _, values in line.points)
+        if any(point.values.get(measure.name) for line in lines for point in line.points)
     ]
     drawn = [
         draw_series(found, lines, measure, f"{_plain_name(name)}-{number}.png")
         for number, measure in enumerate(_varied(measures)[:_PANELS], 1)
     ]
     rows = [
-        (line.run, [f"{at:,g}", *(_cell(found, values.get(one.name), one) for one in measures)])
+        (
+            line.run,
+            [
+                f"{point.at:,g}",
+                *(_cell(found, point.values.get(one.name), one) for one in measures),
+            ],
+        )
         for line in lines
-        for at, values in line.points
+        for point in line.points
     ]
     return drawn, _Numbers(title=name, axis=lines[0].what, measures=measures, rows=rows)
 

@@ -1,7 +1,6 @@
 """What a report shows, as plain records: read from files, then only looked at."""
 
 import dataclasses
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,11 +12,16 @@ from controlnet.trainer.log import METRICS, PROBES, SAMPLES, read_journal
 from controlnet.trainer.probe import Bounds
 from controlnet.trainer.run_folder import CONFIG_NAME, SUMMARY_NAME, read_record
 from schemas.dataset import filesystem_of, read_manifest
-from schemas.documents import read_checked
+from schemas.documents import as_record, misfit, read_checked
 from schemas.errors import ConfigError, Rejected
 from schemas.files import file_digest, read_plain
 from schemas.manifest import Manifest
 from schemas.pixels import RgbU8, decode_stored_rgb
+
+DOCUMENT, FORMAT, VERSION = "evaluation.json", "controlset-evaluation", 1
+
+_AGAIN = "run `controlset evaluate` again"
+_STRIPS, _PICTURES = 7, 8  # probes, and pictures of each, that are shown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,9 +29,9 @@ class Value:
     """A number and, where there is one, its 95 % interval."""
 
     value: float
-    low: float | None
-    high: float | None
-    count: int | None  # pictures behind it
+    low: float | None = None
+    high: float | None = None
+    count: int | None = None  # pictures behind it
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -42,9 +46,9 @@ class MeasureView:
 
     name: str
     label: str
-    unit: str
-    higher_is_better: bool
-    kind: str
+    unit: str = ""
+    higher_is_better: bool = True
+    kind: str = "adherence"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,8 +57,8 @@ class RunView:
 
     name: str
     path: str
-    step: int | None
-    base: str | None
+    step: int | None = None
+    base: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,19 +66,26 @@ class RowView:
     """One of the four rows; those of a network once for each run."""
 
     row: str  # ceiling, model, shuffled, floor
-    run: str | None
-    cell: str | None  # tells two floors of two bases apart
     values: Mapping[str, Value | None]  # by measure; None: could not be computed
+    run: str | None = None
+    cell: str | None = None  # tells two floors of two bases apart
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Difference:
+class Difference(Value):
     """Run b minus run a, paired by image."""
 
     a: str
     b: str
     measure: str
-    value: Value | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """Values at one place of an axis."""
+
+    at: float
+    values: Mapping[str, Value | None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +94,7 @@ class Series:
 
     what: str
     run: str
-    points: Sequence[tuple[float, Mapping[str, Value | None]]]
+    points: Sequence[Point]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,25 +148,31 @@ class Training:
     strips: Sequence[Strip]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Evaluation:
-    """All of it."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Document:
+    """What is shown as the document has it; parts that it lacks are empty."""
+
+    protocol: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    runs: Sequence[RunView] = ()
+    measures: Sequence[MeasureView] = ()  # the headline first
+    rows: Sequence[RowView] = ()
+    missing: Sequence[Mapping[str, str]] = ()  # measure, why
+    warnings: Sequence[str] = ()
+    comparisons: Sequence[Difference] = ()
+    sweeps: Sequence[Series] = ()
+    curves: Sequence[Series] = ()
+    software: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    hardware: str | None = None
+    seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation(_Document):
+    """All of it: the document, its pictures, and what runs and data set still say."""
 
     folder: Path
-    protocol: Mapping[str, Any]
-    data: Mapping[str, Any]
-    runs: Sequence[RunView]
-    measures: Sequence[MeasureView]  # the headline first
-    rows: Sequence[RowView]
-    missing: Sequence[tuple[str, str]]  # measure, why
-    warnings: Sequence[str]
-    comparisons: Sequence[Difference]
-    sweeps: Sequence[Series]
-    curves: Sequence[Series]
     pictures: Sequence[PictureView]
-    software: Mapping[str, Any]
-    hardware: str | None
-    seconds: Mapping[str, float]
     trainings: Sequence[Training]
     manifest: Manifest | None  # None: the data set is not there any more
 
@@ -174,12 +191,6 @@ class Evaluation:
         return None if found is None else found.values.get(self.headline.name)
 
 
-DOCUMENT, FORMAT, VERSION = "evaluation.json", "controlset-evaluation", 1
-
-_AGAIN = "run `controlset evaluate` again"
-_STRIPS, _PICTURES = 7, 8  # probes, and pictures of each, that are shown
-
-
 def gather(folder: Path) -> Evaluation:
     """Everything that a report shows.
 
@@ -189,68 +200,47 @@ def gather(folder: Path) -> Evaluation:
     Raises:
         ConfigError: no evaluation there, or one that this release cannot read.
     """
+    document = _document(folder)
     try:
-        return _gathered(folder, _document(folder))
+        pictures, files = document.pop("pictures", []), document.pop("files", {})
+        document["comparisons"] = [
+            pair for pair in document.get("comparisons", ()) if pair["value"] is not None
+        ]
+        document["sweeps"] = [line for line in document.get("sweeps", ()) if line["points"]]
+        document["curves"] = [
+            {"what": "step", "run": line["run"], "points": [*map(_at_its_step, line["points"])]}
+            for line in document.pop("curve", ())
+            if line["points"]
+        ]
+        changed = _changed(folder, files)
+        shown = [_picture(folder, picture, changed) for picture in pictures]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         # The document is one of ours by its first lines, yet not by the rest.
-        raise ConfigError(
-            f"{folder / DOCUMENT}: need a result of controlset evaluate, got one with "
-            f"{type(error).__name__} {error}; run `controlset evaluate` again"
-        ) from error
-
-
-def _gathered(folder: Path, document: Mapping[str, Any]) -> Evaluation:
-    runs = [
-        RunView(
-            name=str(one["name"]),
-            path=str(one["path"]),
-            step=one.get("step"),
-            base=one.get("base"),
-        )
-        for one in document.get("runs") or ()
-    ]
-    sizes = _sizes(document.get("protocol") or {})
-    warnings: list[str] = list(document.get("warnings") or ())
-    changed = _changed(folder, document.get("files") or {})
+        found = f"one with {type(error).__name__} {error}"
+        raise misfit(str(folder / DOCUMENT), found, _AGAIN) from error
+    said = as_record(document, _Document, where=str(folder / DOCUMENT), advice=_AGAIN)
+    warnings = list(said.warnings)
     if changed:
         warnings.append(
             f"{len(changed)} files were changed or lost since the evaluation and are not shown, "
             f"{min(changed)} for example; {_AGAIN}"
         )
-    trainings = [_training(folder, run, sizes, warnings) for run in runs]
+    trainings = [_training(folder, run, _sizes(said.protocol), warnings) for run in said.runs]
+    parts: dict[str, Any] = {
+        part.name: getattr(said, part.name) for part in dataclasses.fields(said)
+    }
+    parts["warnings"] = warnings
     return Evaluation(
+        **parts,
         folder=folder,
-        protocol=document.get("protocol") or {},
-        data=document.get("data") or {},
-        runs=runs,
-        measures=[_measure(one) for one in document["measures"]],
-        rows=[
-            RowView(
-                row=one["row"],
-                run=one.get("run"),
-                cell=one.get("cell"),
-                values=_values(one["values"]),
-            )
-            for one in document.get("rows") or ()
-        ],
-        missing=[(one["measure"], one["why"]) for one in document.get("missing") or ()],
-        warnings=warnings,
-        comparisons=[_difference(one) for one in document.get("comparisons") or ()],
-        sweeps=[
-            _series(one, one["what"], "at")
-            for one in document.get("sweeps") or ()
-            if one.get("points")
-        ],
-        curves=[
-            _series(one, "step", "step") for one in document.get("curve") or () if one.get("points")
-        ],
-        pictures=[_picture(folder, one, changed) for one in document.get("pictures") or ()],
-        software=document.get("software") or {},
-        hardware=document.get("hardware"),
-        seconds=document.get("seconds") or {},
-        trainings=[one for one in trainings if one.metrics or one.probes],
-        manifest=_manifest(folder, (document.get("data") or {}).get("path")),
+        pictures=shown,
+        trainings=[training for training in trainings if training.metrics or training.probes],
+        manifest=_manifest(folder, said.data.get("path")),
     )
+
+
+def _at_its_step(point: Mapping[str, Any]) -> dict[str, Any]:
+    return {"at": point["step"], "values": point["values"]}
 
 
 def _document(folder: Path) -> dict[str, Any]:
@@ -272,50 +262,6 @@ def _document(folder: Path) -> dict[str, Any]:
             f"{path}: need at least one measure, got none; run `controlset evaluate` again"
         )
     return document
-
-
-def _measure(record: Mapping[str, Any]) -> MeasureView:
-    return MeasureView(
-        name=record["name"],
-        label=record["label"],
-        unit=record.get("unit") or "",
-        higher_is_better=record.get("higher_is_better", True),
-        kind=record.get("kind") or "adherence",
-    )
-
-
-def _values(record: Mapping[str, Any]) -> dict[str, Value | None]:
-    return {name: _value(one) for name, one in record.items()}
-
-
-def _value(record: Mapping[str, Any] | None) -> Value | None:
-    value = _number((record or {}).get("value"))
-    if record is None or value is None:
-        return None
-    return Value(
-        value=value,
-        low=_number(record.get("low")),
-        high=_number(record.get("high")),
-        count=record.get("count"),
-    )
-
-
-def _number(value: float | None) -> float | None:
-    """Nothing where there is nothing to plot: null, or the NaN that Python's JSON writes."""
-    return None if value is None or not math.isfinite(value) else float(value)
-
-
-def _difference(record: Mapping[str, Any]) -> Difference:
-    return Difference(a=record["a"], b=record["b"], measure=record["measure"], value=_value(record))
-
-
-def _series(record: Mapping[str, Any], what: str, axis: str) -> Series:
-    points = sorted(((one[axis], _values(one["values"])) for one in record["points"]), key=_place)
-    return Series(what=what, run=record["run"], points=points)
-
-
-def _place(point: tuple[float, Any]) -> float:
-    return point[0]
 
 
 def _changed(folder: Path, files: Mapping[str, str]) -> frozenset[str]:
@@ -340,7 +286,7 @@ def _picture(folder: Path, record: Mapping[str, Any], changed: frozenset[str]) -
                 run=one.get("run"),
                 picture=inside(one.get("picture")),
                 found=inside(one.get("found")),
-                score=_number(one.get("score")),
+                score=one.get("score"),
             )
             for one in rows.get(row) or ()
         ]
