@@ -1,10 +1,12 @@
-"""Runs that are killed right before a chosen change of the file system, each in a forked child.
+"""What a process that is killed leaves behind, at every single moment that differs.
 
 One process imports everything once and forks for every run: a fresh interpreter would spend
 seconds importing Beam or torch for less than a second of work. A change is a file opened for
 writing, renamed, linked, truncated or removed, a folder made or removed, below the folder that is
 watched: between two of them a killed process leaves the same files behind, but for half-written
-ones under their temporary names.
+ones under their temporary names. SIGKILL leaves what lies there, so a copy of the folder right
+before a change is what a run leaves that is killed then, and one run gives the copies of all its
+moments.
 """
 
 import base64
@@ -12,6 +14,7 @@ import contextlib
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,7 +41,7 @@ class Crashes:
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
 
-    def run(self, function, *arguments, below=None, kill_before=None, meanwhile=None):
+    def run(self, function, *arguments, below=None, kill_before=None, copies=None, meanwhile=None):
         """Call a function of a module in a child.
 
         Args:
@@ -46,19 +49,45 @@ class Crashes:
             arguments: of the call. An integer that it returns becomes the status.
             below: the folder whose changes are counted.
             kill_before: number of the change, from 0, that does not happen any more.
+            copies: folder for a copy of `below` as it is before each change.
             meanwhile: is called with the child's number while it runs.
 
         Returns:
             Its exit status, negative if a signal ended it, and how many changes it made (None if
             it was killed).
         """
-        order = pickle.dumps((function, arguments, below and str(below), kill_before))
+        watched = (below and str(below), kill_before, copies and str(copies))
+        order = pickle.dumps((function, arguments, watched))
         self._process.stdin.write(base64.b64encode(order).decode() + "\n")
         self._process.stdin.flush()
         child = int(self._process.stdout.readline())
         if meanwhile is not None:
             meanwhile(child)
         return tuple(json.loads(self._process.stdout.readline()))
+
+    def states(self, function, *arguments, below, into):
+        """What a run would leave that is killed before each of its changes, in their order.
+
+        Args:
+            function: as in `run`.
+            arguments: of the call.
+            below: the folder that the run changes.
+            into: a new folder, for copies of it.
+
+        Returns:
+            A path for each change: a copy of `below`; nothing is there where nothing was yet. Equal
+            ones in a row are one.
+        """
+        status, changes = self.run(function, *arguments, below=below, copies=into)
+        assert status == 0
+        paths, before = [], None
+        for number in range(changes):
+            path = into / str(number)
+            now = _contents(path)
+            if not paths or now != before:
+                paths.append(path)
+            before = now
+        return paths
 
     def close(self):
         """End it."""
@@ -121,17 +150,35 @@ def _changes(event, arguments, below):
     return os.path.lexists(path) != (event == "os.mkdir") or event == "open"
 
 
-def _watch(below, kill_before):
-    """Count changes from now on, and die before one of them; returns how to read the count."""
+def _contents(folder):
+    """Names and bytes of all that lies in a folder; None if it is not there."""
+    if not folder.exists():
+        return None
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+def _watch(below, kill_before, copies):
+    """Count changes from now on, copy before each, die before one; returns how to read the count."""
     seen, turn = 0, threading.RLock()
+    is_copying = False
 
     def hook(event, arguments):
-        nonlocal seen
+        nonlocal seen, is_copying
+        if not _changes(event, arguments, below):
+            return
         with turn:
-            if _changes(event, arguments, below):
-                if seen == kill_before:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                seen += 1
+            if is_copying:
+                return
+            if seen == kill_before:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if copies is not None and os.path.exists(below):
+                is_copying = True
+                shutil.copytree(below, os.path.join(copies, str(seen)), symlinks=True)
+                is_copying = False
+            seen += 1
 
     sys.addaudithook(hook)
     return lambda: seen
@@ -139,14 +186,14 @@ def _watch(below, kill_before):
 
 def _main():
     for line in sys.stdin:
-        function, arguments, below, kill_before = pickle.loads(base64.b64decode(line))
+        function, arguments, watched = pickle.loads(base64.b64decode(line))
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
             status = 1
             try:
                 os.dup2(2, 1)  # what a run prints must not come between the answers
-                seen = _watch(below, kill_before) if below is not None else lambda: None
+                seen = _watch(*watched) if watched[0] is not None else lambda: None
                 returned = function(*arguments)
                 status = returned if isinstance(returned, int) else 0
                 os.write(writing, str(seen()).encode())

@@ -43,14 +43,6 @@ def at_once(photographs):
     return output
 
 
-def killed_at(crashes, canny_alone, folder, number):
-    """The set of an addition that is killed before its n-th change of a file."""
-    output = shutil.copytree(canny_alone, folder / f"step-{number}")
-    killed = crashes.run(add, addition(output), below=output, kill_before=number)
-    assert killed == (-signal.SIGKILL, None)
-    return output
-
-
 def addition(output):
     return AddConfig(output=str(output), conditions=("shuffle", "grey"), num_workers=1)
 
@@ -87,24 +79,24 @@ def test_killed_before_any_change_it_is_the_old_set_or_the_next_command_makes_th
     crashes, photographs, canny_alone, at_once, tmp_path
 ):
     old, new = contents(canny_alone), contents(at_once)
-    whole = shutil.copytree(canny_alone, tmp_path / "whole")
-    status, changes = crashes.run(add, addition(whole), below=whole)
-    assert (status, contents(whole)) == (0, new)
+    output = shutil.copytree(canny_alone, tmp_path / "dataset")
+    states = crashes.states(add, addition(output), below=output, into=tmp_path / "states")
+    assert contents(output) == new
     staging, swapping = 0, 0
-    for number in range(changes):
-        output = killed_at(crashes, canny_alone, tmp_path, number)
+    for state in states:
+        shutil.rmtree(output)
+        state.rename(output)
         if (output / STAGING / "manifest.json").exists():  # the point of no return
             check_old_columns(output, canny_alone)
             commands = next_commands(output, photographs)
             commands[swapping % len(commands)]()
             swapping += 1
-        elif contents(output) != new:  # else killed after the very last change
+        elif contents(output) != new:  # else after the very last change
             assert old_part(output) == old
             assert verify_dataset(str(output), workers=1).ok
             add(addition(output))
             staging += 1
-        assert contents(output) == new, number
-        shutil.rmtree(output)
+        assert contents(output) == new, state.name
     assert staging >= 8
     assert swapping >= 16
 
@@ -112,7 +104,10 @@ def test_killed_before_any_change_it_is_the_old_set_or_the_next_command_makes_th
 def test_generate_after_a_kill_while_staging_finds_its_own_set(
     crashes, photographs, canny_alone, tmp_path
 ):
-    output = killed_at(crashes, canny_alone, tmp_path, 7)
+    output = shutil.copytree(canny_alone, tmp_path / "dataset")
+    killed = crashes.run(add, addition(output), below=output, kill_before=7)
+    assert killed == (-signal.SIGKILL, None)
+    assert contents(output) != contents(canny_alone)
     generate(config_for(photographs, output))
     assert old_part(output) == contents(canny_alone)
 
@@ -152,7 +147,7 @@ def test_on_a_full_disk_the_old_set_stays_and_with_room_the_same_command_goes_on
         r"device; free some space, then run the same command again to go on$"
     )
     staged = []
-    for room in (0, 20_000, 150_000, 250_000):
+    for room in (0, 12_000, 88_000, 140_000):
         disk(start + room)
         with pytest.raises(OutputError, match=message):
             add(addition(output))
