@@ -23,3 +23,13 @@ def test_every_line_of_the_table_names_a_test():
     ]
     assert without == []
     assert len(NAMED) > 100
+
+
+def test_every_module_that_tells_shapes_is_checked_while_tests_run(pytestconfig):
+    # One by one in schemas: its parser of footers makes hundreds of thousands of calls, and a check
+    # of each costs ten times its work.
+    checked = pytestconfig.getoption("jaxtyping_packages").split(",")
+    for path in ROOT.glob("schemas/*.py"):
+        tells = re.search(r"jaxtyping|RgbU8|MapU8", path.read_text(encoding="utf-8"))
+        assert not tells or f"schemas.{path.stem}" in checked, path
+    assert {"annotators", "controlnet"} <= set(checked)

@@ -161,7 +161,7 @@ def _contents(folder):
 
 
 def _watch(below, kill_before, copies):
-    """Count changes from now on, copy before each, die before one; returns how to read the count."""
+    """Count changes, copy before each, die before one; returns how to read the count."""
     seen, turn = 0, threading.RLock()
     is_copying = False
 
