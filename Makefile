@@ -11,10 +11,10 @@ export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/pycache
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test docs demo bench flink spark prism lock image
+.PHONY: help setup check test test-all docs demo bench flink spark prism lock image
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z ]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z -]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## environment in .venv, from requirements.lock
 
@@ -33,8 +33,10 @@ check: setup ## format, lint, types, import rules
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-test: setup ## all tests, the fast ones first (two processes)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "not slow" -n 2 --dist loadfile
+test: setup ## what proves the product on this machine (two processes)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "not slow" -n 2 --dist worksteal
+
+test-all: test ## what is long by nature, too: clusters, wheel, kill loops, stores, memory
 	$(BIN)/pytest -q -m slow -n 2 --dist loadfile
 
 docs: setup ## the documentation as a site in build/site, with its links checked
