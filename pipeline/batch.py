@@ -14,9 +14,9 @@ from typing import Any
 from annotators.protocol import Annotation, Spec
 from pipeline.annotate import LoadedModel, add_captions, annotate, encode_map, stat_columns
 from pipeline.config import GenerateConfig
-from pipeline.images.decode import DecodedImage, DecodeLimits, decode
-from pipeline.images.encode import encode_image, is_lossless
-from pipeline.images.geometry import Geometry, apply_geometry, plan_geometry, smallest_useful_size
+from pipeline.images.decode import DecodeLimits, decode
+from pipeline.images.encode import stored_form
+from pipeline.images.geometry import Geometry, plan_geometry, smallest_useful_size
 from pipeline.images.imported_maps import ImportedCondition, decode_map, encode_imported, fitted
 from pipeline.job import Job
 from pipeline.progress import Stopwatch
@@ -24,8 +24,7 @@ from pipeline.sources import RawImage
 from schemas.columns import converted
 from schemas.errors import Reason, Rejected
 from schemas.ledger import CaptionCounts, ColumnCounts, Counts, Unused
-from schemas.picture_headers import without_trailer
-from schemas.pixels import RgbU8, decode_stored_rgb
+from schemas.pixels import RgbU8
 from schemas.records import ImageRef, RejectRow, reject_of
 from schemas.triple import border_of
 
@@ -63,7 +62,7 @@ class _Stored:
     source: RawImage
     sha256: str
     encoded: bytes
-    extension: str
+    suffix: str
     rgb: RgbU8
     geometry: Geometry
     decoded_size: tuple[int, int]  # (width, height) that the geometry was planned for, px
@@ -99,20 +98,20 @@ def make_batch(
             captions.kept(ref, outcome.source)
         else:
             rejects.append(outcome)
-    rows = [_base_row(one) for one in stored]
+    rows = [_base_row(image) for image in stored]
     columns = {name: _keep(name, kind, rows, stored) for name, kind in job.columns.items()}
-    images = [one.rgb for one in stored]
+    images = [image.rgb for image in stored]
     if captioner is None:
-        for one in stored:
-            rejects.extend(_caption_reject(one))
+        for image in stored:
+            rejects.extend(_caption_reject(image))
     else:  # it also speaks for images whose own caption cannot be read
         rejects.extend(add_captions(rows, images, captioner, watch))
     for spec in job.specs:
         rejects.extend(add_maps(rows, images, spec, annotators[spec.name], watch))
     for condition in job.imports:
-        for row, one in zip(rows, stored, strict=True):
-            found = one.source.maps.get(condition.name)
-            place = one.geometry, one.decoded_size
+        for row, image in zip(rows, stored, strict=True):
+            found = image.source.maps.get(condition.name)
+            place = image.geometry, image.decoded_size
             with watch.stage("import"):
                 rejects += import_map(row, found, condition, *place, job.config.max_pixels)
     return BatchResult(
@@ -218,13 +217,13 @@ def _store(
         return _reject(ref, stage, rejected)
     height, width = decoded.rgb.shape[:2]
     geometry = plan_geometry(width, height, resolution=config.resolution, fit=config.fit)
-    encoded, extension, rgb = _fit(source.raw, decoded, geometry, config, watch)
+    encoded, suffix, rgb = stored_form(source.raw, decoded, geometry, config, watch)
     return _Stored(
         ref=ref,
         source=source,
         sha256=sha256,
         encoded=encoded,
-        extension=extension,
+        suffix=suffix,
         rgb=rgb,
         geometry=geometry,
         decoded_size=(width, height),
@@ -233,61 +232,36 @@ def _store(
     )
 
 
-def _fit(
-    raw: bytes,
-    decoded: DecodedImage,
-    geometry: Geometry,
-    config: GenerateConfig,
-    watch: Stopwatch,
-) -> tuple[bytes, str, RgbU8]:
-    """Bytes to store, their extension, and what they decode to."""
-    height, width = decoded.rgb.shape[:2]
-    if decoded.pristine and geometry.is_identity(width, height):
-        stored = raw if config.keep_metadata else without_trailer(decoded.lean)
-        return stored, decoded.extension, decoded.rgb
-    with watch.stage("resize"):
-        fitted = apply_geometry(decoded.rgb, geometry, config.border_rgb)
-    with watch.stage("encode"):
-        encoded = encode_image(fitted, image_format=config.image_format, quality=config.quality)
-    if is_lossless(config.image_format):
-        return encoded, _EXTENSIONS[config.image_format], fitted
-    with watch.stage("decode stored"):
-        return encoded, _EXTENSIONS[config.image_format], decode_stored_rgb(encoded)
-
-
-_EXTENSIONS = {"jpeg": "jpg", "png": "png", "webp": "webp"}
-
-
-def _base_row(one: _Stored) -> Row:
+def _base_row(image: _Stored) -> Row:
     return {
-        "key": one.ref.key,
-        "source": one.ref.source,
-        "sha256": one.sha256,
-        "image": {"bytes": one.encoded, "path": f"{one.ref.key}.{one.extension}"},
-        "text": one.source.caption,
-        "caption_source": one.source.caption_source,
-        "width": one.geometry.width,
-        "height": one.geometry.height,
-        "original_width": one.original_width,
-        "original_height": one.original_height,
-        "crop_x": one.geometry.crop_x,
-        "crop_y": one.geometry.crop_y,
-        "pad_left": one.geometry.pad_left,
-        "pad_top": one.geometry.pad_top,
-        "pad_right": one.geometry.pad_right,
-        "pad_bottom": one.geometry.pad_bottom,
+        "key": image.ref.key,
+        "source": image.ref.source,
+        "sha256": image.sha256,
+        "image": {"bytes": image.encoded, "path": f"{image.ref.key}{image.suffix}"},
+        "text": image.source.caption,
+        "caption_source": image.source.caption_source,
+        "width": image.geometry.width,
+        "height": image.geometry.height,
+        "original_width": image.original_width,
+        "original_height": image.original_height,
+        "crop_x": image.geometry.crop_x,
+        "crop_y": image.geometry.crop_y,
+        "pad_left": image.geometry.pad_left,
+        "pad_top": image.geometry.pad_top,
+        "pad_right": image.geometry.pad_right,
+        "pad_bottom": image.geometry.pad_bottom,
     }
 
 
 def _keep(name: str, kind: str, rows: Sequence[Row], stored: Sequence[_Stored]) -> ColumnCounts:
     """Add a column of the source; what does not fit its type is null."""
     unusable = Counts()
-    for row, one in zip(rows, stored, strict=True):
+    for row, image in zip(rows, stored, strict=True):
         try:
-            row[name] = converted(one.source.values.get(name), kind)
+            row[name] = converted(image.source.values.get(name), kind)
         except ValueError as error:
             row[name] = None
-            unusable.add(name, f"{one.ref.source}: {error}")
+            unusable.add(name, f"{image.ref.source}: {error}")
     kept = sum(row[name] is not None for row in rows)
     return ColumnCounts(kept=kept, unusable=unusable.frozen().get(name))
 
@@ -326,11 +300,11 @@ def import_map(
     return []
 
 
-def _caption_reject(one: _Stored) -> list[RejectRow]:
-    problem = one.source.caption_problem
+def _caption_reject(image: _Stored) -> list[RejectRow]:
+    problem = image.source.caption_problem
     if problem is None:
         return []
-    return [_reject(one.ref, "caption", Rejected(problem.reason, problem.detail), kind="text")]
+    return [_reject(image.ref, "caption", Rejected(problem.reason, problem.detail), kind="text")]
 
 
 def _reject(ref: ImageRef, stage: str, rejected: Rejected, kind: str | None = None) -> RejectRow:

@@ -163,15 +163,15 @@ class GenerateConfig(AnnotateConfig):
             "at least one, or --import-condition",
             self.conditions,
         )
-        for one in self.keep_columns:
+        for asked in self.keep_columns:
             need(
-                _KEPT.fullmatch(one) is not None,
+                _KEPT.fullmatch(asked) is not None,
                 "--keep-columns",
                 "names of letters, digits, _ and - (64 at most) as COLUMN or COLUMN:TYPE, TYPE "
                 "being bool, int64, float64, string, list:string and the like",
-                one,
+                asked,
             )
-        kept = [one.partition(":")[0] for one in self.keep_columns]
+        kept = [asked.partition(":")[0] for asked in self.keep_columns]
         need(len(set(kept)) == len(kept), "--keep-columns", "each column once", " ".join(kept))
         need(
             8 <= self.resolution <= 8192 and self.resolution % 8 == 0,

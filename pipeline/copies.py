@@ -11,7 +11,7 @@ and copies of 8x8 pixels leave the worker. Who changes what a copy is changes da
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import apache_beam as beam
 import numpy as np
@@ -23,7 +23,7 @@ from pipeline.job import BATCH_IMAGES, Job
 from pipeline.plan import PlanShards
 from pipeline.progress import PROGRESS
 from pipeline.shard import cut, in_order, reads_of
-from pipeline.worker import Worker, at_work, worker_of
+from pipeline.worker import OnWorker, Worker
 from schemas.records import ShardPlan
 
 _LOOK = np.dtype(
@@ -54,23 +54,14 @@ class FindCopies(beam.PTransform):
         return (
             refs
             | PlanShards(self._job, validation=0.0)
-            | "Look" >> beam.ParDo(_Look(self._job))
+            | "Look" >> beam.ParDo(OnWorker(_keyed, self._job))
             | "Together" >> beam.GroupByKey()
             | "Leaders" >> beam.MapTuple(_leaders)
         )
 
 
-class _Look(beam.DoFn):
-    def __init__(self, job: Job) -> None:
-        self._job = job
-
-    def setup(self) -> None:
-        with PROGRESS.remembering_failure():
-            self._worker = worker_of(self._job)
-
-    def process(self, element: ShardPlan) -> Iterator[tuple[None, bytes]]:
-        with PROGRESS.remembering_failure(), at_work(self._worker):
-            yield None, looks_of(element, self._job, self._worker)
+def _keyed(plan: ShardPlan, job: Job, worker: Worker) -> tuple[None, bytes]:
+    return None, looks_of(plan, job, worker)
 
 
 def _leaders(_: None, looks: Iterable[bytes]) -> Mapping[str, str]:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import heapq
-import itertools
 import json
 import logging
 import os
@@ -27,14 +26,7 @@ from pipeline.output.reasons import LedgerFact, not_used_facts
 from pipeline.plan import lay_out, split_of
 from pipeline.progress import PROGRESS, shards_text, show_result, watched
 from pipeline.runners import dataflow, portable
-from pipeline.sources import (
-    Container,
-    Notes,
-    SourceKind,
-    index_container,
-    list_source,
-    resolve_source,
-)
+from pipeline.sources import Notes, SourceKind, all_refs, resolve_source
 from pipeline.sources.resolve import resolve_columns
 from pipeline.storage import object_stores
 from pipeline.storage.store import check_place, is_local, read_text
@@ -218,11 +210,7 @@ def dry_run(config: GenerateConfig) -> str:
 
 def list_here(job: Job, notes: Notes | None = None) -> Iterator[ImageRef]:
     """The listing without Beam; with a limit, the very references that would be taken."""
-    notes = Notes() if notes is None else notes
-    refs = itertools.chain.from_iterable(
-        index_container(listed, job.source, notes) if isinstance(listed, Container) else [listed]
-        for listed in list_source(job.source, notes)
-    )
+    refs = all_refs(job.source, notes)
     limit = job.config.limit
     return refs if limit is None else iter(heapq.nsmallest(limit, refs, key=order))
 

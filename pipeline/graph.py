@@ -6,8 +6,8 @@
 refs, notes = list_images(p, job)     references only: place, row, group; what else was found
 leaders = refs | FindCopies(job)      with --keep-copies-together: each copy -> whom it follows
 plans   = refs | PlanShards(job)      hash -> shard, GroupByKey over references
-records = plans | MakeShards(job)     one element = one shard, read to commit, one fused step
-records | WriteManifest(job, …)       sums checked, card and preview, manifest last
+records = plans | MakeShards          one element = one shard, read to commit, one fused step
+records | WriteManifest               sums checked, card and preview, manifest last
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +21,7 @@ from pipeline.plan import PlanShards
 from pipeline.progress import PROGRESS
 from pipeline.shard import make_shard
 from pipeline.sources import Container, Notes, SourceSpec, index_container, joined, list_source
-from pipeline.worker import at_work, worker_of
+from pipeline.worker import OnWorker, Worker
 from schemas.manifest import Manifest, ShardRecord
 from schemas.records import ImageRef, ShardPlan
 
@@ -40,8 +40,10 @@ def build(pipeline: beam.Pipeline, job: Job) -> beam.PCollection[Manifest]:
 
         leaders = refs | FindCopies(job)
     plans = refs | PlanShards(job, leaders=leaders)
-    records = plans | MakeShards(job)
-    return records | WriteManifest(job, refs | beam.combiners.Count.Globally(), notes)
+    records = plans | "MakeShards" >> beam.ParDo(OnWorker(_made, job))
+    planned = refs | beam.combiners.Count.Globally()
+    sides = beam.pvalue.AsSingleton(planned), beam.pvalue.AsSingleton(notes)
+    return records | beam.combiners.ToList() | "WriteManifest" >> beam.Map(_finish, *sides, job)
 
 
 def list_images(
@@ -69,51 +71,12 @@ def list_images(
     return refs | "Limit" >> first | "Limited" >> beam.FlatMap(_unpacked), notes
 
 
-class MakeShards(beam.PTransform):
-    """Plans -> committed shards; every pixel lives and dies inside one element."""
-
-    def __init__(self, job: Job) -> None:
-        super().__init__()
-        self._job = job
-
-    def expand(self, plans: beam.PCollection[ShardPlan]) -> beam.PCollection[ShardRecord]:
-        return plans | beam.ParDo(_MakeShard(self._job))
-
-
-class WriteManifest(beam.PTransform):
-    """Committed shards -> a complete data set."""
-
-    def __init__(
-        self, job: Job, planned: beam.PCollection[int], notes: beam.PCollection[Notes]
-    ) -> None:
-        super().__init__()
-        self._job = job
-        self._planned = beam.pvalue.AsSingleton(planned)
-        self._notes = beam.pvalue.AsSingleton(notes)
-
-    def expand(self, records: beam.PCollection[ShardRecord]) -> beam.PCollection[Manifest]:
-        return (
-            records
-            | beam.combiners.ToList()
-            | beam.Map(_finish, self._planned, self._notes, self._job)
-        )
-
-
-class _MakeShard(beam.DoFn):
-    def __init__(self, job: Job) -> None:
-        self._job = job
-
-    def setup(self) -> None:
-        with PROGRESS.remembering_failure():
-            self._worker = worker_of(self._job)
-
-    def process(self, element: ShardPlan) -> Iterator[ShardRecord]:
-        with PROGRESS.remembering_failure(), at_work(self._worker):
-            record = make_shard(element, self._job, self._worker)
-        _SHARDS.inc()
-        _ROWS.inc(record.data.rows)
-        _REJECTED.inc(record.rejected_images)
-        yield record
+def _made(plan: ShardPlan, job: Job, worker: Worker) -> ShardRecord:
+    record = make_shard(plan, job, worker)
+    _SHARDS.inc()
+    _ROWS.inc(record.data.rows)
+    _REJECTED.inc(record.rejected_images)
+    return record
 
 
 def _finish(records: Iterable[ShardRecord], planned: int, notes: Notes, job: Job) -> Manifest:

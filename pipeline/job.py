@@ -76,7 +76,7 @@ class Job:
     def annotators(self) -> dict[str, Any]:
         """Condition -> everything that is known about its annotator."""
         drawn = {spec.name: record_of(spec, self.weights.get(spec.name, ())) for spec in self.specs}
-        return drawn | {one.name: one.record for one in self.imports}
+        return drawn | {condition.name: condition.record for condition in self.imports}
 
     @property
     def captioner_record(self) -> dict[str, Any] | None:
@@ -106,7 +106,7 @@ class Job:
     def conditions(self) -> list[Condition]:
         """The columns of every condition, in order."""
         conditions = [Condition(name=spec.name, stats=spec.stats) for spec in self.specs]
-        return conditions + [Condition(name=one.name, stats={}) for one in self.imports]
+        return conditions + [Condition(name=condition.name, stats={}) for condition in self.imports]
 
     @property
     def schema(self) -> pa.Schema:

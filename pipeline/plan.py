@@ -261,4 +261,4 @@ def _plan(
     grouped: tuple[tuple[str, int], Iterable[bytes]], layout: Layout, packer: Packer
 ) -> ShardPlan:
     (split, index), packed = grouped
-    return shard_plan(split, index, (packer.unpack(one) for one in packed if one), layout)
+    return shard_plan(split, index, (packer.unpack(ref) for ref in packed if ref), layout)

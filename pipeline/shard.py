@@ -11,7 +11,7 @@ import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pipeline.batch import BatchResult, Read, make_batch
 from pipeline.job import BATCH_IMAGES, Job
@@ -23,23 +23,11 @@ from pipeline.storage import store
 from pipeline.worker import Worker
 from schemas.errors import ConfigError
 from schemas.ledger import CaptionCounts, ColumnCounts, joined_captions, joined_columns
-from schemas.manifest import MANIFEST_NAME, RECORDS_DIR, FileRecord, ShardRecord, read_record
+from schemas.manifest import MANIFEST_NAME, RECORDS_DIR, ShardRecord, read_record
 from schemas.records import ImageRef, RejectRow, ShardPlan
 from schemas.triple import rejects_schema
 
 Item = TypeVar("Item")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class ShardHead:
-    """What is known of a shard before it is made; see `ShardRecord`."""
-
-    name: str
-    split: str
-    planned: int
-    references: str
-    captions: CaptionCounts | None = None
-    columns: Mapping[str, ColumnCounts] = dataclasses.field(default_factory=dict)
 
 
 def make_shard(plan: ShardPlan, job: Job, worker: Worker) -> ShardRecord:
@@ -56,14 +44,10 @@ def make_shard(plan: ShardPlan, job: Job, worker: Worker) -> ShardRecord:
     Raises:
         OutputError: the output place refuses; everything committed before is intact.
     """
-    head = ShardHead(
-        name=plan.name,
-        split=plan.split,
-        planned=len(plan.refs),
-        references=hash_of_references(plan),
-    )
+    references = hash_of_references(plan)
+    depends_on = fingerprint(references, job.identity)
     record = committed_record(job.output, plan.name)
-    if record is not None and record.fingerprint == fingerprint(head.references, job.identity):
+    if record is not None and record.fingerprint == depends_on:
         PROGRESS.shard_resumed(record.planned)
         return record
     # From here on the data set is incomplete, whatever it was before.
@@ -85,11 +69,18 @@ def make_shard(plan: ShardPlan, job: Job, worker: Worker) -> ShardRecord:
             columns.append(result.columns)
             _count(result)
         with watch.stage("commit"):
-            data = writer.commit()
-            head = dataclasses.replace(
-                head, captions=joined_captions(captions), columns=joined_columns(columns)
+            record = ShardRecord(
+                name=plan.name,
+                split=plan.split,
+                references=references,
+                fingerprint=depends_on,
+                planned=len(plan.refs),
+                data=writer.commit(),
+                captions=joined_captions(captions),
+                columns=joined_columns(columns),
+                **commit_rejects(plan.name, rejects, job.output),
             )
-            record = commit_record(head, job.identity, data, rejects, job.output)
+            commit_record(record, job.output)
     PROGRESS.shard_done(reasons=Counter(record.reasons), seconds=watch.seconds)
     return record
 
@@ -173,38 +164,32 @@ def _count(result: BatchResult) -> None:
     )
 
 
-def commit_record(
-    head: ShardHead, identity: str, data: FileRecord, rejects: Sequence[RejectRow], place: str
-) -> ShardRecord:
-    """Commit the rejects, then the record: its presence means that the shard is whole.
+def commit_rejects(name: str, rejects: Sequence[RejectRow], place: str) -> dict[str, Any]:
+    """Commit the rejects of a shard, if it has any.
 
     Args:
-        head: what the shard was to be.
-        identity: `Job.identity` of what it was made for.
-        data: its rows, committed.
+        name: of the shard.
         rejects: in the order in which they came up.
         place: the folder that its files' paths are relative to.
+
+    Returns:
+        What a `ShardRecord` says of them.
     """
     file = None
     if rejects:
         ordered = sorted(rejects, key=lambda row: (row.key, row.kind or ""))
         rows = [dataclasses.asdict(row) for row in ordered]
-        file = write_table(place, f"rejects/{head.name}.parquet", rejects_schema(), rows)
-    record = ShardRecord(
-        name=head.name,
-        split=head.split,
-        references=head.references,
-        fingerprint=fingerprint(head.references, identity),
-        planned=head.planned,
-        data=data,
-        rejects=file,
-        rejected_images=sum(row.kind is None for row in rejects),
-        reasons=dict(sorted(Counter(str(row.reason) for row in rejects).items())),
-        captions=head.captions,
-        columns=head.columns,
-    )
-    store.commit_text(record_text(record), record_path(place, head.name))
-    return record
+        file = write_table(place, f"rejects/{name}.parquet", rejects_schema(), rows)
+    return {
+        "rejects": file,
+        "rejected_images": sum(row.kind is None for row in rejects),
+        "reasons": dict(sorted(Counter(str(row.reason) for row in rejects).items())),
+    }
+
+
+def commit_record(record: ShardRecord, place: str) -> None:
+    """Commit a record, the last of a shard's files: its presence means that the shard is whole."""
+    store.commit_text(record_text(record), record_path(place, record.name))
 
 
 def record_text(record: ShardRecord) -> str:

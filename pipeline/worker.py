@@ -1,3 +1,6 @@
+# Beam is not typed for pyright: transforms, `|` and bundles of results are all `Any` to it.
+# pyright: reportPrivateImportUsage=false, reportAttributeAccessIssue=false
+# pyright: reportIncompatibleMethodOverride=false
 """What a worker process sets up once and all its shards share: threads and models."""
 
 import contextlib
@@ -5,9 +8,11 @@ import ctypes
 import dataclasses
 import platform
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any
 
+import apache_beam as beam
 import cv2
 from PIL import Image
 
@@ -16,6 +21,7 @@ from annotators.protocol import Annotation
 from annotators.runtime import threads_kept, use_one_thread_each
 from pipeline.annotate import LoadedModel, load_annotator, load_captioner, load_encoder
 from pipeline.job import Job
+from pipeline.progress import PROGRESS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +72,7 @@ def at_work(worker: Worker) -> Iterator[None]:
     """
     me = threading.get_ident()
     with _CHANGE:
-        if all(worker is not one for one in _OPEN.values()):
+        if all(worker is not opened for opened in _OPEN.values()):
             raise RuntimeError("the run has ended")
         _AT_WORK.add(me)
     try:
@@ -85,6 +91,23 @@ def closing_workers(job: Job) -> Iterator[None]:
             yield
         finally:
             _close()
+
+
+class OnWorker(beam.DoFn):
+    """Makes something of each shard: `make(shard, job, worker)`, with what this process set up."""
+
+    def __init__(self, make: Callable[[Any, Any, Worker], Any], job: Job) -> None:
+        """`make` is a function of a module: it goes to workers by its name."""
+        self._make, self._job = make, job
+
+    def setup(self) -> None:
+        with PROGRESS.remembering_failure():
+            self._worker = worker_of(self._job)
+
+    def process(self, element: Any) -> Iterator[Any]:
+        with PROGRESS.remembering_failure(), at_work(self._worker):
+            made = self._make(element, self._job, self._worker)
+        yield made
 
 
 def _close() -> None:

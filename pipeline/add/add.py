@@ -3,13 +3,12 @@
 # pyright: reportIncompatibleMethodOverride=false, reportReturnType=false, reportArgumentType=false
 """Start an addition: lock the data set, check it, stage every shard, then let them replace the old.
 
-records = p | Create(shards) | StageShard      one element = one shard, read to commit
+records = p | Create(shards) | StageShards     one element = one shard, read to commit
 """
 
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import apache_beam as beam
@@ -24,7 +23,7 @@ from pipeline.identity import check_folders, locked, remove_temporary
 from pipeline.progress import PROGRESS, shards_text, show_result, watched
 from pipeline.shard import committed_record
 from pipeline.storage import store
-from pipeline.worker import at_work, worker_of
+from pipeline.worker import OnWorker, Worker
 from schemas.dataset import filesystem_of, read_manifest
 from schemas.errors import ConfigError
 from schemas.machine import need_memory
@@ -86,7 +85,7 @@ def dry_run(config: AddConfig) -> str:
         f"data set: {printable(output)}, {job.old.rows:,} rows "
         f"in {shards_text(len(job.old.shards))}"
     ]
-    new = [one.name for one in (*job.specs, *job.imports)]
+    new = [condition.name for condition in (*job.specs, *job.imports)]
     lines += [f"condition {name}: {_plain(job.annotators[name])}" for name in new]
     if job.captioner is not None:
         lines.append(f"captions: {_plain(job.captioner_record)}")
@@ -186,19 +185,9 @@ def _build(pipeline: beam.Pipeline, job: Addition) -> beam.PCollection[ShardReco
         pipeline
         | beam.Create(list(job.old.shards))
         | beam.Reshuffle()
-        | beam.ParDo(_StageShard(job))
+        | "StageShards" >> beam.ParDo(OnWorker(_staged, job))
     )
 
 
-class _StageShard(beam.DoFn):
-    def __init__(self, job: Addition) -> None:
-        self._job = job
-
-    def setup(self) -> None:
-        with PROGRESS.remembering_failure():
-            self._worker = worker_of(self._job)
-
-    def process(self, element: ShardRecord) -> Iterator[ShardRecord]:
-        with PROGRESS.remembering_failure(), at_work(self._worker):
-            record = stage_shard(element, self._job, self._worker)
-        yield record
+def _staged(shard: ShardRecord, job: Addition, worker: Worker) -> ShardRecord:
+    return stage_shard(shard, job, worker)

@@ -77,7 +77,8 @@ class Addition(Job):
     def annotators(self) -> dict[str, Any]:
         """Condition -> everything that is known about its annotator; old ones first."""
         new = {spec.name: record_of(spec, self.weights.get(spec.name, ())) for spec in self.specs}
-        return {**self.old.annotators, **new, **{one.name: one.record for one in self.imports}}
+        new |= {condition.name: condition.record for condition in self.imports}
+        return {**self.old.annotators, **new}
 
     @property
     def captioner_record(self) -> dict[str, Any] | None:
@@ -229,7 +230,7 @@ def _check_same(folder: str, what: str, theirs: Mapping[str, Any], ours: Mapping
 def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters by their own names; of weights only the hashes."""
     rest = {name: value for name, value in record.items() if name != "parameters"}
-    weights = [one["sha256"] for one in record["weights"] or []]
+    weights = [file["sha256"] for file in record["weights"] or []]
     return {**rest, "weights": weights, **record["parameters"]}
 
 
@@ -255,12 +256,14 @@ def _resolve_imported(
             pictures, a source that is not there, or none of the first rows has a map.
     """
     pairings = tuple(
-        one for one in parse_pairings(asked, conditions) if not _is_there(one, old, folder)
+        pairing
+        for pairing in parse_pairings(asked, conditions)
+        if not _is_there(pairing, old, folder)
     )
     for pairing in pairings:
         if pairing.column is not None:
             raise ConfigError(
-                f"--import-condition {pairing.condition}={pairing.where}: need a template of files "
+                f"{pairing.option}: need a template of files "
                 "for a set that exists, e.g. maps/{name}.png, got a column; generate the set anew"
             )
     spec = SourceSpec(
@@ -295,14 +298,14 @@ def _is_there(pairing: Pairing, old: Manifest, folder: str) -> bool:
 
 def _root(pairings: Sequence[Pairing], source: str) -> str:
     """What templates are relative to; absolute ones do not need the source."""
-    if all(posixpath.isabs(one.where) or "://" in one.where for one in pairings):
+    if all(posixpath.isabs(pairing.where) or "://" in pairing.where for pairing in pairings):
         return "/"
     try:
         return root_of(source)
     except ConfigError as error:
-        first = next(one for one in pairings if not posixpath.isabs(one.where))
+        first = next(pairing for pairing in pairings if not posixpath.isabs(pairing.where))
         raise ConfigError(
-            f"--import-condition {first.condition}={first.where}: need the set's source, which it "
+            f"{first.option}: need the set's source, which it "
             f"is relative to, got: {error}; give the template with its whole path"
         ) from None
 
@@ -323,7 +326,7 @@ def _check_apart(pairing: Pairing, sources: Sequence[str]) -> None:
         other = by_path.setdefault(path, source)
         if other != source:
             raise ConfigError(
-                f"--import-condition {pairing.condition}={pairing.where}: need another file for "
+                f"{pairing.option}: need another file for "
                 f"each picture, got {path} for {other} and {source}; use {{stem}} or {{folder}}"
             )
 
@@ -331,8 +334,8 @@ def _check_apart(pairing: Pairing, sources: Sequence[str]) -> None:
 def maps_of(source: str, spec: SourceSpec) -> dict[str, bytes | Rejected]:
     """Condition -> bytes of a row's condition image, or why there are none."""
     places = (
-        (one.condition, place_of(posixpath.join(spec.root, one.path_of(source))))
-        for one in spec.pairings
+        (pairing.condition, place_of(posixpath.join(spec.root, pairing.path_of(source))))
+        for pairing in spec.pairings
     )
     ref = ImageRef(key="", source=source, place=Place(uri=""), maps=tuple(places))
     return read_maps(ref, spec)

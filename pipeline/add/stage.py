@@ -1,5 +1,6 @@
 """One shard with its new columns, written beside the old one, which nobody touches meanwhile."""
 
+import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from pipeline.job import BATCH_IMAGES
 from pipeline.output.parquet import ParquetFileWriter
 from pipeline.plan import fingerprint
 from pipeline.progress import PROGRESS, Stopwatch
-from pipeline.shard import ShardHead, commit_record, committed_record, in_order, record_path
+from pipeline.shard import commit_record, commit_rejects, committed_record, in_order, record_path
 from pipeline.sources import SourceSpec, names
 from pipeline.storage import store
 from pipeline.worker import Worker
@@ -53,8 +54,9 @@ def stage_shard(shard: ShardRecord, job: Addition, worker: Worker) -> ShardRecor
         OutputError: the output place refuses; the data set and all staged shards are intact.
     """
     place = staging_of(job.output)
+    depends_on = fingerprint(shard.references, job.identity)
     staged = committed_record(place, shard.name)
-    if staged is not None and staged.fingerprint == fingerprint(shard.references, job.identity):
+    if staged is not None and staged.fingerprint == depends_on:
         PROGRESS.shard_resumed(shard.data.rows)
         return staged
     store.remove(record_path(place, shard.name))
@@ -80,16 +82,9 @@ def stage_shard(shard: ShardRecord, job: Addition, worker: Worker) -> ShardRecor
         with watch.stage("commit"):
             data = writer.commit()
             _check_keys(reader, data, place)
-            head = ShardHead(
-                name=shard.name,
-                split=shard.split,
-                planned=shard.planned,
-                references=shard.references,
-                captions=shard.captions,
-                columns=shard.columns,
-            )
-            kept = _kept_rejects(shard, job)
-            record = commit_record(head, job.identity, data, [*kept, *rejects], place)
+            counted = commit_rejects(shard.name, [*_kept_rejects(shard, job), *rejects], place)
+            record = dataclasses.replace(shard, fingerprint=depends_on, data=data, **counted)
+            commit_record(record, place)
     reasons = Counter(str(row.reason) for row in rejects)
     PROGRESS.shard_done(reasons=reasons, seconds=watch.seconds)
     return record
@@ -135,7 +130,9 @@ def _batches(reader: ShardReader, job: Addition, worker: Worker) -> Iterator[Bat
     """Results in the order of the rows; a few batches and one row group are in memory."""
     batches = reader.batches(batch_rows=BATCH_IMAGES)
     models = (worker.annotators, worker.captioner, worker.latents)
-    return in_order((functools.partial(add_columns, one, job, *models) for one in batches), worker)
+    return in_order(
+        (functools.partial(add_columns, batch, job, *models) for batch in batches), worker
+    )
 
 
 def _check_footer(reader: ShardReader, shard: ShardRecord, job: Addition) -> None:

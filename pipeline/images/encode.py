@@ -1,15 +1,49 @@
-"""How an image that had to change is stored."""
+"""How an image is stored: as it came, or, where it had to change, encoded again."""
 
 import cv2
 
-from pipeline.config import ImageFormat
-from schemas.pixels import RgbU8
+from pipeline.config import GenerateConfig, ImageFormat
+from pipeline.images.decode import DecodedImage
+from pipeline.images.geometry import Geometry, apply_geometry
+from pipeline.progress import Stopwatch
+from schemas.picture_headers import without_trailer
+from schemas.pixels import RgbU8, decode_stored_rgb
 
 _SUFFIXES: dict[ImageFormat, str] = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
 _QUALITIES: dict[ImageFormat, int] = {
     "jpeg": cv2.IMWRITE_JPEG_QUALITY,
     "webp": cv2.IMWRITE_WEBP_QUALITY,
 }
+
+
+def stored_form(
+    raw: bytes,
+    decoded: DecodedImage,
+    geometry: Geometry,
+    config: GenerateConfig,
+    watch: Stopwatch,
+) -> tuple[bytes, str, RgbU8]:
+    """Bytes to store, the suffix of their file, and what they decode to.
+
+    Args:
+        raw: the file as it lies in the source.
+        decoded: what `decode` made of it.
+        geometry: planned for `decoded`.
+        config: how to store it, and whether private metadata may stay.
+        watch: gets the seconds.
+    """
+    height, width = decoded.rgb.shape[:2]
+    if decoded.pristine and geometry.is_identity(width, height):
+        stored = raw if config.keep_metadata else without_trailer(decoded.lean)
+        return stored, f".{decoded.extension}", decoded.rgb
+    with watch.stage("resize"):
+        fitted = apply_geometry(decoded.rgb, geometry, config.border_rgb)
+    with watch.stage("encode"):
+        encoded = encode_image(fitted, image_format=config.image_format, quality=config.quality)
+    if is_lossless(config.image_format):
+        return encoded, _SUFFIXES[config.image_format], fitted
+    with watch.stage("decode stored"):
+        return encoded, _SUFFIXES[config.image_format], decode_stored_rgb(encoded)
 
 
 def encode_image(rgb: RgbU8, *, image_format: ImageFormat, quality: int) -> bytes:

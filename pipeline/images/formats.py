@@ -271,8 +271,8 @@ def _pieces(raw: bytes, start: int, width: int, height: int) -> tuple[int, int]:
             levels = raw[at + 9]
             sizes = raw[at + 14 : end] if raw[at + 4] & 1 else b""
             return levels, sum(
-                (width >> (one & 15) + level) * (height >> (one >> 4) + level) + 1
-                for level, one in enumerate(reversed(sizes))
+                (width >> (size & 15) + level) * (height >> (size >> 4) + level) + 1
+                for level, size in enumerate(reversed(sizes))
             )
         at = end
     return 0, 0

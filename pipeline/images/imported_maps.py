@@ -112,7 +112,7 @@ def imports_of(
     for pairing in pairings:
         if not found[pairing.condition]:
             raise ConfigError(
-                f"--import-condition {pairing.condition}={pairing.where}: need condition images of "
+                f"{pairing.option}: need condition images of "
                 f"the first {PEEKED} pictures, found none that can be read "
                 f"({problems.get(pairing.condition, 'no pictures')}); correct the template"
             )

@@ -127,8 +127,8 @@ def join_near(sets: Sets, phashes: np.ndarray, signatures: np.ndarray, rows: np.
     for first_bit, bits in _BANDS:
         band = (hashes >> np.uint64(first_bit)) & np.uint64((1 << bits) - 1)
         for bucket in runs(band):
-            for one, other in _close_pairs(bucket, hashes, directions):
-                sets.join(int(rows[one]), int(rows[other]))
+            for first, other in _close_pairs(bucket, hashes, directions):
+                sets.join(int(rows[first]), int(rows[other]))
 
 
 def _directions(signatures: np.ndarray) -> np.ndarray:
@@ -165,7 +165,7 @@ def _close_pairs(
         block = bucket[start : start + _BLOCK]
         rest = bucket[start:]
         distance = np.bitwise_count(hashes[block][:, None] ^ hashes[rest][None, :])
-        for one, other in np.argwhere(np.triu(distance <= MAX_DISTANCE, 1)):
-            first, second = int(block[one]), int(rest[other])
+        for left, other in np.argwhere(np.triu(distance <= MAX_DISTANCE, 1)):
+            first, second = int(block[left]), int(rest[other])
             if directions[first] @ directions[second] >= MIN_CORRELATION:
                 yield first, second

@@ -256,7 +256,7 @@ def name_members(dataset: Dataset, scalars: Scalars, rows: Iterable[int]) -> dic
 def show_members(dataset: Dataset, scalars: Scalars, wishes: Iterable[Wish]) -> dict[Wish, Member]:
     """Members with caption and thumbnails; reads their row groups again."""
     shown: dict[Wish, Member] = {}
-    for wish in sorted(set(wishes), key=lambda one: (one.row, one.condition or "")):
+    for wish in sorted(set(wishes), key=lambda wish: (wish.row, wish.condition or "")):
         columns = ["key", "source", "text", "image"]
         row = dataset.row(wish.row, columns + ([wish.condition] if wish.condition else []))
         shown[wish] = Member(

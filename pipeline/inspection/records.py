@@ -233,7 +233,7 @@ def _plain(value: Any) -> Any:
         }
         return plain | {"share": value.share} if isinstance(value, Flag) else plain
     if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
+        return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     return value

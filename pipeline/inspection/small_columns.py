@@ -162,8 +162,8 @@ class CaptionCounter:
         Args:
             repeats: `most_repeated` with texts for rows.
         """
-        words = [length for one in self._sources.values() for length in one.words]
-        sources = [one.facts(name) for name, one in self._sources.items()]
+        words = [length for counts in self._sources.values() for length in counts.words]
+        sources = [counts.facts(name) for name, counts in self._sources.items()]
         return Captions(
             present=self.present,
             missing=len(self.missing),
@@ -175,7 +175,7 @@ class CaptionCounter:
             repeats=tuple(repeats),
             repeated_rows=sum(count for count, _ in self._seen.values() if count > 1),
             openings=tuple(pair for pair in self._openings.most_common(_LISTED) if pair[1] > 1),
-            sources=sorted(sources, key=lambda one: (-one.rows, one.name))[:_SOURCES],
+            sources=sorted(sources, key=lambda source: (-source.rows, source.name))[:_SOURCES],
         )
 
 

@@ -171,7 +171,7 @@ def _in_card(feature: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "List":
         content = _in_card(feature["feature"])
         return {"list": content if "list" in content else next(iter(content.values()))}
-    return {"struct": [{"name": name} | _in_card(one) for name, one in feature.items()]}
+    return {"struct": [{"name": name} | _in_card(part) for name, part in feature.items()]}
 
 
 def _type_text(feature: Mapping[str, Any]) -> str:
@@ -180,7 +180,7 @@ def _type_text(feature: Mapping[str, Any]) -> str:
     if content is None:
         return feature["dtype"]
     if isinstance(content, list):
-        content = ", ".join(one["name"] for one in content)
+        content = ", ".join(part["name"] for part in content)
     elif isinstance(content, dict):
         content = _type_text(content)
     return f"list of {content}" if "list" in feature else content
@@ -279,7 +279,7 @@ def _title(weights: Mapping[str, Any]) -> str:
 
 def _licence_text(record: Mapping[str, Any]) -> str:
     """Of the code and, where they are others, of the weights."""
-    licences = list(dict.fromkeys(one["licence"] for one in record.get("weights") or []))
+    licences = list(dict.fromkeys(weights["licence"] for weights in record.get("weights") or []))
     if not licences:
         return str(record.get("licence"))
     return f"code: {record.get('licence')}; weights: {'; '.join(licences)}"

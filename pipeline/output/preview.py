@@ -145,7 +145,7 @@ def _cards_within_budget(decoded: Sequence[_Decoded], manifest: Manifest) -> Seq
     """Cards with the largest thumbnails that fit; the smallest ones if none do."""
     cards: list[_Card] = []
     for side in _SIDES_PX:
-        cards = [_card(one, manifest, side) for one in decoded]
+        cards = [_card(row, manifest, side) for row in decoded]
         embedded = sum(len(tile.uri or "") for card in cards for tile in card.tiles)
         if embedded * 3 / 4 <= _BUDGET_BYTES:
             break

@@ -76,7 +76,7 @@ def commands_of(manifest: Manifest) -> list[str]:
         words = ["controlset", "add", "DIR", *_flags_of(run), *_flags(said, run.known)]
         commands.append(" ".join(words))
     given = recipe.get("import_condition") or ()
-    added = [one for one in _imported(manifest) if one not in given]
+    added = [asked for asked in _imported(manifest) if asked not in given]
     if added:
         words = ["controlset", "add", "DIR", "--import-condition", *map(shlex.quote, added)]
         commands.append(" ".join(words))

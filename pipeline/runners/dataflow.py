@@ -74,7 +74,9 @@ def _ours(config: GenerateConfig) -> Iterator[str]:
         yield "--no_save_main_session"
     if not _is_given("sdk_location", config.beam_args):
         yield "--sdk_location=container"
-    if not any("use_multiple_sdk_containers" in one for one in debug.experiments or ()):
+    if not any(
+        "use_multiple_sdk_containers" in experiment for experiment in debug.experiments or ()
+    ):
         yield f"--experiments={_ONE_PROCESS}"
     if debug.number_of_worker_harness_threads is None:
         yield f"--number_of_worker_harness_threads={SHARDS_AT_ONCE}"
@@ -125,7 +127,7 @@ def _check(config: GenerateConfig) -> None:
 
 def _check_accelerator(config: GenerateConfig, service_options: Sequence[str]) -> None:
     """A GPU is asked for and used, or neither: a worker must not silently compute on its CPU."""
-    named = [one for one in service_options if one.startswith(_ACCELERATOR)]
+    named = [option for option in service_options if option.startswith(_ACCELERATOR)]
     wants = config.device.startswith("cuda")
     if wants:
         how = f"add --dataflow_service_options='{_EXAMPLE}'"

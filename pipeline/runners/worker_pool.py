@@ -53,7 +53,8 @@ class WorkerPool(services.BeamFnExternalWorkerPoolServicer):
         except OSError as error:
             return messages.StartWorkerResponse(error=str(error))
         with self._lock:
-            self._workers = [one for one in self._workers if one.poll() is None] + [worker]
+            alive = [started for started in self._workers if started.poll() is None]
+            self._workers = [*alive, worker]
         say(f"worker {request.worker_id}: process {worker.pid}", error=True)
         return messages.StartWorkerResponse()
 

@@ -1,7 +1,7 @@
 """Where raw images come from: folders, tars and Parquet, on disk or any Beam file system."""
 
 from pipeline.sources.listing import list_source
-from pipeline.sources.read import first_refs, index_container, iter_reads
+from pipeline.sources.read import all_refs, first_refs, index_container, iter_reads
 from pipeline.sources.resolve import resolve_source
 from pipeline.sources.spec import (
     Container,
@@ -20,6 +20,7 @@ __all__ = [
     "Selection",
     "SourceKind",
     "SourceSpec",
+    "all_refs",
     "first_refs",
     "index_container",
     "iter_reads",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pipeline.sources import names
-from pipeline.sources.spec import RawImage, SourceSpec
+from pipeline.sources.spec import SourceSpec
 from pipeline.storage import files
 from schemas.errors import Reason, Rejected
 from schemas.ledger import Unused
@@ -251,58 +251,45 @@ def with_line(ref: ImageRef, line: Caption) -> ImageRef:
 # Reading ----------------------------------------------------------------------------------------
 
 
-class Reading(NamedTuple):
-    """What became of the captions of one picture."""
+class ReadCaption(NamedTuple):
+    """What became of the captions of one picture: fields of its `RawImage`."""
 
     caption: str | None
-    source: str | None
-    problem: Problem | None = None
+    caption_source: str | None
+    caption_problem: Problem | None = None
     unused: tuple[Unused, ...] = ()
     used: int = 0
     was_list: bool = False
 
 
-def image_of(raw: bytes, reading: Reading) -> RawImage:
-    """A picture's bytes with what became of its captions."""
-    return RawImage(
-        raw=raw,
-        caption=reading.caption,
-        caption_source=reading.source,
-        caption_problem=reading.problem,
-        unused=reading.unused,
-        used=reading.used,
-        was_list=reading.was_list,
-    )
-
-
-def read_caption(ref: ImageRef, spec: SourceSpec) -> Reading:
+def read_caption(ref: ImageRef, spec: SourceSpec) -> ReadCaption:
     """Caption of a file or tar member; never raises Rejected, because the image stays.
 
     Returns:
         Caption, where it comes from, and NO_CAPTION or BAD_CAPTION.
     """
     if spec.caption == "none":
-        return Reading(None, None)
+        return ReadCaption(None, None)
     if spec.caption == "fixed":
-        return Reading(spec.caption_text, "fixed")
+        return ReadCaption(spec.caption_text, "fixed")
     if spec.caption in {"filename", "folder"}:
         text = _name_as_caption(ref, of_folder=spec.caption == "folder")
         problem = None if text else _none_in(f"{spec.caption} {ref.source!r}")
-        return Reading(text, spec.caption if text else None, problem)
+        return ReadCaption(text, spec.caption if text else None, problem)
     unused: list[Unused] = []
     problem = None
     for caption, source in _offers(ref, spec):
         if caption.text is not None:
             rest = ref.captions - len(unused) - 1
             unused += [Unused.OTHER_PREFERRED] * rest
-            return Reading(
+            return ReadCaption(
                 caption.text, source, unused=tuple(unused), used=1, was_list=caption.was_list
             )
         unused.append(Unused.EMPTY if caption.problem is None else Unused.UNUSABLE)
         problem = problem or caption.problem
     if problem is None and spec.caption != "auto":
         problem = _none_in(f"its {spec.caption}")
-    return Reading(None, None, problem, tuple(unused))
+    return ReadCaption(None, None, problem, tuple(unused))
 
 
 def _none_in(place: str) -> Problem:

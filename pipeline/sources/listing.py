@@ -204,7 +204,7 @@ class _Images(_Listing):
         beside = [_caption_file(folder, sidecar) for sidecar in sidecars]
         files = captions.file_fields(beside if self._takes_sidecars else [])
         if self._spec.keep:
-            files["record"] = next((one.place for one in beside if one.is_json), None)
+            files["record"] = next((sidecar.place for sidecar in beside if sidecar.is_json), None)
         found = folder.stat(name)
         if name in folder.folders:
             found = Problem(reason=Reason.NOT_A_FILE, detail="a folder with a picture's name")

@@ -36,7 +36,7 @@ def check_pairings(spec: "SourceSpec") -> None:
         for pairing in spec.pairings:
             if pairing.column is not None and not tables.has(pairing.column):
                 raise ConfigError(
-                    f"--import-condition {pairing.condition}={pairing.where}: need a field "
+                    f"{pairing.option}: need a field "
                     f"{pairing.column} in {' or '.join(TABLES)} of the source, found none"
                 )
         if not spec.pairings and tables.pairs:
@@ -51,10 +51,7 @@ def check_pairings(spec: "SourceSpec") -> None:
         if (pairing.column is None) != is_of_tar:
             form = "{key}.png, a member of the same tar" if is_of_tar else "column:COLUMN"
             need = f"{pairing.condition}={form}"
-            raise ConfigError(
-                f"--import-condition {pairing.condition}={pairing.where}: need {need}, "
-                f"got a source of {spec.kind}"
-            )
+            raise ConfigError(f"{pairing.option}: need {need}, got a source of {spec.kind}")
 
 
 class Pairs:
@@ -150,7 +147,7 @@ def read_maps(ref: ImageRef, spec: "SourceSpec") -> dict[str, bytes | Rejected]:
 def _why_none(ref: ImageRef, condition: str, spec: "SourceSpec") -> str:
     if spec.kind != "tar":
         return "no line of the table names one"
-    pairing = next(one for one in spec.pairings if one.condition == condition)
+    pairing = next(pairing for pairing in spec.pairings if pairing.condition == condition)
     member = pairing.path_of(ref.source.removeprefix(f"{ref.group}/"))
     return f"need a whole member {member} in its tar"
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.sources import captions
-from pipeline.sources.captions import Caption, Reading
+from pipeline.sources.captions import Caption, ReadCaption
 from pipeline.sources.columns import caption_column, image_column
 from pipeline.sources.listing import problem_ref
 from pipeline.sources.spec import Container, Notes, RawImage, SourceSpec
@@ -183,7 +183,7 @@ def _row_reader(
     raw, detail = _bytes_of(batch.column(image)[row])
     if raw is None:
         return functools.partial(_fail, Rejected(Reason.NULL_IMAGE, detail))
-    read = captions.image_of(raw, _caption(batch, ref, row, caption, spec))
+    read = RawImage(raw=raw, **_caption(batch, ref, row, caption, spec)._asdict())
     if spec.pairings:
         read = dataclasses.replace(read, maps=dict(_maps(batch, row, spec)))
     if spec.keep:
@@ -250,11 +250,11 @@ def _text(cell: pa.Scalar) -> Any:
 
 def _caption(
     batch: pa.RecordBatch, ref: ImageRef, row: int, column: str | None, spec: SourceSpec
-) -> Reading:
+) -> ReadCaption:
     if spec.caption == "fixed":
-        return Reading(spec.caption_text, "fixed")
+        return ReadCaption(spec.caption_text, "fixed")
     if spec.caption == "none":
-        return Reading(None, None)
+        return ReadCaption(None, None)
     problem = None
     unused: tuple[Unused, ...] = ()
     if column is not None:
@@ -268,7 +268,7 @@ def _caption(
             choose = captions.chooser(spec, ref.key)
             found = captions.clean(value, where=f"column {column}", choose=choose)
         if found.text is not None:
-            return Reading(found.text, f"column:{column}", used=1, was_list=found.was_list)
+            return ReadCaption(found.text, f"column:{column}", used=1, was_list=found.was_list)
         problem = found.problem
         if value is not None:
             unused = (Unused.EMPTY if problem is None else Unused.UNUSABLE,)
@@ -276,7 +276,7 @@ def _caption(
         wanted = column or spec.caption_column or ", ".join(captions.COLUMNS)
         detail = f"column {wanted}: {'empty' if column else 'not in this file'}"
         problem = Problem(reason=Reason.NO_CAPTION, detail=detail)
-    return Reading(None, None, problem, unused)
+    return ReadCaption(None, None, problem, unused)
 
 
 def _few(items: pa.Array) -> list[Any]:

@@ -40,6 +40,14 @@ def index_container(
         yield from index_parquet(container, spec, notes)
 
 
+def all_refs(spec: SourceSpec, notes: Notes | None = None) -> Iterator[ImageRef]:
+    """Everything that `list_source` and `index_container` find, in this process."""
+    return itertools.chain.from_iterable(
+        index_container(listed, spec, notes) if isinstance(listed, Container) else [listed]
+        for listed in list_source(spec, notes)
+    )
+
+
 def first_refs(spec: SourceSpec, count: int, notes: Notes | None = None) -> Iterator[ImageRef]:
     """The first references of a source that have no problem; for a look before a run.
 
@@ -48,11 +56,8 @@ def first_refs(spec: SourceSpec, count: int, notes: Notes | None = None) -> Iter
         count: how many.
         notes: gets what else was found on the way.
     """
-    refs = itertools.chain.from_iterable(
-        index_container(listed, spec, notes) if isinstance(listed, Container) else [listed]
-        for listed in list_source(spec, notes)
-    )
-    yield from itertools.islice((ref for ref in refs if ref.problem is None), count)
+    refs = (ref for ref in all_refs(spec, notes) if ref.problem is None)
+    yield from itertools.islice(refs, count)
 
 
 def iter_reads(
@@ -83,7 +88,7 @@ def iter_reads(
 
 
 def _read_image(ref: ImageRef, spec: SourceSpec) -> RawImage:
-    image = captions.image_of(files.read(ref.place), captions.read_caption(ref, spec))
+    image = RawImage(raw=files.read(ref.place), **captions.read_caption(ref, spec)._asdict())
     if ref.maps:
         image = dataclasses.replace(image, maps=read_maps(ref, spec))
     return dataclasses.replace(image, values=_kept_values(ref, spec)) if spec.keep else image

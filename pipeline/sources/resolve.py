@@ -82,7 +82,7 @@ def resolve_source(config: GenerateConfig) -> SourceSpec:
         seed=config.seed,
         image_column=config.image_column,
         pairings=parse_pairings(config.import_condition, config.conditions),
-        keep=tuple(one.partition(":")[0] for one in config.keep_columns),
+        keep=tuple(column.partition(":")[0] for column in config.keep_columns),
     )
     _check_options(spec)
     check_pairings(spec)
@@ -444,7 +444,7 @@ def _check_columns(spec: SourceSpec) -> None:
     for pairing in spec.pairings:
         if pairing.column is not None and pairing.column not in images_in(schema):
             raise ConfigError(
-                f"--import-condition {pairing.condition}={pairing.where}: need an image column of "
+                f"{pairing.option}: need an image column of "
                 f"{where} ({columns}), got {pairing.column}"
             )
     if spec.caption in {"auto", "column"} and spec.caption_column is not None:
@@ -486,8 +486,8 @@ def resolve_columns(spec: SourceSpec, asked: Sequence[str]) -> dict[str, str]:
     is_typed = spec.kind is SourceKind.PARQUET
     there, where = _of_parquet(spec) if is_typed else _of_records(spec)
     columns: dict[str, str] = {}
-    for one in asked:
-        name, _, kind = one.partition(":")
+    for column in asked:
+        name, _, kind = column.partition(":")
         if name not in there:
             shown = ", ".join(map(printable, sorted(there)[:_SHOWN])) or "none"
             more = f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
@@ -532,8 +532,8 @@ def _of_records(spec: SourceSpec) -> tuple[dict[str, tuple[str | None, str]], st
     there: dict[str, tuple[str | None, str]] = dict.fromkeys(notes.fields, (None, "no value"))
     for name, found in values.items():
         is_text = notes.fields.get(name, False)
-        parsed = [said(one) if is_text and isinstance(one, str) else one for one in found]
-        kinds = sorted({type(one).__name__ for one in parsed if one is not None})
+        parsed = [said(value) if is_text and isinstance(value, str) else value for value in found]
+        kinds = sorted({type(value).__name__ for value in parsed if value is not None})
         there[name] = settled(parsed), f"values of {' and '.join(kinds) or 'null alone'}"
     what = "JSON files or caption tables" if spec.kind is SourceKind.IMAGES else "JSON members"
     return there, f"the {what} of the first {LOOKED_AT} pictures"

@@ -45,6 +45,11 @@ class Pairing:
     where: str  # as it was asked for
 
     @property
+    def option(self) -> str:
+        """As the user said it."""
+        return f"--import-condition {self.condition}={self.where}"
+
+    @property
     def column(self) -> str | None:
         """Column or field that holds or names them; None: they are files."""
         return self.where.removeprefix(_COLUMN) if self.where.startswith(_COLUMN) else None
@@ -86,9 +91,9 @@ def parse_pairings(asked: Sequence[str], conditions: Sequence[str]) -> tuple[Pai
     """
     found: list[Pairing] = []
     taken = set(conditions)
-    for one in asked:
-        name, _, where = one.partition("=")
-        option = f"--import-condition {one}"
+    for condition in asked:
+        name, _, where = condition.partition("=")
+        option = f"--import-condition {condition}"
         if not re.fullmatch("[a-z][a-z0-9_]{0,62}", name) or not where or where == _COLUMN:
             raise ConfigError(
                 f"{option}: need NAME=TEMPLATE or NAME=column:COLUMN, NAME of small letters, "
@@ -175,7 +180,7 @@ class SourceSpec:
     @property
     def map_columns(self) -> frozenset[str]:
         """Columns of condition images, which are no pictures."""
-        return frozenset(one.column for one in self.pairings if one.column is not None)
+        return frozenset(pairing.column for pairing in self.pairings if pairing.column is not None)
 
     def relative(self, uri: str) -> str:
         """`uri` relative to the root."""

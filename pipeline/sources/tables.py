@@ -58,8 +58,8 @@ class _Wanted(NamedTuple):
     def any_in(self, names: Collection[str]) -> bool:
         """Whether there is anything to take."""
         folded = {name.lower() for name in names}
-        return any(one.lower() in folded for one in self.captions) or any(
-            one in names for one in self.keep
+        return any(field.lower() in folded for field in self.captions) or any(
+            field in names for field in self.keep
         )
 
 
@@ -222,7 +222,7 @@ def _name_in(value: Any) -> Any:
 def _value_in(value: Mapping[str, Any], fields: Sequence[str]) -> Any:
     by_name = {**{str(field).lower(): of for field, of in value.items()}, **value}
     there = [by_name[field] for field in fields if by_name.get(field) is not None]
-    return next((one for one in there if one != ""), there[0] if there else None)
+    return next((value for value in there if value != ""), there[0] if there else None)
 
 
 def _of_csv(text: str, wanted: _Wanted) -> Iterator[_Line] | None:
@@ -284,7 +284,7 @@ def _of_parquet(place: Place, wanted: _Wanted) -> Iterator[_Line] | None:
     fields = (field.lower() for field in wanted.captions)
     caption = next((by_name[field] for field in fields if field in by_name), None)
     fit = {field.name for field in schema if kind_of(field.type) is not None}
-    kept = [one for one in wanted.keep if one in fit and schema.names.count(one) == 1]
+    kept = [column for column in wanted.keep if column in fit and schema.names.count(column) == 1]
     if name is None or name == caption or not (caption or kept):
         return None
     if wanted.keep:
@@ -326,9 +326,9 @@ def _matched(
     table = CaptionTable(folder.uri)
     found = _clear(lines, _matches(lines, folder, selection), folder)
     chosen: dict[str, int] = {}  # picture -> the line that counts
-    for number, match in sorted(
+    for number, match in sorted(  # of two that are as near, the last one
         ((number, match) for number, match in enumerate(found) if isinstance(match, _Match)),
-        key=lambda one: (one[1].nearness, -one[0]),  # of two that are as near, the last one
+        key=lambda numbered: (numbered[1].nearness, -numbered[0]),
     ):
         if chosen.setdefault(match.picture, number) != number:
             notes.leave(Unused.LINE_REPEATED, f"{relative}, {lines[number].where}")

@@ -227,7 +227,7 @@ class _Index:
             if names.is_hidden(name):
                 if not member.is_folder:
                     self._ignore(Ignored.HIDDEN, name)
-            elif not member.is_folder and any(one.is_map(name) for one in self._pairings):
+            elif not member.is_folder and any(pairing.is_map(name) for pairing in self._pairings):
                 self._ignore(Ignored.CONDITION_IMAGE, name)
                 maps.setdefault(name, member)
             elif suffix in names.IMAGE_SUFFIXES:
@@ -252,7 +252,9 @@ class _Index:
         for member, name in pictures:
             seen[name] += 1
             mine = attached[name] if self._takes_captions else []
-            files = captions.file_fields([self._caption_file(sidecars, one) for one in mine])
+            files = captions.file_fields(
+                [self._caption_file(sidecars, sidecar) for sidecar in mine]
+            )
             if self._pairings:
                 files["maps"] = tuple(self._maps(maps, name))
             if self._keeps:

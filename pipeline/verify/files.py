@@ -108,7 +108,7 @@ def check_strays(dataset: DatasetFolder) -> Check:
     """Files that the manifest does not know would be read by everybody who globs."""
     check = Check(name="nothing unknown lies in the folder (README.md, preview.html not read)")
     shards = dataset.manifest.shards
-    files = [file for one in shards for file in (one.data, one.rejects) if file is not None]
+    files = [file for shard in shards for file in (shard.data, shard.rejects) if file is not None]
     expected = {
         MANIFEST_NAME,
         CARD_NAME,

@@ -102,8 +102,8 @@ class Auditor:
 
 def _check_weights(spec: Spec, record: Mapping[str, Any], runtime: Runtime) -> None:
     """Other weights would draw other maps, and nothing would be wrong with the data set."""
-    recorded = {one["source"]: one["sha256"] for one in record["weights"] or []}
-    files = {one["file"]: one["sha256"] for one in record["weights"] or []}
+    recorded = {weights["source"]: weights["sha256"] for weights in record["weights"] or []}
+    files = {weights["file"]: weights["sha256"] for weights in record["weights"] or []}
     for weights in weights_of(spec):
         found = record_of_weights(weights, runtime)
         wanted = recorded.get(weights.hub_id) if weights.file is None else files.get(weights.file)
