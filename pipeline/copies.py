@@ -18,7 +18,7 @@ import numpy as np
 
 from pipeline.batch import Read, make_batch
 from pipeline.inspection.duplicates import Sets, join_equal, join_near
-from pipeline.inspection.measure import FLAT_DEVIATION, SIGNATURE, measure_image
+from pipeline.inspection.measure import FLAT_DEVIATION, IMAGE, measure_image
 from pipeline.job import BATCH_IMAGES, Job
 from pipeline.plan import PlanShards
 from pipeline.progress import PROGRESS
@@ -26,17 +26,8 @@ from pipeline.shard import cut, in_order, reads_of
 from pipeline.worker import OnWorker, Worker
 from schemas.records import ShardPlan
 
-_LOOK = np.dtype(
-    [
-        ("key", "V16"),
-        ("sha256", "V32"),  # of the source's bytes
-        ("digest", "V16"),  # of the stored bytes
-        ("phash", "u8"),
-        ("signature", "u1", SIGNATURE),
-        ("deviation", "f4"),
-    ]
-)
-"""What a picture is compared by: 268 bytes."""
+_LOOK = np.dtype([("key", "V16"), ("sha256", "V32"), ("image", IMAGE)])
+"""What a picture is compared by, with the hash of its source's bytes: 281 bytes."""
 
 
 class FindCopies(beam.PTransform):
@@ -100,22 +91,19 @@ def looks_of(plan: ShardPlan, job: Job, worker: Worker) -> bytes:
 
 
 def _looks(reads: Sequence[Read], job: Job) -> bytes:
-    looks: list[tuple[object, ...]] = []
-    for row in make_batch(reads, job, {}).rows:
-        measured = measure_image(row["image"]["bytes"])
-        if measured is not None:  # else `inspect` calls it broken
-            looks.append(
-                (
-                    bytes.fromhex(row["key"]),
-                    bytes.fromhex(row["sha256"]),
-                    measured.digest,
-                    measured.phash,
-                    np.frombuffer(measured.signature, np.uint8),
-                    measured.deviation,
-                )
+    looks = np.array(
+        [
+            (
+                bytes.fromhex(row["key"]),
+                bytes.fromhex(row["sha256"]),
+                measure_image(row["image"]["bytes"]),
             )
+            for row in make_batch(reads, job, {}).rows
+        ],
+        _LOOK,
+    )
     PROGRESS.looked_at(len(reads))
-    return np.array(looks, _LOOK).tobytes()
+    return looks[looks["image"]["decodes"]].tobytes()  # `inspect` calls the others broken
 
 
 def leaders_of(parts: Iterable[bytes]) -> dict[str, str]:
@@ -135,10 +123,11 @@ def leaders_of(parts: Iterable[bytes]) -> dict[str, str]:
     looks = looks[np.argsort(looks["key"])]
     rows = np.arange(len(looks))
     sets = Sets(len(looks))
-    join_equal(sets, [digest.tobytes() for digest in looks["sha256"]], rows)
-    join_equal(sets, [digest.tobytes() for digest in looks["digest"]], rows)
-    shown = looks["deviation"] >= FLAT_DEVIATION
-    join_near(sets, looks["phash"][shown], looks["signature"][shown], rows[shown])
+    images = looks["image"]
+    join_equal(sets, looks["sha256"], rows)
+    join_equal(sets, images["digest"], rows)
+    shown = images["deviation"] >= FLAT_DEVIATION
+    join_near(sets, images["phash"][shown], images["signature"][shown], rows[shown])
     leaders = sets.labels()  # the smallest row of each set
     copies = np.flatnonzero(leaders != rows)
     return {

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from pipeline.inspection.measure import FLAT_DEVIATION, Pixels
+from pipeline.inspection.measure import Pixels
 
 MAX_DISTANCE = 4
 """Bits of 64 that may differ: re-encoding flips 0 to 2, brightening 0 to 4, cutting 1 % off every
@@ -35,16 +35,11 @@ def find_duplicates(
     """
     sets = Sets(len(source_digests))
     join_equal(sets, source_digests, np.arange(len(source_digests)))
-    join_equal(sets, pixels.digests, pixels.rows)
+    join_equal(sets, pixels.images["digest"], pixels.rows)
     exact = sets.groups()
     exact_set = sets.labels()
-    shows_something = pixels.deviation >= FLAT_DEVIATION
-    join_near(
-        sets,
-        pixels.phashes[shows_something],
-        pixels.signatures[shows_something],
-        pixels.rows[shows_something],
-    )
+    shown = pixels.images[~pixels.is_flat]
+    join_near(sets, shown["phash"], shown["signature"], pixels.rows[~pixels.is_flat])
     near = [rows for rows in sets.groups() if len(np.unique(exact_set[rows])) > 1]
     return exact, near
 
@@ -86,7 +81,7 @@ def runs(labels: np.ndarray) -> Iterator[np.ndarray]:
             yield indices
 
 
-def join_equal(sets: Sets, digests: Sequence[bytes], rows: np.ndarray) -> None:
+def join_equal(sets: Sets, digests: Sequence[bytes] | np.ndarray, rows: np.ndarray) -> None:
     """Join rows whose digests are the same.
 
     Args:
@@ -96,8 +91,9 @@ def join_equal(sets: Sets, digests: Sequence[bytes], rows: np.ndarray) -> None:
     """
     if not len(digests):
         return
-    packed = np.frombuffer(b"".join(digests), f"V{len(digests[0])}")
-    _, labels = np.unique(packed, return_inverse=True)
+    if not isinstance(digests, np.ndarray):
+        digests = np.frombuffer(b"".join(digests), f"V{len(digests[0])}")
+    _, labels = np.unique(digests, return_inverse=True)
     for indices in runs(labels):
         for index in indices[1:]:
             sets.join(int(rows[indices[0]]), int(rows[index]))

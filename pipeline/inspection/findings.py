@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.inspection.measure import FLAT_DEVIATION, GREY_SPREAD, LEAK_LIMIT, Pixels
+from pipeline.inspection.measure import LEAK_LIMIT, Pixels
 from pipeline.inspection.records import Captions, Flag, Member
 from pipeline.inspection.small_columns import REPETITION_LIMIT, TOKEN_LIMIT, People, Scalars
 from pipeline.output.pages import percent, plural
@@ -123,19 +123,19 @@ def picture_flags(pixels: Pixels) -> Iterator[Draft]:
             severity="fix",
             title=f"{plural(len(pixels.broken), 'stored image')} that cannot be decoded",
             count=len(pixels.broken),
-            of=pixels.measured,
+            of=len(pixels.measured),
             meaning="The data set is damaged; training would stop there.",
             advice="Run controlset verify to find the shard, delete it, and generate again.",
             wishes=wishes_for(pixels.broken),
         )
-    flat = pixels.rows[pixels.deviation < FLAT_DEVIATION]
+    flat = pixels.rows[pixels.is_flat]
     if len(flat):
         yield Draft(
             name="flat_images",
             severity="look",
             title=f"{plural(len(flat), 'image')} of one flat tone",
             count=len(flat),
-            of=pixels.measured,
+            of=len(pixels.measured),
             meaning="There is nothing to see: blank scans, placeholders of dead links.",
             advice=f"Delete them from the source, {AGAIN}.",
             wishes=wishes_for(flat),
@@ -144,14 +144,14 @@ def picture_flags(pixels: Pixels) -> Iterator[Draft]:
 
 def source_flags(pixels: Pixels, enlarged: np.ndarray, scalars: Scalars) -> Iterator[Draft]:
     """Pictures without colour, pictures that were too small."""
-    grey = pixels.rows[(pixels.spread < GREY_SPREAD) & (pixels.deviation >= FLAT_DEVIATION)]
-    if len(grey) > _GREY_SHARE * pixels.measured:
+    grey = pixels.rows[pixels.is_grey]
+    if len(grey) > _GREY_SHARE * len(pixels.measured):
         yield Draft(
             name="grey_images",
             severity="look",
             title=f"{plural(len(grey), 'image')} without colour",
             count=len(grey),
-            of=pixels.measured,
+            of=len(pixels.measured),
             meaning="A ControlNet trained on many of them paints grey pictures.",
             advice="Leave most of them out, or say black and white in their captions.",
             wishes=wishes_for(grey),
@@ -239,16 +239,16 @@ def map_flags(annotators: Mapping[str, Any], scalars: Scalars, pixels: Pixels) -
     """Blank and missing maps, edge density out of range, shading that leaks into soft edges."""
     for index, (name, record) in enumerate(annotators.items()):
         flat = scalars.numbers.get(f"{name}_flat", np.zeros(0))
-        blank = sorted(set(pixels.blank[index]) - set(np.flatnonzero(flat == 1).tolist()))
+        blank = sorted(set(pixels.blank(index)) - set(np.flatnonzero(flat == 1).tolist()))
         if blank:
-            yield _blank_maps(name, record, blank, len(pixels.map_bytes[index]))
+            yield _blank_maps(name, record, blank, len(pixels.map_bytes(index)))
         missing = np.flatnonzero(scalars.missing[name])
         if len(missing):
             yield _missing_flag(name, missing, scalars)
         limits = density_limits(name, record)
         if limits is not None:
             yield from _density_flags(name, scalars.numbers[f"{name}_edge_density"], limits)
-        yield from _leak_flags(name, pixels.leak_rows[index], pixels.leaks[index])
+        yield from _leak_flags(name, *pixels.leaks(index))
 
 
 def _blank_maps(name: str, record: Mapping[str, Any], blank: list[int], measured: int) -> Draft:

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.inspection.duplicates import find_duplicates
 from pipeline.inspection.findings import EXAMPLES, Wish, density_limits, depth_range, drafts
-from pipeline.inspection.measure import FLAT_DEVIATION, GREY_SPREAD, Pixels, read_pixels
+from pipeline.inspection.measure import Pixels, read_pixels
 from pipeline.inspection.records import (
     Captions,
     ColumnFacts,
@@ -113,7 +113,6 @@ def summary(
     manifest, numbers = dataset.manifest, scalars.numbers
     original = numbers["original_width"], numbers["original_height"]
     stored = numbers["width"], numbers["height"]
-    grey = (pixels.spread < GREY_SPREAD) & (pixels.deviation >= FLAT_DEVIATION)
     return Inspection(
         path=dataset.path,
         source=manifest.source,
@@ -122,16 +121,16 @@ def summary(
         size_bytes=manifest.size_bytes,
         planned=manifest.planned,
         rejected_images=manifest.rejected_images,
-        measured=pixels.measured,
+        measured=len(pixels.measured),
         original_side=histogram(np.minimum(*original), _SIDE_EDGES),
         original_aspect=histogram(np.divide(*original), _ASPECT_EDGES),
         stored_aspect=histogram(np.divide(*stored), _ASPECT_EDGES),
         stored_sizes=_stored_sizes(*stored),
         enlarged=len(scalars.enlarged),
-        grey=int(grey.sum()),
-        flat=int((pixels.deviation < FLAT_DEVIATION).sum()),
+        grey=int(pixels.is_grey.sum()),
+        flat=int(pixels.is_flat.sum()),
         broken=len(pixels.broken),
-        image_bytes_median=_median(pixels.image_bytes),
+        image_bytes_median=_median(pixels.images["bytes"]),
         captions=captions,
         conditions=list(_facts_of_conditions(dataset, scalars, pixels)),
         duplicates=duplicates,
@@ -151,10 +150,10 @@ def _facts_of_conditions(
             name=name,
             present=scalars.rows - missing,
             missing=missing,
-            measured=len(pixels.map_bytes[index]),
-            blank=len(pixels.blank[index]),
-            bytes_median=_median(pixels.map_bytes[index]),
-            stats=dict(_stats(name, record, scalars, pixels.leaks[index])),
+            measured=len(pixels.map_bytes(index)),
+            blank=len(pixels.blank(index)),
+            bytes_median=_median(pixels.map_bytes(index)),
+            stats=dict(_stats(name, record, scalars, pixels.leaks(index)[1])),
             density_limits=density_limits(name, record),
         )
 

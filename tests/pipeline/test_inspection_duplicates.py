@@ -13,12 +13,12 @@ from tests.pipeline.handmade import PHOTOGRAPHS, encoded, photograph
 
 def near_groups(pictures):
     """Groups of near copies among encoded pictures."""
-    measured = [measure_image(picture) for picture in pictures]
+    measured = np.stack([measure_image(picture) for picture in pictures])
     sets = Sets(len(pictures))
     join_near(
         sets,
-        np.array([one.phash for one in measured], np.uint64),
-        np.frombuffer(b"".join(one.signature for one in measured), np.uint8).reshape(-1, 192),
+        measured["phash"],
+        measured["signature"],
         np.arange(len(pictures)),
     )
     return [rows.tolist() for rows in sets.groups()]
