@@ -22,9 +22,15 @@ from pipeline.graph import build, order
 from pipeline.identity import check_identity, holding_output
 from pipeline.images.imported_maps import resolve_imports
 from pipeline.job import Job, check_names
-from pipeline.output.reasons import LedgerFact, not_used_facts
 from pipeline.plan import lay_out, split_of
-from pipeline.progress import PROGRESS, shards_text, show_result, watched
+from pipeline.progress import (
+    PROGRESS,
+    LedgerFact,
+    not_used_facts,
+    shards_text,
+    show_result,
+    watched,
+)
 from pipeline.runners import dataflow, portable
 from pipeline.sources import Notes, SourceKind, all_refs, resolve_source
 from pipeline.sources.resolve import resolve_columns

@@ -25,7 +25,7 @@ from pipeline.inspection.records import (
 )
 from pipeline.inspection.small_columns import Scalars, number_stats, read_scalars
 from pipeline.output.pages import form_of, map_thumbnail, photo_jpeg
-from pipeline.output.reasons import advice_for
+from pipeline.progress import advice_for
 from schemas.dataset import Dataset, check_at_rest, open_dataset
 from schemas.errors import Rejected
 from schemas.pixels import decode_stored_map, decode_stored_rgb

@@ -22,7 +22,7 @@ from pipeline.output.pages import (
     size,
     templates,
 )
-from pipeline.output.reasons import ledger_facts
+from pipeline.progress import ledger_facts
 from schemas.printable import printable
 from schemas.terminal import Terminal
 

@@ -13,7 +13,7 @@ from pipeline.output.pages import (
     stat_texts,
     templates,
 )
-from pipeline.output.reasons import advice_for
+from pipeline.progress import advice_for
 from schemas.errors import Reason
 from schemas.manifest import Manifest
 from schemas.pixels import MapU8, MapU16, RgbU8, decode_stored_map, decode_stored_rgb, of_row

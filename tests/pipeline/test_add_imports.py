@@ -13,7 +13,7 @@ from pipeline.add.add import add
 from pipeline.add.config import AddConfig
 from pipeline.config import GenerateConfig
 from pipeline.generate import generate
-from pipeline.output.repeat import commands_of
+from pipeline.output.card import commands_of
 from pipeline.verify.verify import verify_dataset
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError, Reason

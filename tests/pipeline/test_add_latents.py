@@ -19,7 +19,7 @@ from pipeline.add.add import add, dry_run
 from pipeline.add.config import AddConfig
 from pipeline.add.swap import finish_adding
 from pipeline.generate import generate
-from pipeline.output.repeat import commands_of
+from pipeline.output.card import commands_of
 from pipeline.verify.verify import verify_dataset
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError

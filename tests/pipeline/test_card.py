@@ -9,9 +9,8 @@ import pytest
 import yaml
 
 from annotators.registry import kind_of, ours, record_of
-from pipeline.output.card import _in_card, render_card
+from pipeline.output.card import _in_card, commands_of, render_card
 from pipeline.output.pages import markdown_cell
-from pipeline.output.repeat import commands_of
 from schemas.errors import Reason
 from tests.pipeline.every_kind import CAPTIONED, EVERY_KIND, person, row_of_every_kind
 from tests.pipeline.handmade import (

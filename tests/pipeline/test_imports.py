@@ -22,7 +22,7 @@ from pipeline.generate import generate
 from pipeline.images.geometry import plan_geometry
 from pipeline.images.imported_maps import ImportedCondition, decode_map, fitted, mode_of
 from pipeline.inspection import inspect_dataset
-from pipeline.output.repeat import commands_of
+from pipeline.output.card import commands_of
 from pipeline.sources.spec import Pairing, parse_pairings
 from pipeline.verify.verify import verify_dataset
 from schemas.dataset import open_dataset

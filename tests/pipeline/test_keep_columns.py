@@ -19,7 +19,7 @@ from pipeline.config import GenerateConfig
 from pipeline.generate import dry_run, generate
 from pipeline.inspection import inspect_dataset
 from pipeline.inspection.report import render_inspection
-from pipeline.output.repeat import commands_of
+from pipeline.output.card import commands_of
 from pipeline.verify.verify import verify_dataset
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError

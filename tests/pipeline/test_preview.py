@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline.output.pages import map_thumbnail
 from pipeline.output.preview import render_preview
-from pipeline.output.reasons import ADVICE
+from pipeline.progress import ADVICE
 from schemas.errors import Reason
 from tests.pipeline.every_kind import CAPTIONED, EVERY_KIND, person, row_of_every_kind
 from tests.pipeline.handmade import (

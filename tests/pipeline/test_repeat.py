@@ -19,7 +19,7 @@ from annotators.registry import (
 )
 from controlset.commands.generate import parse_config
 from pipeline.config import GenerateConfig
-from pipeline.output.repeat import commands_of
+from pipeline.output.card import commands_of
 from tests.pipeline.handmade import manifest_of
 
 EVERYTHING = tuple(ours())
