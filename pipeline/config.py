@@ -11,18 +11,7 @@ Fit = Literal["crop", "pad", "stretch", "bucket"]
 SourceCaption = Literal[
     "auto", "none", "sidecar", "metadata", "column", "fixed", "filename", "folder"
 ]
-CaptionMode = Literal[
-    "auto",
-    "none",
-    "sidecar",
-    "metadata",
-    "column",
-    "fixed",
-    "filename",
-    "folder",
-    "blip",
-    "sidecar-else-blip",
-]
+CaptionMode = Literal[SourceCaption, "blip", "sidecar-else-blip"]
 CaptionList = Literal["first", "random", "join"]
 SourceFormat = Literal["auto", "images", "tar", "parquet"]
 SourceSplit = Literal["auto", "all", "train", "validation", "test"]

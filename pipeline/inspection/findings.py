@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.inspection.measure import LEAK_LIMIT, Pixels
-from pipeline.inspection.records import Captions, Flag, Member
+from pipeline.inspection.records import Captions, Flag, Member, Severity
 from pipeline.inspection.small_columns import REPETITION_LIMIT, TOKEN_LIMIT, People, Scalars
 from pipeline.output.pages import percent, plural
 from schemas.manifest import Manifest
@@ -38,6 +38,34 @@ class Draft(Flag):
         known = {field.name: getattr(self, field.name) for field in dataclasses.fields(Flag)}
         known["examples"] = [members[wish] for wish in self.wishes]
         return Flag(**known)
+
+
+def _of_rows(
+    *,
+    name: str,
+    title: str,
+    rows: Sequence[int] | np.ndarray,
+    of: int,
+    meaning: str,
+    advice: str,
+    severity: Severity = "look",
+    threshold: float | None = None,
+    condition: str | None = None,
+    about_text: bool = False,
+) -> Draft:
+    """A finding about rows, of which the first few are its examples."""
+    return Draft(
+        name=name,
+        severity=severity,
+        title=title,
+        count=len(rows),
+        of=of,
+        meaning=meaning,
+        advice=advice,
+        threshold=threshold,
+        about_text=about_text,
+        wishes=wishes_for(rows, condition),
+    )
 
 
 def wishes_for(rows: Sequence[int] | np.ndarray, condition: str | None = None) -> list[Wish]:
@@ -118,27 +146,24 @@ def duplicate_flags(
 def picture_flags(pixels: Pixels) -> Iterator[Draft]:
     """Pictures that show nothing: broken or flat."""
     if pixels.broken:
-        yield Draft(
+        yield _of_rows(
             name="broken_images",
             severity="fix",
             title=f"{plural(len(pixels.broken), 'stored image')} that cannot be decoded",
-            count=len(pixels.broken),
+            rows=pixels.broken,
             of=len(pixels.measured),
             meaning="The data set is damaged; training would stop there.",
             advice="Run controlset verify to find the shard, delete it, and generate again.",
-            wishes=wishes_for(pixels.broken),
         )
     flat = pixels.rows[pixels.is_flat]
     if len(flat):
-        yield Draft(
+        yield _of_rows(
             name="flat_images",
-            severity="look",
             title=f"{plural(len(flat), 'image')} of one flat tone",
-            count=len(flat),
+            rows=flat,
             of=len(pixels.measured),
             meaning="There is nothing to see: blank scans, placeholders of dead links.",
             advice=f"Delete them from the source, {AGAIN}.",
-            wishes=wishes_for(flat),
         )
 
 
@@ -146,26 +171,22 @@ def source_flags(pixels: Pixels, enlarged: np.ndarray, scalars: Scalars) -> Iter
     """Pictures without colour, pictures that were too small."""
     grey = pixels.rows[pixels.is_grey]
     if len(grey) > _GREY_SHARE * len(pixels.measured):
-        yield Draft(
+        yield _of_rows(
             name="grey_images",
-            severity="look",
             title=f"{plural(len(grey), 'image')} without colour",
-            count=len(grey),
+            rows=grey,
             of=len(pixels.measured),
             meaning="A ControlNet trained on many of them paints grey pictures.",
             advice="Leave most of them out, or say black and white in their captions.",
-            wishes=wishes_for(grey),
         )
     if len(enlarged) > _ENLARGED_SHARE * scalars.rows:
-        yield Draft(
+        yield _of_rows(
             name="enlarged_images",
-            severity="look",
             title=f"{plural(len(enlarged), 'image')} enlarged from smaller ones",
-            count=len(enlarged),
+            rows=enlarged,
             of=scalars.rows,
             meaning="Enlarged pictures are soft, and softness is learned.",
             advice="Raise --min-side, or lower --resolution.",
-            wishes=wishes_for(enlarged),
         )
 
 
@@ -180,17 +201,15 @@ def border_flags(scalars: Scalars) -> Iterator[Draft]:
     order = np.argsort(-share, kind="stable")
     padded = order[: int((share > 0).sum())]
     if len(padded):
-        yield Draft(
+        yield _of_rows(
             name="padded_images",
-            severity="look",
             title=f"{plural(len(padded), 'image')} with a border",
-            count=len(padded),
+            rows=padded,
             of=scalars.rows,
             meaning=f"{percent(float(np.median(share[padded])))} of such an image is border "
             f"(median; at most {percent(float(share[padded[0]]))}), and the model learns to paint "
             "it; maps show nothing there.",
             advice="--fit crop or bucket has no borders; or choose another --pad-color.",
-            wishes=wishes_for(padded),
         )
 
 
@@ -254,12 +273,12 @@ def map_flags(annotators: Mapping[str, Any], scalars: Scalars, pixels: Pixels) -
 def _blank_maps(name: str, record: Mapping[str, Any], blank: list[int], measured: int) -> Draft:
     wanted = bool(record["parameters"].get("keep_empty"))  # asked for: nobody, so a black map
     change = " or change the thresholds" if name in _THRESHOLDS else ""
-    return Draft(
+    return _of_rows(
         name=f"blank_{name}",
         severity="look" if wanted else "fix",
         title=f"{plural(len(blank), f'{name} map')} with next to nothing in "
         f"{'it' if len(blank) == 1 else 'them'}",
-        count=len(blank),
+        rows=blank,
         of=measured,
         threshold=BLANK_SHARE,
         meaning="Nobody is in these pictures, and --keep-empty-pose keeps their maps."
@@ -268,22 +287,20 @@ def _blank_maps(name: str, record: Mapping[str, Any], blank: list[int], measured
         advice="Nothing to do if they are few; many teach the ControlNet to ignore the hint."
         if wanted
         else f"Delete these pictures from the source{change}, {AGAIN}.",
-        wishes=wishes_for(blank, name),
+        condition=name,
     )
 
 
 def _missing_flag(name: str, missing: np.ndarray, scalars: Scalars) -> Draft:
     people = name in scalars.people
-    return Draft(
+    return _of_rows(
         name=f"missing_{name}",
-        severity="look",
         title=f"{plural(len(missing), 'row')} "
         + ("with nobody to draw" if people else f"without a {name} map"),
-        count=len(missing),
+        rows=missing,
         of=scalars.rows,
         meaning="The annotator found nothing; training on this condition leaves them out.",
         advice="Nothing to do if that is right. The rejects table says why, row by row.",
-        wishes=wishes_for(missing),
     )
 
 
@@ -294,32 +311,30 @@ def _density_flags(name: str, density: np.ndarray, limits: tuple[float, float]) 
     high = order[:known][::-1][: int((density > limits[1]).sum())]
     option = _THRESHOLDS.get(name)
     if len(low):
-        yield Draft(
+        yield _of_rows(
             name=f"sparse_{name}",
-            severity="look",
             title=f"{plural(len(low), f'{name} map')} with under {percent(limits[0])} edges",
-            count=len(low),
+            rows=low,
             of=known,
             threshold=limits[0],
             meaning="There is hardly anything to follow: flat, dark or blurred pictures.",
             advice=f"Lower {option}, or delete these pictures from the source."
             if option
             else "Delete these pictures from the source, if they are many.",
-            wishes=wishes_for(low, name),
+            condition=name,
         )
     if len(high):
-        yield Draft(
+        yield _of_rows(
             name=f"dense_{name}",
-            severity="look",
             title=f"{plural(len(high), f'{name} map')} with over {percent(limits[1])} edges",
-            count=len(high),
+            rows=high,
             of=known,
             threshold=limits[1],
             meaning="Edges everywhere say little: noise, foliage, strong JPEG compression.",
             advice=f"Raise {option}, or delete these pictures from the source."
             if option
             else "Delete these pictures from the source, if they are many.",
-            wishes=wishes_for(high, name),
+            condition=name,
         )
 
 
@@ -327,17 +342,17 @@ def _leak_flags(name: str, rows: np.ndarray, leaks: np.ndarray) -> Iterator[Draf
     order = np.argsort(-leaks, kind="stable")
     leaking = rows[order[: int((leaks >= LEAK_LIMIT).sum())]]
     if len(leaking):
-        yield Draft(
+        yield _of_rows(
             name=f"leak_{name}",
             severity="fix" if len(leaking) > _MANY_LEAKS * len(rows) else "look",
             title=f"{plural(len(leaking), f'{name} map')} through which the shading can be read",
-            count=len(leaking),
+            rows=leaking,
             of=len(rows),
             threshold=LEAK_LIMIT,
             meaning="Outside of its edges such a map is a dim copy of the picture; a ControlNet "
             "learns to brighten that up instead of painting.",
             advice=f"Use --{name}-mode safe, which leaves three levels of grey, {AGAIN}.",
-            wishes=wishes_for(leaking, name),
+            condition=name,
         )
 
 
@@ -371,15 +386,15 @@ def _depth_flags(name: str, scalars: Scalars) -> Iterator[Draft]:
     is_flat = scalars.numbers.get(f"{name}_flat", np.zeros(scalars.rows)) == 1
     flat = np.flatnonzero(is_flat)
     if len(flat):
-        yield Draft(
+        yield _of_rows(
             name=f"flat_{name}",
             severity="fix",
             title=f"{plural(len(flat), f'{name} map')} without any range",
-            count=len(flat),
+            rows=flat,
             of=known,
             meaning="The network saw one distance everywhere; the map is black.",
             advice=f"Delete these pictures from the source, {AGAIN}.",
-            wishes=wishes_for(flat, name),
+            condition=name,
         )
     ranges = depth_range(name, scalars.numbers)
     if ranges is None or not np.isfinite(ranges[~is_flat]).any():
@@ -388,17 +403,16 @@ def _depth_flags(name: str, scalars: Scalars) -> Iterator[Draft]:
     order = np.argsort(ranges)  # NaN last
     narrow = [row for row in order[: int((ranges < limit).sum())] if not is_flat[row]]
     if narrow:
-        yield Draft(
+        yield _of_rows(
             name=f"narrow_{name}",
-            severity="look",
             title=f"{plural(len(narrow), f'{name} map')} with under a twentieth of the usual range",
-            count=len(narrow),
+            rows=narrow,
             of=known,
             threshold=limit,
             meaning="A map is stretched over its own range: in a scene without depth it shows the "
             "network's noise.",
             advice="Look at them; delete flat scenes (walls, pages, skies) from the source.",
-            wishes=wishes_for(narrow, name),
+            condition=name,
         )
 
 
@@ -433,54 +447,47 @@ def caption_flags(scalars: Scalars, openings: Sequence[tuple[str, int]]) -> Iter
     """Missing, long, looping and monotonous captions."""
     captions, present = scalars.captions, scalars.captions.present
     if captions.missing:
-        yield Draft(
+        yield _of_rows(
             name="no_caption",
-            severity="look",
             title=f"{plural(len(captions.missing), 'row')} without a caption",
-            count=len(captions.missing),
+            rows=captions.missing,
             of=scalars.rows,
             meaning="They can teach structure only; some trainers stop at a null caption.",
             advice="Add caption files beside the pictures, or let --caption fixed give them one.",
-            wishes=wishes_for(captions.missing),
         )
     if captions.loops:
-        yield Draft(
+        yield _of_rows(
             name="caption_loops",
             severity="fix",
             title=f"{plural(len(captions.loops), 'caption')} with words in a loop",
-            count=len(captions.loops),
+            rows=captions.loops,
             of=present,
             meaning="Captioning models get stuck: the same words follow each other three times.",
             advice=f"Caption these pictures again, with a repetition penalty, {AGAIN}.",
-            wishes=wishes_for(captions.loops),
             about_text=True,
         )
     if captions.repetitive:
-        yield Draft(
+        yield _of_rows(
             name="repetitive_captions",
-            severity="look",
             title=f"{plural(len(captions.repetitive), 'caption')} of {captions.model} that "
             f"{'repeats its' if len(captions.repetitive) == 1 else 'repeat their'} words",
-            count=len(captions.repetitive),
+            rows=captions.repetitive,
             of=captions.written_by_model(),
             threshold=REPETITION_LIMIT,
             meaning="Where a model sees little it says the same thing twice.",
             advice="Look at them; a larger --caption-model repeats itself less.",
-            wishes=wishes_for(captions.repetitive),
             about_text=True,
         )
     if captions.long:
-        yield Draft(
+        yield _of_rows(
             name="long_captions",
-            severity="look",
             title=f"{plural(len(captions.long), 'caption')} of more than {TOKEN_LIMIT} tokens "
             "(estimated)",
-            count=len(captions.long),
+            rows=captions.long,
             of=present,
             threshold=TOKEN_LIMIT,
             meaning="CLIP's text encoder cuts there: what comes later has no effect.",
             advice="Put what matters first, or shorten them.",
-            wishes=wishes_for(captions.long),
             about_text=True,
         )
     yield from _monotony_flags(scalars, present, openings)
