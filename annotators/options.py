@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from annotators.runtime import PrecisionAsked
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, need
 
 Config = TypeVar("Config", bound="AnnotateConfig")
 Default = TypeVar("Default")
@@ -187,13 +187,3 @@ def _written(value: Any) -> str:
         first, last = value
         return str(first) if first == last else f"{first}-{last}"
     return str(value)
-
-
-def need(satisfied: bool, where: str, rule: str, value: object) -> None:
-    """Refuse a value of an option that breaks its rule.
-
-    Raises:
-        ConfigError: it does.
-    """
-    if not satisfied:
-        raise ConfigError(f"{where}: need {rule}, got {value!r}")

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from annotators.options import AnnotateConfig, need
+from annotators.options import AnnotateConfig
 from controlnet import nano
 from pipeline.config import GenerateConfig
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, need
 
 _NOT_LITERAL = re.compile(r"[*?\[{]")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")

@@ -4,7 +4,8 @@ import dataclasses
 import re
 from typing import Any, Literal
 
-from annotators.options import AnnotateConfig, need
+from annotators.options import AnnotateConfig
+from schemas.errors import need
 from schemas.machine import cores
 
 Fit = Literal["crop", "pad", "stretch", "bucket"]

@@ -20,6 +20,21 @@ class ConfigError(Exception):
         super().__init__(printable_lines(str(message)))
 
 
+def need(satisfied: bool, where: str, rule: str, value: object) -> None:
+    """Refuse a value of an option that breaks its rule.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if not satisfied:
+        raise ConfigError(f"{where}: need {rule}, got {value!r}")
+
+
+def need_field(config: object, satisfied: bool, name: str, rule: str) -> None:
+    """The same of a configuration's field, which is named as it is typed: `--batch-size`."""
+    need(satisfied, f"--{name.replace('_', '-')}", rule, getattr(config, name))
+
+
 class NothingKept(ConfigError):
     """A run that went to its end and rejected every image: not a data set, exit status 1."""
 

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from annotators.captions.guard import guarded
 from annotators.network import captioning_processor_of, kind_of, model_of
-from annotators.options import need
 from annotators.protocol import Captioner
 from annotators.runtime import Precision, Runtime, torch_dtype
 from annotators.weights import Weights, locate, model
-from schemas.errors import ConfigError, Reason, Rejected
+from schemas.errors import ConfigError, Reason, Rejected, need
 from schemas.pixels import RgbU8
 
 if TYPE_CHECKING:

@@ -20,11 +20,10 @@ from annotators.network import (
     processor_of,
     reference,
 )
-from annotators.options import need
 from annotators.protocol import Annotation, Annotator, HintMode
 from annotators.runtime import Precision, Runtime, torch_dtype
 from annotators.weights import ANNOTATORS, Weights, load_state, locate, model
-from schemas.errors import ConfigError, Rejected
+from schemas.errors import ConfigError, Rejected, need
 from schemas.pixels import RgbU8
 
 if TYPE_CHECKING:

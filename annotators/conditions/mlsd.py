@@ -16,11 +16,11 @@ from annotators.network import (
     reference,
     without_batch_norm,
 )
-from annotators.options import named, need
+from annotators.options import named
 from annotators.protocol import Annotation, Annotator, HintMode
 from annotators.runtime import Precision, Runtime
 from annotators.weights import ANNOTATORS, Weights
-from schemas.errors import Rejected
+from schemas.errors import Rejected, need
 from schemas.pixels import RgbU8
 
 if TYPE_CHECKING:

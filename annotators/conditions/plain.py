@@ -9,10 +9,9 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
-from annotators.options import need
 from annotators.protocol import Annotation, Annotator, HintMode
 from annotators.runtime import Runtime
-from schemas.errors import Rejected
+from schemas.errors import Rejected, need
 from schemas.pixels import MapU8, RgbU8
 
 _OPENCV = "Apache-2.0 (OpenCV)"

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from controlnet.trainer.config import TrainConfig, nano_recipe
-from schemas.errors import ConfigError
+from schemas.errors import need_field
 
 _PARTS = (0, 1, 4, 8, 12, 16)  # sixteenths of the steps after which a variant is looked at
 EARLY = 1  # of them: where a broken start shows
@@ -46,16 +46,11 @@ class AblationConfig:
     """Where to train and sample: auto (a GPU if there is one), cpu or cuda."""
 
     def __post_init__(self) -> None:
-        self._need(self.steps > 0 and self.steps % 16 == 0, "steps", "a multiple of 16")
+        need_field(self, self.steps > 0 and self.steps % 16 == 0, "steps", "a multiple of 16")
         for name in ("seeds", "batch_size", "sample_steps"):
-            self._need(getattr(self, name) >= 1, name, "1 or more")
-        self._need(self.images >= 2, "images", "2 or more")
-        self._need(bool(self.output), "output", "a folder")
-
-    def _need(self, satisfied: bool, name: str, rule: str) -> None:
-        if not satisfied:
-            option = f"--{name.replace('_', '-')}"
-            raise ConfigError(f"{option}: need {rule}, got {getattr(self, name)!r}")
+            need_field(self, getattr(self, name) >= 1, name, "1 or more")
+        need_field(self, self.images >= 2, "images", "2 or more")
+        need_field(self, bool(self.output), "output", "a folder")
 
     @property
     def looks(self) -> tuple[int, ...]:

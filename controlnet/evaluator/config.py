@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
-from schemas.errors import ConfigError
+from schemas.errors import need_field
 
 Preset = Literal["strict", "cnpp"]
 
@@ -126,17 +126,12 @@ class EvaluateConfig:
     """Write the report, report.html."""
 
     def __post_init__(self) -> None:
-        self._need(bool(self.run), "run", "at least one folder")
+        need_field(self, bool(self.run), "run", "at least one folder")
         for name in ("samples", "steps", "batch_size"):
-            self._need(getattr(self, name) >= 1, name, "1 or more")
-        self._need(self.limit is None or self.limit >= 1, "limit", "1 or more")
-        self._need(self.tolerance >= 0, "tolerance", "0 or more")
-        self._need(self.guidance is None or self.guidance >= 0, "guidance", "0 or more")
-
-    def _need(self, satisfied: bool, name: str, rule: str) -> None:
-        if not satisfied:
-            option = f"--{name.replace('_', '-')}"
-            raise ConfigError(f"{option}: need {rule}, got {getattr(self, name)!r}")
+            need_field(self, getattr(self, name) >= 1, name, "1 or more")
+        need_field(self, self.limit is None or self.limit >= 1, "limit", "1 or more")
+        need_field(self, self.tolerance >= 0, "tolerance", "0 or more")
+        need_field(self, self.guidance is None or self.guidance >= 0, "guidance", "0 or more")
 
     def resolved(self) -> "EvaluateConfig":
         """With the preset's values where nothing was said."""

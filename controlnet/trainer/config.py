@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
-from schemas.errors import ConfigError
+from schemas.errors import need_field
 
 Optimizer = Literal["adamw", "adamw8bit", "prodigy"]
 Schedule = Literal["constant", "linear", "cosine"]
@@ -171,23 +171,18 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation", "loader_workers", "log_every"):
-            self._need(getattr(self, name) >= 1, name, "1 or more")
+            need_field(self, getattr(self, name) >= 1, name, "1 or more")
         for name in ("checkpoint_every", "keep_last", "probe_images", "probe_steps"):
-            self._need(getattr(self, name) >= 1, name, "1 or more")
+            need_field(self, getattr(self, name) >= 1, name, "1 or more")
         for name in ("warmup", "probe_every", "clip", "weight_decay", "noise_offset"):
-            self._need(getattr(self, name) >= 0, name, "0 or more")
+            need_field(self, getattr(self, name) >= 0, name, "0 or more")
         for name in ("prompt_dropout", "condition_dropout", "flip"):
-            self._need(0 <= getattr(self, name) <= 1, name, "0 to 1")
-        self._need(self.learning_rate > 0, "learning_rate", "more than 0")
-        self._need(0 < self.beta2 < 1, "beta2", "between 0 and 1")
-        self._need(self.ema is None or 0 < self.ema < 1, "ema", "between 0 and 1")
-        self._need(self.min_snr is None or self.min_snr > 0, "min_snr", "more than 0")
-        self._need(bool(self.output), "output", "a folder")
-
-    def _need(self, satisfied: bool, name: str, rule: str) -> None:
-        if not satisfied:
-            option = f"--{name.replace('_', '-')}"
-            raise ConfigError(f"{option}: need {rule}, got {getattr(self, name)!r}")
+            need_field(self, 0 <= getattr(self, name) <= 1, name, "0 to 1")
+        need_field(self, self.learning_rate > 0, "learning_rate", "more than 0")
+        need_field(self, 0 < self.beta2 < 1, "beta2", "between 0 and 1")
+        need_field(self, self.ema is None or 0 < self.ema < 1, "ema", "between 0 and 1")
+        need_field(self, self.min_snr is None or self.min_snr > 0, "min_snr", "more than 0")
+        need_field(self, bool(self.output), "output", "a folder")
 
     @property
     def pools(self) -> bool:

@@ -12,7 +12,6 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from annotators.options import need
 from controlnet import nano
 from controlnet.evaluator.config import EvaluateConfig
 from controlnet.nano.scenes import SIZE_PX, draw, random_scene
@@ -23,7 +22,7 @@ from controlset.parse import Command
 from pipeline.add.config import AddConfig
 from pipeline.config import GenerateConfig
 from schemas.dataset import open_dataset
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, need
 from schemas.files import held, machine_limits
 from schemas.manifest import MANIFEST_NAME
 from schemas.printable import say

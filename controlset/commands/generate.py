@@ -6,12 +6,11 @@ from typing import Annotated, NoReturn
 
 import tyro
 
-from annotators.options import need
 from controlset import refusals
 from controlset.console import leaving_at_once, load_arrow
 from controlset.parse import Command, plain
 from pipeline.config import GenerateConfig
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, need
 from schemas.printable import say
 
 

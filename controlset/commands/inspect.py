@@ -8,10 +8,10 @@ from typing import Annotated
 
 import tyro
 
-from annotators.options import need
 from controlset import refusals
 from controlset.console import leaving_at_once, load_arrow
 from controlset.parse import Command
+from schemas.errors import need
 from schemas.files import write_text
 from schemas.machine import cores
 from schemas.printable import say

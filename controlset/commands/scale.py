@@ -11,7 +11,7 @@ import tyro
 from rich import box
 from rich.table import Table
 
-from annotators.options import AnnotateConfig, need
+from annotators.options import AnnotateConfig
 from controlset.console import leaving_at_once, load_arrow, progress
 from controlset.parse import Command
 from pipeline.scale.cost import (
@@ -28,7 +28,7 @@ from pipeline.scale.cost import (
     shipped_figures,
 )
 from pipeline.scale.simulation import Faults, SimulatedRun, simulate
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, need
 from schemas.figure_style import COLORS, DPI, SOFT, WIDTH_IN, styled
 from schemas.printable import say, say_json
 from schemas.terminal import Terminal

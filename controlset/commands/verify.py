@@ -7,10 +7,10 @@ from typing import Annotated
 
 import tyro
 
-from annotators.options import need
 from controlset import refusals
 from controlset.console import leaving_at_once
 from controlset.parse import Command
+from schemas.errors import need
 from schemas.machine import cores
 
 

@@ -11,14 +11,14 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from annotators.options import AnnotateConfig, need, options_of
+from annotators.options import AnnotateConfig, options_of
 from annotators.protocol import CaptionSpec, Spec, weights_of
 from annotators.registry import available, captioner_of, captioners, kind_of, specs_of
 from annotators.runtime import Runtime
 from annotators.weights import Weights, fetch, is_here, locate, sha256_of
 from controlset.console import leaving_at_once
 from controlset.parse import Command
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, need
 from schemas.printable import printable, say
 from schemas.terminal import Terminal
 

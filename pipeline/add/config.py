@@ -5,7 +5,8 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from annotators.options import AnnotateConfig, need
+from annotators.options import AnnotateConfig
+from schemas.errors import need
 from schemas.machine import cores
 from schemas.manifest import ADDING_DIR, MANIFEST_NAME
 

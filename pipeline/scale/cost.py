@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from annotators.options import need
 from pipeline.scale.simulation import HOUR_S, Faults, SimulatedRun, simulate
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, need
 
 _SHIPPED = Path(__file__).with_name("figures.json")
 

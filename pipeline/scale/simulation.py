@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from annotators.options import need
+from schemas.errors import need
 
 HOUR_S = 3600.0
 

@@ -13,11 +13,11 @@ from annotators.conditions.pose.openpose import (
 from annotators.conditions.pose.people import Person, as_column, drawn
 from annotators.conditions.pose.vitpose import load_vitpose
 from annotators.network import NetworkAnnotator, not_finite
-from annotators.options import named, need
+from annotators.options import named
 from annotators.protocol import Annotation, Annotator, HintMode
 from annotators.runtime import Precision, Runtime
 from annotators.weights import Weights, model
-from schemas.errors import Reason, Rejected
+from schemas.errors import Reason, Rejected, need
 from schemas.pixels import RgbU8
 
 PosePart = Literal["hands", "face"]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from annotators.options import need
+from schemas.errors import need
 
 _DIR = tyro.conf.arg(metavar="DIR")
 _FILES = tyro.conf.arg(metavar="FILE [FILE ...]")

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from annotators.options import need
 from annotators.protocol import Annotation
 from annotators.registry import need_known_models, spec_from_record, weights_ready
 from annotators.runtime import Runtime, resolve_device
@@ -23,7 +22,7 @@ from controlset.commands.sample.config import SampleConfig
 from controlset.console import progress
 from pipeline.images.decode import DecodeLimits, decode, open_source
 from schemas.documents import parse_json
-from schemas.errors import ConfigError, Rejected
+from schemas.errors import ConfigError, Rejected, need
 from schemas.files import replacing
 from schemas.picture_headers import MOST_PIXELS
 from schemas.pixels import MapU8, RgbU8, guarded
