@@ -313,7 +313,7 @@ def sample(
 def _as_files(hint: Any) -> Iterator[Any]:
     """Hints as files: arrays and pictures are lossless PNGs for as long as they are needed."""
     hints = list(hint) if isinstance(hint, list | tuple) else [] if hint is None else [hint]
-    if all(isinstance(one, str | os.PathLike) for one in hints):
+    if all(isinstance(each, str | os.PathLike) for each in hints):
         yield hints or None
         return
     import numpy as np
@@ -321,20 +321,20 @@ def _as_files(hint: Any) -> Iterator[Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         files: list[Any] = []
-        for number, one in enumerate(hints):
-            if isinstance(one, str | os.PathLike):
-                files.append(one)
+        for number, given in enumerate(hints):
+            if isinstance(given, str | os.PathLike):
+                files.append(given)
                 continue
-            path = Path(folder, f"{number:02d}.png")
+            files.append(Path(folder, f"{number:02d}.png"))
             try:
-                picture = one if isinstance(one, Image.Image) else Image.fromarray(np.asarray(one))
-                picture.save(path)
+                is_picture = isinstance(given, Image.Image)
+                picture = given if is_picture else Image.fromarray(np.asarray(given))
+                picture.save(files[-1])
             except (TypeError, ValueError, OSError) as error:
                 raise ConfigError(
-                    f"hint=: need a file, a picture, or an array (H, W) or (H, W, 3) of uint8, "
-                    f"got {reprlib.repr(one)}: {error}"
+                    "hint=: need a file, a picture, or an array (H, W) or (H, W, 3) of uint8, "
+                    f"got {reprlib.repr(given)}: {error}"
                 ) from error
-            files.append(path)
         yield files
 
 

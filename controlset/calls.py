@@ -33,9 +33,7 @@ _WHERE = re.compile(r"^(?:--)?([A-Za-z][\w-]*) (?!need )(\S.*?): (?=need |no suc
 _FLAG = re.compile(r"--([a-z][a-z0-9-]*[a-z0-9])(?: ([a-z0-9_+-]+|[A-Z]+(?:=[A-Z]+)?)\b)?")
 
 
-def command(
-    kind: type | None = None,
-) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
+def command(kind: type | None = None) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
     """Makes a function of a command: errors speak of keywords, progress is shown on demand.
 
     Args:
@@ -60,31 +58,24 @@ def command(
 def _signature(function: Callable[..., Any], kind: type) -> inspect.Signature:
     """The function's own arguments, then the other fields as keywords with their defaults."""
     own = inspect.signature(function)
-    first = [one for one in own.parameters.values() if one.kind is not one.VAR_KEYWORD]
-    names = {one.name for one in first}
+    first = {
+        name: argument
+        for name, argument in own.parameters.items()
+        if argument.kind is not argument.VAR_KEYWORD
+    }
     fields = [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty
-            if field.default is field.default_factory is dataclasses.MISSING
-            else field.default
-            if field.default is not dataclasses.MISSING
-            else None,
-            annotation=field.type,
-        )
-        for field in dataclasses.fields(kind)
-        if field.name not in names | _OF_THE_COMMAND.keys()
+        field
+        for name, field in inspect.signature(kind).parameters.items()
+        if name not in first | _OF_THE_COMMAND
     ]
-    return own.replace(parameters=[*first, *fields])
+    return own.replace(parameters=[*first.values(), *fields])
 
 
 def _kinds_of(of: Any) -> dict[str, Any]:
     """Keyword -> type, of a configuration or of a function that has all its keywords itself."""
     if isinstance(of, type):
         return option_kinds(of)
-    hints = {name: hint for name, hint in of.__annotations__.items() if name != "return"}
-    return {"overwrite": bool} | hints
+    return {name: hint for name, hint in of.__annotations__.items() if name != "return"}
 
 
 @contextlib.contextmanager
