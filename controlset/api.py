@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from controlnet import nano
 from controlnet.evaluator.config import EvaluateConfig
-from controlnet.trainer.config import TrainConfig
+from controlnet.trainer.config import TrainConfig, nano_recipe
 from controlset import refusals
 from controlset.calls import command, configured, value_of
 from controlset.commands.sample.config import SampleConfig
@@ -190,9 +190,7 @@ def train(
     given = {"data": data, "output": output, "condition": condition, "base": base, **options}
     config = configured(TrainConfig, data, given)
     if config is not data and config.base == nano.NAME:
-        from controlnet.trainer import recipes
-
-        recipe = recipes.nano(data=config.data, condition=config.condition, output=config.output)
+        recipe = nano_recipe(data=config.data, condition=config.condition, output=config.output)
         own = {name: getattr(config, name) for name, value in given.items() if value is not None}
         config = dataclasses.replace(recipe, **own)
     refusals.need_dataset(config.data, config.condition)
