@@ -171,9 +171,11 @@ def panel_of(config: EvaluateConfig) -> Judging:
         )
     record = manifest.annotators[condition]
     eye, same_judge = _eye(config, condition, record, dataset.borders())
-    extras, missing = extras_of(config, condition, resolve_device(config.device))
+    rows = load_rows(config.data, split=config.split, condition=condition, limit=config.limit)
+    extras, missing = extras_of(config, rows, resolve_device(config.device))
     return Judging(
         condition=condition,
+        rows=rows,
         annotator=eye,
         scorer=scorer_of(
             condition,
@@ -306,19 +308,18 @@ def _bars() -> Iterator[OnProgress]:
 
 
 def extras_of(
-    config: EvaluateConfig, condition: str, device: str
+    config: EvaluateConfig, rows: JudgedRows, device: str
 ) -> tuple[Sequence[Extra], list[dict[str, str]]]:
     """What can be measured, and what cannot with the reason.
 
     Args:
         config: resolved.
-        condition: whose rows are judged.
+        rows: that are judged.
         device: of the networks.
 
     Raises:
         ConfigError: weights that were asked for and are not here.
     """
-    rows = load_rows(config.data, split=config.split, condition=condition, limit=config.limit)
     extras: list[Extra] = []
     missing: list[dict[str, str]] = []
     _quality(config, rows, device, extras, missing)

@@ -5,8 +5,10 @@ model's pictures against another row's condition. floor: the base without contro
 """
 
 import contextlib
+import functools
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,12 @@ from accelerate.utils import gather_object
 
 from controlnet.architecture.control_files import weights_of
 from controlnet.evaluator.config import EvaluateConfig
-from controlnet.evaluator.examples import load_rows
 from controlnet.evaluator.judge import Judging, SampleScorer
 from controlnet.evaluator.metrics.base import Measure, Scored
 from controlnet.evaluator.models import (
     Models,
     RunPlace,
+    Setting,
     floors_of,
     places_of,
     record_of_run,
@@ -35,10 +37,11 @@ from controlnet.evaluator.result import (
     write_document,
     write_scores,
 )
-from controlnet.evaluator.samples import SampleFolder, fill
+from controlnet.evaluator.samples import Place, Request, SampleFolder, fill, seed_of
 from controlnet.trainer.devices import is_first_process, wants_cpu
 from schemas.documents import digest_of
 from schemas.files import file_digest, file_name, held, machine_limits
+from schemas.pixels import RgbU8
 
 SCORES = "scores.parquet"
 _CEILING, _FLOOR = "ceiling", "floor"
@@ -54,7 +57,7 @@ def evaluate(
 
     Args:
         config: resolved.
-        judging: who judges.
+        judging: who judges, and by which rows.
         on_progress: is told how far it is.
 
     Returns:
@@ -77,9 +80,7 @@ class _EvaluationRun:
         self._state = accelerate.PartialState(cpu=wants_cpu(config.device))
         self._folder = Path(config.output)
         self._places = places_of(config.run, offline=config.offline)
-        self._rows = load_rows(
-            config.data, split=config.split, condition=judging.condition, limit=config.limit
-        )
+        self._rows = judging.rows
         self._models = Models(
             base=config.base,
             precision=config.precision,
@@ -187,35 +188,49 @@ class _EvaluationRun:
         """
         config, state = self._config, self._state
         settings = [*self._settings, *self._floors.values()]
-        total = self._share(len(self._rows) * config.samples) * len(settings)
-        done = foreign = 0
-
-        def advance() -> None:
-            nonlocal done
-            done += 1
-            self._on_progress("sampling", done, total)
-
+        places = self._places_of(config.samples)[state.process_index :: state.num_processes]
+        total = len(places) * len(settings)
+        advance, foreign = self._advance("sampling", total), 0
         for setting in settings:
             foreign += fill(
                 self._samples_of(setting.name),
-                self._rows,
-                lambda requests, setting=setting: self._models.sample(setting, config, requests),
-                controlled=setting.control is not None,
-                empty_prompt=config.empty_prompt,
-                samples=config.samples,
-                seed=config.seed,
+                places,
+                functools.partial(self._sampled, setting),
                 batch_size=config.batch_size,
-                rank=state.process_index,
-                world=state.num_processes,
                 on_picture=advance,
             )
         if state.is_main_process:
             for name, place in self._ceilings().items():
-                foreign += self._round_trips(name, place)
+                foreign += fill(
+                    self._samples_of(name),
+                    self._places_of(1),
+                    lambda batch, place=place: [
+                        self._models.round_trip(place, row.image) for row, _ in batch
+                    ],
+                    batch_size=config.batch_size,
+                )
         return foreign
 
-    def _share(self, count: int) -> int:
-        return len(range(self._state.process_index, count, self._state.num_processes))
+    def _advance(self, doing: str, total: int) -> Callable[[], None]:
+        done = itertools.count(1)
+        return lambda: self._on_progress(doing, next(done), total)
+
+    def _places_of(self, samples: int) -> list[Place]:
+        return [(row, number) for row in self._rows.rows for number in range(samples)]
+
+    def _sampled(self, setting: Setting, batch: Sequence[Place]) -> list[RgbU8]:
+        config = self._config
+        requests = [
+            Request(
+                key=row.key,
+                prompt="" if config.empty_prompt else row.text,
+                hints=() if setting.control is None else (row.wanted.pixels,),
+                seed=seed_of(config.seed, row.key, number),
+                size=row.size,
+            )
+            for row, number in batch
+        ]
+        return self._models.sample(setting, config, requests)
 
     def _ceilings(self) -> dict[str, RunPlace]:
         """Folder of each distinct base's ceiling -> a run on that base."""
@@ -223,41 +238,25 @@ class _EvaluationRun:
             name.replace(_FLOOR, _CEILING, 1): setting.run for name, setting in self._floors.items()
         }
 
-    def _round_trips(self, name: str, place: RunPlace) -> int:
-        folder, foreign = self._samples_of(name), 0
-        for row in self._rows.rows:
-            state = folder.state(row, 0)
-            foreign += state == "foreign"
-            if state != "whole":
-                folder.write(row.key, 0, self._models.round_trip(place, row.image))
-        return foreign
-
     def _score(self) -> dict[tuple[str, str], Scored]:
         """(row, setting) -> scores, the first run first."""
         samples, rows = self._config.samples, len(self._rows)
         total = rows * (samples * (len(self._settings) + len(self._floors)) + len(self._floors))
-        done = 0
-
-        def advance() -> None:
-            nonlocal done
-            done += 1
-            self._on_progress("judging", done, total)
-
-        bench = SampleScorer(
+        scorer = SampleScorer(
             rows=self._rows,
             annotator=self._judging.annotator,
             scorer=self._judging.scorer,
             extras=self._judging.extras,
             partners=self._rows.partners(),
-            on_picture=advance,
+            on_picture=self._advance("judging", total),
         )
         scored: list[Scored] = []
         for name in self._ceilings():
-            scored += bench.score(_CEILING, name, self._samples_of(name), 1, shuffled=False)
+            scored += scorer.score(_CEILING, name, self._samples_of(name), 1, shuffled=False)
         for setting in self._settings:
             own = setting.swept is None and setting.step is None
             folder = self._samples_of(setting.name)
-            scored += bench.score("model", setting.name, folder, samples, shuffled=own)
+            scored += scorer.score("model", setting.name, folder, samples, shuffled=own)
         for name in self._floors:
-            scored += bench.score(_FLOOR, name, self._samples_of(name), samples, shuffled=False)
+            scored += scorer.score(_FLOOR, name, self._samples_of(name), samples, shuffled=False)
         return {(one.row, one.setting): one for one in scored}

@@ -1,13 +1,14 @@
 """The rows that an evaluation judges by: pictures, captions and the maps that were asked for."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
+import pyarrow as pa
 
 from controlnet.evaluator.metrics.base import Seen
+from controlnet.trainer.index import Index, scan
 from schemas.dataset import Dataset, check_shards, open_dataset
 from schemas.errors import ConfigError
 from schemas.pixels import RgbU8, decode_stored_map, decode_stored_rgb, of_row
@@ -62,7 +63,7 @@ class JudgedRows:
 
 
 def load_rows(data: str, *, split: str, condition: str, limit: int | None) -> JudgedRows:
-    """Decode the rows to judge by.
+    """Read the rows to judge by; pictures and maps of no others.
 
     Args:
         data: folder or URI of a data set.
@@ -87,33 +88,52 @@ def load_rows(data: str, *, split: str, condition: str, limit: int | None) -> Ju
             f"run `controlset add {data} --conditions {condition}`"
         )
     check_shards(data, dataset.shards)
-    stats = [f"{condition}_{name}" for name in dataset.manifest.annotators[condition]["stats"]]
-    keys, null_maps = _keys_with(dataset, condition)
-    found = len(keys) + null_maps
-    chosen = set(sorted(keys)[:limit])
-    rows = [
-        _row(stored, condition)
-        for batch in dataset.batches([*_COLUMNS, condition, *stats])
-        for stored in batch.to_pylist()
-        if stored["key"] in chosen and stored[condition] is not None
-    ]
+    index = scan(data, split=split, condition=condition, wants_latents=False)
+    chosen = np.argsort(index.keys, kind="stable")[:limit]
+    rows = read_rows(dataset, index, chosen)
+    found = len(index) + index.null_maps
     if not rows:
         raise ConfigError(
             f"{data}: need rows with {condition}, got null in all {found} rows of the split "
             f"{split!r}; `controlset inspect` says why"
         )
     rows.sort(key=lambda row: (row.size, row.key))
+    null_maps = index.null_maps + len(chosen) - len(rows)
     return JudgedRows(rows=tuple(rows), null_maps=null_maps, found=found)
 
 
-def _keys_with(dataset: Dataset, condition: str) -> tuple[list[str], int]:
-    """Keys of the rows that have the map, and how many have not; no pixel is decoded."""
-    keys, nulls = [], 0
-    for batch in dataset.batches(["key", f"{condition}.bytes"]):
-        there = pc.is_valid(batch.column(condition).field("bytes"))
-        keys += batch.column("key").filter(there).to_pylist()
-        nulls += batch.num_rows - pc.sum(there).as_py()
-    return keys, nulls
+def read_rows(dataset: Dataset, index: Index, chosen: np.ndarray) -> list[JudgedRow]:
+    """Some rows of an index, in its order; those whose map lies outside of the shard are left out.
+
+    Args:
+        dataset: the split that was scanned.
+        index: from `scan`.
+        chosen: (M,) integers, places in the index.
+    """
+    condition = index.condition
+    stats = [f"{condition}_{name}" for name in dataset.manifest.annotators[condition]["stats"]]
+    return [
+        _row(stored, condition)
+        for stored in _stored(dataset, index, chosen, [*_COLUMNS, condition, *stats])
+        if stored[condition]["bytes"] is not None
+    ]
+
+
+def _stored(
+    dataset: Dataset, index: Index, chosen: np.ndarray, columns: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Some rows of an index as they are stored; no other row group is read."""
+    for file in np.unique(index.file_numbers[chosen]):
+        here = chosen[index.file_numbers[chosen] == file]
+        with dataset.reader(dataset.shards[file]) as reader:
+            for group in np.unique(index.row_groups[here]):
+                places = np.sort(index.rows_in_group[here[index.row_groups[here] == group]])
+                start = 0
+                for batch in reader.batches(columns, batch_rows=100, row_groups=[int(group)]):
+                    end = start + batch.num_rows
+                    inside = places[(places >= start) & (places < end)] - start
+                    yield from batch.take(pa.array(inside)).to_pylist()
+                    start = end
 
 
 def _row(stored: Mapping[str, Any], condition: str) -> JudgedRow:

@@ -36,6 +36,7 @@ class Judging:
     """Who judges, and what else is measured."""
 
     condition: str
+    rows: JudgedRows
     annotator: JudgeAnnotator
     scorer: Scorer
     same_judge: bool  # whether it drew the data set's maps

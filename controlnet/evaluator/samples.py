@@ -5,6 +5,7 @@ Files are lossless, named by row and number, and taken up again after a stop.
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch.nn import functional
 
 from controlnet.architecture.backbone import Base
 from controlnet.architecture.control import ControlNet
+from controlnet.architecture.prompts import Embedded
 from controlnet.architecture.sampling import (
     Painted,
     SampleOptions,
@@ -26,7 +28,7 @@ from controlnet.architecture.sampling import (
     casting,
     sampled,
 )
-from controlnet.evaluator.examples import JudgedRow, JudgedRows
+from controlnet.evaluator.examples import JudgedRow
 from schemas.errors import ConfigError, Rejected
 from schemas.files import file_name, read_plain, replacing, writing
 from schemas.picture_headers import png_text
@@ -46,6 +48,7 @@ class Request:
         np.ndarray, ...
     ]  # a map as stored for each ControlNet; () draws with the base alone
     seed: int  # of the noise
+    noise_CHW: np.ndarray | None = None  # float32 latent, instead of what the seed would draw
     size: tuple[int, int]  # (width, height) in px
     image: RgbU8 | None = None  # to start from
     mask: MapU8 | None = None  # (H, W): what is white is painted anew
@@ -76,6 +79,8 @@ class Sampler:
         negative_prompt: for the unguided half.
         device: of the networks.
         autocast: number format of products.
+        text: embeds prompts; None is the base's own encoder.
+        may_be_flat: whether a picture of one colour is a result; else it is refused.
     """
 
     def __init__(
@@ -87,10 +92,14 @@ class Sampler:
         negative_prompt: str,
         device: torch.device,
         autocast: torch.dtype,
+        text: Callable[[Sequence[str]], Embedded] | None = None,
+        may_be_flat: bool = False,
     ) -> None:
-        assert base.text is not None, "the base was loaded without its text encoder"
+        text = text or base.text
+        assert text is not None, "the base was loaded without its text encoder"
         self._base, self._controls, self._options = base, controls, options
-        self._text, self._device, self._autocast = base.text, device, autocast
+        self._text, self._device, self._autocast = text, device, autocast
+        self._may_be_flat = may_be_flat
         self._empty = self._text([negative_prompt])
 
     @torch.no_grad()
@@ -110,15 +119,12 @@ class Sampler:
         """
         generators = [torch.Generator().manual_seed(one.seed) for one in requests]
         painted = self._painted(requests, generators)
-        noise_BCHW = self._noise(requests[0].size, generators)
-        steering = [
-            Steering(control=control, hint_BCHW=self._hints(requests, number), scale=scale)
-            for number, (control, scale) in enumerate(self._controls)
-        ]
+        noise_BCHW = self._noise(requests, generators)
+        base, steering = self.steered([one.hints for one in requests])
         with casting(self._device.type, self._autocast):
             prompts = self._text([one.prompt for one in requests])
         pictures = sampled(
-            self._base,
+            base,
             steering,
             prompts,
             self._empty,
@@ -129,7 +135,7 @@ class Sampler:
             painted=painted,
         )
         for request, picture in zip(requests, pictures, strict=True):
-            if (picture == picture[0, 0]).all():
+            if not self._may_be_flat and (picture == picture[0, 0]).all():
                 raise ConfigError(
                     f"sampling {request.key}: need a picture, got one colour all over "
                     f"{tuple(picture[0, 0].tolist())} (seed {request.seed}); use --precision fp32, "
@@ -137,16 +143,33 @@ class Sampler:
                 )
         return pictures
 
-    def _noise(self, size: tuple[int, int], generators: Sequence[torch.Generator]) -> Tensor:
-        space = self._base.space
-        shape = (space.channels, size[1] // space.factor, size[0] // space.factor)
-        drawn_BCHW = torch.stack([torch.randn(shape, generator=one) for one in generators])
+    def steered(self, hints: Sequence[tuple[np.ndarray, ...]]) -> tuple[Base, list[Steering]]:
+        """The base and its ControlNets, shown the maps of a batch."""
+        return self._base, [
+            Steering(control=control, hint_BCHW=self.hints(of_control), scale=scale)
+            for (control, scale), of_control in zip(
+                self._controls, zip(*hints, strict=True), strict=True
+            )
+        ]
+
+    def hints(self, maps: Sequence[np.ndarray]) -> Tensor:
+        """Stored maps as a batch of hints on the device."""
+        hints_BCHW = torch.stack([hint_of(pixels) for pixels in maps])
+        return hints_BCHW.to(self._device, memory_format=torch.channels_last)
+
+    def _noise(self, requests: Sequence[Request], generators: Sequence[torch.Generator]) -> Tensor:
+        space, (width, height) = self._base.space, requests[0].size
+        shape = (space.channels, height // space.factor, width // space.factor)
+        drawn_BCHW = torch.stack(
+            [
+                torch.randn(shape, generator=generator)
+                if one.noise_CHW is None
+                else torch.from_numpy(one.noise_CHW)
+                for one, generator in zip(requests, generators, strict=True)
+            ]
+        )
         # on a CPU with this layout convolutions are up to 3 times as fast
         return drawn_BCHW.to(self._device, self._base.unet.dtype, memory_format=torch.channels_last)
-
-    def _hints(self, requests: Sequence[Request], number: int) -> Tensor:
-        hints = [hint_of(one.hints[number]) for one in requests]
-        return torch.stack(hints).to(self._device, memory_format=torch.channels_last)
 
     def _sizes(self, requests: Sequence[Request]) -> Tensor:
         """SDXL's micro-conditioning: as if every picture had been of this size from the start."""
@@ -211,9 +234,8 @@ def check_size(size: tuple[int, int], base: Base, where: str) -> None:
 
 CODEC = "png"
 
-# Pictures of one size -> as many pictures.
-Sample = Callable[[Sequence[Request]], list[RgbU8]]
-
+# A row of the data set, and which of its pictures.
+Place = tuple[JudgedRow, int]
 
 State = Literal["whole", "absent", "foreign"]
 _SEAL = "controlset-seal"
@@ -291,37 +313,24 @@ class SampleFolder:
 
 def fill(
     folder: SampleFolder,
-    rows: JudgedRows,
-    sample: Sample,
+    places: Sequence[Place],
+    sample: Callable[[Sequence[Place]], Sequence[RgbU8]],
     *,
-    controlled: bool,
-    empty_prompt: bool,
-    samples: int,
-    seed: int,
     batch_size: int,
-    rank: int,
-    world: int,
-    on_picture: Callable[[], None],
+    on_picture: Callable[[], None] = lambda: None,
 ) -> int:
     """Sample what is not there yet.
 
     Args:
         folder: gets the pictures.
-        rows: what to sample.
-        sample: draws a batch.
-        controlled: False samples the base alone.
-        empty_prompt: leave the captions out.
-        samples: pictures for each row.
-        seed: see `seed_of`.
+        places: what belongs there, or this process's share of it, ordered by size.
+        sample: draws a batch of one size.
         batch_size: pictures at once.
-        rank: of this process, which takes every `world`-th picture.
-        world: processes.
         on_picture: called after each, those that were there already included.
 
     Returns:
         How many were there that were something else, and were sampled again.
     """
-    places = [(row, number) for row in rows.rows for number in range(samples)][rank::world]
     absent, foreign = [], 0
     for row, number in places:
         state = folder.state(row, number)
@@ -331,31 +340,14 @@ def fill(
         else:
             absent.append((row, number))
     for batch in _batches(absent, batch_size):
-        requests = [
-            Request(
-                key=row.key,
-                prompt="" if empty_prompt else row.text,
-                hints=(row.wanted.pixels,) if controlled else (),
-                seed=seed_of(seed, row.key, number),
-                size=row.size,
-            )
-            for row, number in batch
-        ]
-        for (row, number), picture in zip(batch, sample(requests), strict=True):
+        for (row, number), picture in zip(batch, sample(batch), strict=True):
             folder.write(row.key, number, picture)
             on_picture()
     return foreign
 
 
-def _batches(
-    places: Sequence[tuple[JudgedRow, int]], batch_size: int
-) -> Iterator[list[tuple[JudgedRow, int]]]:
+def _batches(places: Sequence[Place], batch_size: int) -> Iterator[list[Place]]:
     """Batches of one size; rows come ordered by size."""
-    batch: list[tuple[JudgedRow, int]] = []
-    for place in places:
-        if batch and (len(batch) == batch_size or batch[0][0].size != place[0].size):
-            yield batch
-            batch = []
-        batch.append(place)
-    if batch:
-        yield batch
+    for _, of_size in itertools.groupby(places, key=lambda place: place[0].size):
+        alike = list(of_size)
+        yield from (alike[start : start + batch_size] for start in range(0, len(alike), batch_size))
