@@ -28,9 +28,9 @@ from controlnet.architecture.backbone import load_base
 from controlnet.evaluator.config import EvaluateConfig
 from controlnet.evaluator.evaluate import Judging, OnProgress, evaluate
 from controlnet.evaluator.examples import JudgedRows, load_rows
-from controlnet.evaluator.judge import JudgeAnnotator
+from controlnet.evaluator.judge import Annotate, JudgeAnnotator, judge_of_probes
 from controlnet.evaluator.metrics import scorer_of
-from controlnet.evaluator.metrics.base import Extra, Seen
+from controlnet.evaluator.metrics.base import Extra, Scorer, Seen
 from controlnet.evaluator.metrics.clip_score import Clip, ClipScore, Words
 from controlnet.evaluator.metrics.diversity import Diversity, lpips_distance, rmse
 from controlnet.evaluator.metrics.fid_kid import Distance, inception, vae_features
@@ -38,15 +38,13 @@ from controlnet.evaluator.models import Models, places_of, told_by
 from controlnet.nano.reading import parse_caption
 from controlnet.trainer import train as training
 from controlnet.trainer.config import TrainConfig
-from controlnet.trainer.judge import Judge, Map
+from controlnet.trainer.judge import Judge
 from controlset.console import progress
 from controlset.parse import option_kinds, typed
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
 from schemas.pixels import RgbU8
 from schemas.triple import Border
-
-Look = Callable[[Sequence[RgbU8], Sequence[str]], list[Seen | None]]
 
 _BY_PIXELS = {"bilevel", "grey", "grey16"}  # hint modes whose maps are compared pixel by pixel
 # What ControlNet++ looks with, as options of ours; Canny is kornia's.
@@ -76,7 +74,20 @@ def train(config: TrainConfig) -> training.Outcome:
 def judge_of(
     data: str, condition: str, runtime: Runtime, *, trusted: Collection[str] = ()
 ) -> Judge | None:
-    """A judge for one condition of a data set.
+    """A judge of probes; arguments and refusals are those of `pixel_judge`.
+
+    Returns:
+        The first score of `controlset evaluate` in which higher is better: edge F1, MS-SSIM, delta
+        of depth. None as there.
+    """
+    found = pixel_judge(data, condition, runtime, trusted=trusted)
+    return None if found is None else judge_of_probes(condition, *found)
+
+
+def pixel_judge(
+    data: str, condition: str, runtime: Runtime, *, trusted: Collection[str] = ()
+) -> tuple[JudgeAnnotator, Scorer] | None:
+    """The annotator that drew one condition of a data set, and what compares its maps.
 
     Args:
         data: folder or URI of a complete data set.
@@ -85,9 +96,8 @@ def judge_of(
         trusted: models that the user named; a data set's own word does not load one.
 
     Returns:
-        The first score of `controlset evaluate` in which higher is better, by the data set's own
-        annotator and parameters: edge F1, MS-SSIM, delta of depth. None for coloured maps, whose
-        scores need more than pixels, and for imported ones, which no annotator drew.
+        None for coloured maps, whose scores need more than pixels, and for imported ones, which no
+        annotator drew.
 
     Raises:
         ConfigError: the annotator or its weights are not here.
@@ -100,24 +110,17 @@ def judge_of(
         return None
     spec = spec_from_record(condition, records[condition])
     need_known_models(spec, trusted)
-    look = _looking(spec, runtime, dataset.borders())
-    scorer = scorer_of(condition, records[condition])
-    measure = next(measure for measure in scorer.measures if measure.higher_is_better)
-
-    def score(pictures: Sequence[RgbU8], maps: Sequence[Map], keys: Sequence[str]) -> list[float]:
-        seen = zip(look(pictures, keys), maps, strict=True)
-        counts = (scorer(found, Seen(pixels=wanted, stats={})) for found, wanted in seen)
-        return [measure.of_one(counted[measure.name]) for counted in counts]
-
-    return Judge(name=f"{condition} {measure.label}", score=score)
+    annotate = _annotating(spec, runtime, dataset.borders())
+    judge = JudgeAnnotator(record=records[condition], annotate=annotate, by_key=_draws_by_key(spec))
+    return judge, scorer_of(condition, records[condition])
 
 
-def _looking(spec: Spec, runtime: Runtime, borders: Mapping[str, Border]) -> Look:
-    """What an annotator sees in pictures; those of padded rows have the row's border."""
-    annotate = spec.load(runtime)
+def _annotating(spec: Spec, runtime: Runtime, borders: Mapping[str, Border]) -> Annotate:
+    """Extracts maps from pictures; those of padded rows have the row's border."""
+    annotator = spec.load(runtime)
 
-    def look(pictures: Sequence[RgbU8], keys: Sequence[str]) -> list[Seen | None]:
-        results = inside_borders(spec, annotate, pictures, keys, [*map(borders.get, keys)])
+    def annotate(pictures: Sequence[RgbU8], keys: Sequence[str]) -> list[Seen | None]:
+        results = inside_borders(spec, annotator, pictures, keys, [*map(borders.get, keys)])
         return [
             Seen(pixels=result.pixels, stats=result.stats)
             if isinstance(result, Annotation)
@@ -125,7 +128,7 @@ def _looking(spec: Spec, runtime: Runtime, borders: Mapping[str, Border]) -> Loo
             for result in results
         ]
 
-    return look
+    return annotate
 
 
 def run_evaluation(config: EvaluateConfig) -> tuple[dict[str, Any], Path | None]:
@@ -142,9 +145,9 @@ def run_evaluation(config: EvaluateConfig) -> tuple[dict[str, Any], Path | None]
         ConfigError: anything that would fail later.
     """
     config = config.resolved()
-    panel = panel_of(config)
+    judging = judging_of(config)
     with _bars() as on_progress:
-        document = evaluate(config, panel, on_progress=on_progress)
+        document = evaluate(config, judging, on_progress=on_progress)
     if document is None:
         return {}, None
     if not config.report:
@@ -154,7 +157,7 @@ def run_evaluation(config: EvaluateConfig) -> tuple[dict[str, Any], Path | None]
     return document, write_report(config.output)
 
 
-def panel_of(config: EvaluateConfig) -> Judging:
+def judging_of(config: EvaluateConfig) -> Judging:
     """Who judges.
 
     Raises:
@@ -170,13 +173,13 @@ def panel_of(config: EvaluateConfig) -> Judging:
             f"{condition}`"
         )
     record = manifest.annotators[condition]
-    eye, same_judge = _eye(config, condition, record, dataset.borders())
+    annotator, same_judge = judging_annotator(config, condition, record, dataset.borders())
     rows = load_rows(config.data, split=config.split, condition=condition, limit=config.limit)
     extras, missing = extras_of(config, rows, resolve_device(config.device))
     return Judging(
         condition=condition,
         rows=rows,
-        annotator=eye,
+        annotator=annotator,
         scorer=scorer_of(
             condition,
             record,
@@ -218,7 +221,7 @@ def condition_of(config: EvaluateConfig) -> str:
     return name
 
 
-def _eye(
+def judging_annotator(
     config: EvaluateConfig,
     condition: str,
     record: Mapping[str, Any],
@@ -244,9 +247,9 @@ def _eye(
         need_known_models(drew, config.trust_model)
         spec = drew
     found = weights_ready([spec], runtime, download=True)
-    look = _looking(spec, runtime, borders)
+    annotate = _annotating(spec, runtime, borders)
     said = {"name": spec.name, **record_of(spec, found.get(spec.name, ()))}
-    return JudgeAnnotator(record=said, annotate=look, by_key=_draws_by_key(spec)), spec == drew
+    return JudgeAnnotator(record=said, annotate=annotate, by_key=_draws_by_key(spec)), spec == drew
 
 
 def _asked(config: EvaluateConfig, condition: str) -> Spec:
@@ -285,11 +288,11 @@ def _kornia() -> JudgeAnnotator:
     """Edges as ControlNet++ extracts them, from the samples and from the real pictures."""
     from controlnet.evaluator.metrics.edges import kornia_canny
 
-    def look(pictures: Sequence[RgbU8], keys: Sequence[str]) -> list[Seen | None]:
+    def annotate(pictures: Sequence[RgbU8], keys: Sequence[str]) -> list[Seen | None]:
         return [kornia_canny(picture) for picture in pictures]
 
     record = {"name": "kornia canny", "parameters": {"low": 0.1, "high": 0.2}}
-    return JudgeAnnotator(record=record, annotate=look, by_key=False, from_pictures=True)
+    return JudgeAnnotator(record=record, annotate=annotate, by_key=False, from_pictures=True)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from typing import Any
 from controlnet.trainer.config import TrainConfig, nano_recipe
 from schemas.errors import need_field
 
-_PARTS = (0, 1, 4, 8, 12, 16)  # sixteenths of the steps after which a variant is looked at
+_PARTS = (0, 1, 4, 8, 12, 16)  # sixteenths of the steps after which a variant is sampled
 EARLY = 1  # of them: where a broken start shows
 
 
@@ -53,14 +53,14 @@ class AblationConfig:
         need_field(self, bool(self.output), "output", "a folder")
 
     @property
-    def looks(self) -> tuple[int, ...]:
-        """Steps after which a variant is looked at, 0 and the last one among them."""
+    def sampled_after(self) -> tuple[int, ...]:
+        """Steps after which a variant is sampled, 0 and the last one among them."""
         return tuple(self.steps * part // 16 for part in _PARTS)
 
     @property
     def early(self) -> int:
-        """The first look after the start."""
-        return self.looks[EARLY]
+        """The first of them after the start."""
+        return self.sampled_after[EARLY]
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a table to go on."""
@@ -86,7 +86,7 @@ class AblationConfig:
             batch_size=self.batch_size,
             schedule="constant",
             warmup=min(recipe.warmup, self.steps // 8),
-            checkpoint_every=self.early,  # every look is one of these
+            checkpoint_every=self.early,  # every step that is sampled is one of these
             keep_last=16,
             probe_every=0,
             tracker="none",

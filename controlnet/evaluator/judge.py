@@ -12,6 +12,7 @@ import numpy as np
 from controlnet.evaluator.examples import JudgedRow, JudgedRows
 from controlnet.evaluator.metrics.base import Extra, Scored, Scorer, Seen
 from controlnet.evaluator.samples import SampleFolder
+from controlnet.trainer.judge import Judge, Map
 from schemas.pixels import RgbU8
 
 _AT_ONCE = 16
@@ -53,7 +54,7 @@ class SampleScorer:
     scorer: Scorer
     extras: Sequence[Extra]
     partners: Sequence[int | None]
-    on_picture: Callable[[], None]
+    on_picture: Callable[[], None] = lambda: None
 
     def score(
         self, row_name: str, setting: str, folder: SampleFolder, samples: int, *, shuffled: bool
@@ -168,3 +169,24 @@ class _Contributions:
             numbers=tuple(self.numbers),
             counts=self.counts,
         )
+
+
+def judge_of_probes(condition: str, annotator: JudgeAnnotator, scorer: Scorer) -> Judge:
+    """What training asks whether a picture obeys: the first measure in which higher is better.
+
+    Args:
+        condition: its name.
+        annotator: of maps whose pixels are all that is compared.
+        scorer: compares.
+    """
+    measure = next(one for one in scorer.measures if one.higher_is_better)
+
+    def score(pictures: Sequence[RgbU8], maps: Sequence[Map], keys: Sequence[str]) -> list[float]:
+        found = annotator.annotate(pictures, keys)
+        counts = [
+            scorer(seen, Seen(pixels=wanted, stats={}))[measure.name]
+            for seen, wanted in zip(found, maps, strict=True)
+        ]
+        return [measure.of_one(counts_K) for counts_K in counts]
+
+    return Judge(name=f"{condition} {measure.label}", score=score)

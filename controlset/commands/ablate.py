@@ -30,9 +30,9 @@ def run(arguments: Sequence[str]) -> int:
         from controlnet.ablations.table import ablate
         from controlnet.nano import base_folder
         from controlnet.trainer.index import scan
-        from controlset.judge import judge_of
+        from controlset.judge import pixel_judge
     scan(config.data, split="validation", condition=config.condition, wants_latents=False)
-    judge = judge_of(config.data, config.condition, Runtime())
+    judge = pixel_judge(config.data, config.condition, Runtime())
     if judge is None:
         raise ConfigError(
             f"--condition: need maps that are compared pixel by pixel, got {config.condition}; "
@@ -40,7 +40,7 @@ def run(arguments: Sequence[str]) -> int:
         )
     tell = functools.partial(say, error=True)
 
-    stopped_by = ablate(config, judge, base=str(base_folder()), tell=tell)
+    stopped_by = ablate(config, *judge, base=str(base_folder()), tell=tell)
     if isinstance(stopped_by, int):
         tell("stopped by a signal; the same command goes on")
         return 128 + stopped_by

@@ -9,17 +9,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from controlnet.ablations import runs
-from controlnet.ablations.bench import Bench
-from controlnet.ablations.claims import Claim
+from controlnet.ablations import table as table_module
 from controlnet.ablations.config import AblationConfig
-from controlnet.ablations.marks import difference
-from controlnet.ablations.quality import distance_to, estimate_distance, latent_features
-from controlnet.ablations.table import ablate
+from controlnet.ablations.scores import (
+    claim_of,
+    difference,
+    distance_to,
+    estimate_distance,
+    latent_features,
+)
+from controlnet.ablations.table import Asked, ablate, make_samples, take_folder
 from controlnet.ablations.variants import VARIANTS
 from controlnet.architecture.backbone import load_base
-from controlnet.evaluator.metrics.base import Estimate, mean
-from controlnet.trainer.judge import Judge
+from controlnet.evaluator.judge import JudgeAnnotator
+from controlnet.evaluator.metrics.base import Estimate, Measure, Seen, mean
 from controlnet.trainer.train import Outcome
 from schemas.errors import ConfigError
 from tests.controlnet.tiny_runs import base, data
@@ -27,12 +30,23 @@ from tests.controlnet.tiny_runs import base, data
 NAMES = [one.name for one in VARIANTS]
 
 
-def brightness(pictures, maps, keys):
-    assert len(pictures) == len(maps) == len(keys) == 3
-    return [float(one.mean()) / 255 for one in pictures]
+class Brightness:
+    """Adherence is how bright a picture is."""
+
+    protocol = "brightness"
+    measures = (Measure(name="brightness", label="brightness", higher_is_better=True),)
+
+    def __call__(self, found, wanted):
+        assert found.pixels.shape[:2] == wanted.pixels.shape
+        return {"brightness": np.array([found.pixels.mean() / 255])}
 
 
-JUDGE = Judge(name="brightness", score=brightness)
+def itself(pictures, keys):
+    assert len(pictures) == len(keys)
+    return [Seen(pixels=picture, stats={}) for picture in pictures]
+
+
+ANNOTATOR = JudgeAnnotator(record={"name": "itself"}, annotate=itself, by_key=False)
 
 
 def config_for(output, **changes):
@@ -42,11 +56,12 @@ def config_for(output, **changes):
 
 def made(config, told=None):
     tell = (lambda _: None) if told is None else told.append
-    return ablate(config, JUDGE, base=str(base()), tell=tell)
+    return ablate(config, ANNOTATOR, Brightness(), base=str(base()), tell=tell)
 
 
-def looks_of(folder):
-    return {path.name: path.read_bytes() for path in (folder / "looks").iterdir()}
+def pictures_of(folder):
+    pictures = folder / "pictures"
+    return {str(path.relative_to(pictures)): path.read_bytes() for path in pictures.rglob("*.png")}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +77,7 @@ def copied(whole, tmp_path):
     return shutil.copytree(whole[0], tmp_path / "table")
 
 
-def test_the_table_has_every_variant_at_every_look_with_intervals(whole):
+def test_the_table_has_every_variant_at_every_step_with_intervals(whole):
     folder, table = whole
     written = json.loads((folder / "ablation.json").read_text())
     assert [one["name"] for one in written["variants"]] == NAMES
@@ -74,30 +89,32 @@ def test_the_table_has_every_variant_at_every_look_with_intervals(whole):
             one = look["prompts"]["adherence"]
             assert one["low"] <= one["value"] <= one["high"]
             assert one["count"] == 3
-    assert written["judge"] == "brightness"
+    assert written["judge"] == "canny brightness"
     assert len(written["claims"]) == 9
     assert table.real.adherence.value > 0
 
 
 def test_variants_with_zero_doors_start_from_the_same_samples_and_the_gaussian_one_does_not(whole):
     _, table = whole
-    start = {row.name: row.prompted[0].distance.value for row in table.rows}
+    start = {row.name: row.at(0).prompts.frechet_distance.value for row in table.variants}
     assert len({start[name] for name in NAMES if name != "gaussian"}) == 1
     assert start["gaussian"] != start["zero"]
-    assert start["zero"] == table.before.distance.value
+    assert start["zero"] == table.before.frechet_distance.value
 
 
 def test_only_the_unlocked_base_draws_something_else_after_training(whole):
     _, table = whole
-    for row in table.rows:
-        changed = row.free[16] != table.before
+    for row in table.variants:
+        changed = row.at(16).base_without_control != table.before
         assert changed == (row.name == "unlocked")
-    assert table.rows[-1].free[0] == table.before  # nor did it before training
+    assert (
+        table.variants[-1].at(0).base_without_control == table.before
+    )  # nor did it before training
 
 
 def test_trained_parameters_are_counted(whole):
     _, table = whole
-    counts = {row.name: row.parameters for row in table.rows}
+    counts = {row.name: row.trained_parameters for row in table.variants}
     assert counts["lite"] < counts["zero"] == counts["gaussian"] == counts["no-dropout"]
     assert counts["unlocked"] > counts["zero"]
 
@@ -119,7 +136,7 @@ def test_the_figure_is_a_picture_that_shows_something(whole):
         assert np.asarray(picture.convert("RGB")).std() > 20
 
 
-def test_checkpoints_go_when_they_were_looked_at(whole):
+def test_checkpoints_go_when_they_were_sampled_from(whole):
     assert list(whole[0].glob("runs/*/checkpoints")) == []
     assert len(list(whole[0].glob("runs/*/controlnet"))) == len(VARIANTS)
 
@@ -129,38 +146,36 @@ def refuse_to_train(*arguments, **options):
 
 
 def test_a_finished_table_is_not_made_again(copied, monkeypatch):
-    monkeypatch.setattr(runs, "train", refuse_to_train)
-    before = looks_of(copied)
+    monkeypatch.setattr(table_module, "train", refuse_to_train)
+    before = pictures_of(copied)
     told = []
     made(config_for(copied), told)
-    assert looks_of(copied) == before
+    assert pictures_of(copied) == before
     assert sum("is there already" in line for line in told) == len(VARIANTS)
 
 
 def test_only_the_variant_that_is_missing_is_made_and_comes_out_the_same(
     whole, copied, monkeypatch
 ):
-    lost = ("lite-0-00000004.npz", "lite-0-00000016.npz")
+    lost = ("lite-00000004-prompts", "lite-00000016-empty_prompts")
     for name in lost:
-        (copied / "looks" / name).unlink()
-    trained, train = [], runs.train
+        shutil.rmtree(copied / "pictures" / name)
+    trained, train = [], table_module.train
 
     def counted(config, **options):
         trained.append(config.output)
         return train(config, **options)
 
-    monkeypatch.setattr(runs, "train", counted)
+    monkeypatch.setattr(table_module, "train", counted)
     config = config_for(copied)
-    bench = Bench(config, str(base()))
-    assert runs.make_all(config, bench, base=str(base()), tell=lambda _: None) is None
+    asked = Asked(config, str(base()))
+    assert make_samples(config, asked, base=str(base()), tell=lambda _: None) is None
     assert trained == [str(copied / "runs" / "lite-0")]
-    for name in lost:
-        with np.load(copied / "looks" / name) as file, np.load(whole[0] / "looks" / name) as old:
-            assert np.array_equal(file["prompted"], old["prompted"])
+    assert pictures_of(copied) == pictures_of(whole[0])
 
 
 def test_a_signal_ends_the_table_and_the_same_command_goes_on(tmp_path, monkeypatch):
-    train, config = runs.train, config_for(tmp_path / "table")
+    train, config = table_module.train, config_for(tmp_path / "table")
 
     def stopped(config, **options):
         if "gaussian" in config.output:
@@ -168,11 +183,16 @@ def test_a_signal_ends_the_table_and_the_same_command_goes_on(tmp_path, monkeypa
         return train(config, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "train", stopped)
+        patch.setattr(table_module, "train", stopped)
         assert made(config) == 15
     assert not (tmp_path / "table" / "ablation.json").exists()
-    done = looks_of(tmp_path / "table")
-    assert set(done) == {"base.npz", *(f"zero-0-{step:08d}.npz" for step in config.looks)}
+    done = pictures_of(tmp_path / "table")
+    of_zero = {
+        f"zero-{step:08d}-{kind}"
+        for step in config.sampled_after
+        for kind in ("prompts", "empty_prompts")
+    }
+    assert {name.split("/")[0] for name in done} == {"base", "real", *of_zero}
 
 
 NEEDED = {"step": 3, "stopped_by": 15, "seconds": 1.0, "samples_per_s": 1.0}
@@ -184,17 +204,17 @@ NEEDED = {"step": 3, "stopped_by": 15, "seconds": 1.0, "samples_per_s": 1.0}
 )
 def test_another_table_in_the_same_folder_is_refused(copied, change, named):
     with pytest.raises(ConfigError, match=f"need the options that the table was .*{named}"):
-        runs.claim_table(config_for(copied, **change))
+        take_folder(config_for(copied, **change))
 
 
 def test_more_seeds_may_be_added_to_a_table(copied):
-    runs.claim_table(config_for(copied, seeds=2))
+    take_folder(config_for(copied, seeds=2))
 
 
 def test_a_folder_that_holds_something_else_is_refused(tmp_path):
     (tmp_path / "letter.txt").write_text("mine")
     with pytest.raises(ConfigError, match="need an empty folder or an unfinished table"):
-        runs.claim_table(config_for(tmp_path))
+        take_folder(config_for(tmp_path))
 
 
 def test_a_condition_that_the_data_lack_is_one_clear_error_before_anything_is_written(tmp_path):
@@ -221,12 +241,12 @@ def test_options_that_make_no_table_are_refused(change, message):
         config_for("somewhere", **change)
 
 
-def test_every_look_has_a_checkpoint():
+def test_every_step_that_is_sampled_has_a_checkpoint():
     for steps in (16, 480, 1600):
         config = config_for("somewhere", steps=steps)
         every = config.training(base="", output="run", seed=0).checkpoint_every
-        assert all(step % every == 0 for step in config.looks)
-        assert config.looks[-1] == steps
+        assert all(step % every == 0 for step in config.sampled_after)
+        assert config.sampled_after[-1] == steps
 
 
 def test_the_interval_of_a_distance_lies_around_it_and_shrinks_with_more_pictures():
@@ -266,5 +286,5 @@ def test_differences_are_paired_and_one_seed_stands_against_each_of_the_other():
 )
 def test_a_claim_holds_where_its_whole_interval_lies_above_zero(low, high, verdict):
     found = Estimate(value=(low + high) / 2, low=low, high=high, count=3)
-    assert Claim(text="It works", measure="adherence", difference=found).verdict == verdict
+    assert claim_of("It works", "adherence", found).verdict == verdict
     assert not math.isnan(found.value)

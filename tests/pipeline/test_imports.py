@@ -419,10 +419,10 @@ def test_an_imported_condition_is_judged_by_whoever_is_named(imported):
     config = {"run": ("run",), "data": str(output), "output": "out", "device": "cpu"}
     record = open_dataset(str(output)).manifest.annotators["circles"]
     with pytest.raises(ConfigError, match=r"judges circles, whose maps were imported; say .*judge"):
-        judging._eye(EvaluateConfig(**config), "circles", record, {})
+        judging.judging_annotator(EvaluateConfig(**config), "circles", record, {})
     config = EvaluateConfig(**config, judge=("canny", "canny-thresholds=50,100"))
-    eye, drew = judging._eye(config, "circles", record, {})
-    assert (eye.record["name"], drew) == ("canny", False)
+    annotator, drew = judging.judging_annotator(config, "circles", record, {})
+    assert (annotator.record["name"], drew) == ("canny", False)
 
 
 def test_a_condition_can_be_added_to_a_set_with_imported_ones(tutorial, tmp_path, imported):

@@ -167,8 +167,8 @@ def test_a_judge_does_not_see_the_border_either(padded):
     )
     dataset = open_dataset(str(padded))
     record = dataset.manifest.annotators["canny"]
-    eye, _ = judging._eye(config, "canny", record, dataset.borders())
-    for seen in eye.annotate(pictures, keys):
+    annotator, _ = judging.judging_annotator(config, "canny", record, dataset.borders())
+    for seen in annotator.annotate(pictures, keys):
         assert not seen.pixels.any()
     judge = judge_of(str(padded), "grey", Runtime())
     maps = [decode_stored_map(row["grey"]["bytes"]) for row in rows]
