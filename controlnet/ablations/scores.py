@@ -101,7 +101,7 @@ class Table:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Sets:
+class ScoredSets:
     """What the three sets of samples of a variant contributed, picture by picture."""
 
     prompts: Scored
@@ -284,7 +284,7 @@ def claim_of(text: str, measure: str, found: Estimate) -> Claim:
 
 def claims_of(
     config: AblationConfig,
-    sets: Mapping[str, Mapping[int, Sets]],
+    sets: Mapping[str, Mapping[int, ScoredSets]],
     adherence: str,
     distance: Aggregate,
 ) -> list[Claim]:

@@ -24,7 +24,7 @@ from controlnet.ablations.scores import (
     PROTOCOL,
     CaptionWords,
     LatentDistance,
-    Sets,
+    ScoredSets,
     StepScores,
     Table,
     VariantScores,
@@ -49,8 +49,7 @@ from controlnet.trainer.loader import Loader
 from controlnet.trainer.log import METRICS, read_lines
 from controlnet.trainer.probe import snap_step
 from controlnet.trainer.run_folder import CONFIG_NAME, CONTROL_DIR
-from controlnet.trainer.step import inputs_of
-from controlnet.trainer.text_cache import Texts
+from controlnet.trainer.step import Texts, inputs_of
 from controlnet.trainer.train import train
 from schemas.dataset import open_dataset
 from schemas.documents import digest_of, read_checked, with_digest
@@ -415,7 +414,7 @@ def _scored(
     before, real = scored(_BASE), scored(_REAL)
     sets = {
         variant.name: {
-            step: Sets(
+            step: ScoredSets(
                 **{kind: scored(variant.name, step, kind) for kind in sets_of(variant)},
                 **({"base_without_control": before} if variant.is_locked else {}),
             )

@@ -25,14 +25,15 @@ from controlnet.evaluator.models import (
     Setting,
     floors_of,
     places_of,
-    record_of_run,
     settings_of,
 )
 from controlnet.evaluator.protocol import claim_folder, hardware, protocol_of, software
 from controlnet.evaluator.result import (
     PICTURES,
+    SCORES,
     Findings,
-    files_of,
+    MissingRecord,
+    record_of_run,
     result_of,
     write_document,
     write_scores,
@@ -43,7 +44,6 @@ from schemas.documents import digest_of
 from schemas.files import file_digest, file_name, held, machine_limits
 from schemas.pixels import RgbU8
 
-SCORES = "scores.parquet"
 _CEILING, _FLOOR = "ceiling", "floor"
 
 # (what is going on, done, of how many)
@@ -142,18 +142,16 @@ class _EvaluationRun:
             foreign=foreign,
             said=self._said,
         )
-        document = {
-            "protocol": protocol,
-            **result_of(findings),
-            "runs": records,
-            "missing": list(self._judging.missing),
-            "software": software(),
-            "hardware": hardware(self._models.device),
-            "seconds": seconds,
-        }
-        document["files"] = files_of(self._folder, document, [SCORES])
-        write_document(self._folder, document)
-        return document
+        document = result_of(
+            findings,
+            protocol=protocol,
+            runs=records,
+            missing=[MissingRecord(**one) for one in self._judging.missing],
+            software=software(),
+            hardware=hardware(self._models.device),
+            seconds=seconds,
+        )
+        return write_document(self._folder, document)
 
     def _identity(self, protocol: dict[str, Any]) -> dict[str, Any]:
         """What decides about a pixel or a score."""

@@ -4,11 +4,9 @@ One base is in memory at a time, told apart by its name.
 """
 
 import dataclasses
-import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +19,9 @@ from controlnet.architecture.sampling import SampleOptions, to_pictures
 from controlnet.evaluator.config import EvaluateConfig
 from controlnet.evaluator.samples import Request, Sampler
 from controlnet.nano import NAME, base_folder
-from controlnet.trainer.checkpoint import published
 from controlnet.trainer.run_folder import (
     CONFIG_NAME,
     CONTROL_DIR,
-    SUMMARY_NAME,
     check_result,
     read_record,
 )
@@ -293,19 +289,6 @@ def floors_of(
         name = "floor" if not floors else f"floor-{len(floors) + 1}"
         floors[name] = floor_of(place, name, config)
     return floors
-
-
-def record_of_run(place: RunPlace, base: str, folder: Path) -> dict[str, Any]:
-    """What the document says of a run; where it lies as seen from the evaluation's folder."""
-    summary = read_record(place.path / SUMMARY_NAME) if place.is_run else {}
-    return {
-        "name": place.name,
-        "path": os.path.relpath(place.path.resolve(), folder.resolve()),
-        "step": summary.get("step"),
-        "base": published(base),
-        "condition": told_by(place, "condition"),
-        "zero_terminal_snr": told_by(place, "zero_terminal_snr") == "true",
-    }
 
 
 def _trained_on(place: RunPlace) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,19 +17,181 @@ from controlnet.evaluator.config import EvaluateConfig
 from controlnet.evaluator.examples import JudgedRow, JudgedRows
 from controlnet.evaluator.judge import JudgeAnnotator
 from controlnet.evaluator.metrics.base import Estimate, Measure, Scored, difference
-from controlnet.evaluator.models import RunPlace, Setting
+from controlnet.evaluator.models import RunPlace, Setting, told_by
 from controlnet.evaluator.samples import SampleFolder
+from controlnet.trainer.checkpoint import published
+from controlnet.trainer.run_folder import SUMMARY_NAME, read_record
 from schemas.dataset import open_dataset
 from schemas.documents import with_digest
 from schemas.errors import ConfigError
 from schemas.files import file_digest, file_name, replacing, write_json, writing
 
-RESULT, VERSION = "evaluation.json", 1
-PICTURES = "pictures"
+RESULT, FORMAT, VERSION = "evaluation.json", "controlset-evaluation", 1
+PICTURES, SCORES = "pictures", "scores.parquet"
 _ORDER = ("ceiling", "model", "shuffled", "floor")
 _COMPARED = {"adherence", "text"}
 _FEW = 30
 _FIRST, _EACH = 12, 4  # pictures that are shown: by key; best, median and worst
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class NumberRecord:
+    """A number and, where there is one, its 95 % interval."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    count: int | None = None  # pictures behind it
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Of the interval; twice the number where there is none."""
+        low = self.value if self.low is None else self.low
+        return low, self.value if self.high is None else self.high
+
+
+Numbers = dict[str, NumberRecord | None]
+"""By measure; None: it could not be computed."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class MeasureRecord:
+    """What the numbers of a name mean."""
+
+    name: str
+    label: str
+    unit: str = ""
+    higher_is_better: bool = True
+    kind: str = "adherence"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class RowRecord:
+    """One of the four rows; those of a network once for each run."""
+
+    row: str  # ceiling, model, shuffled, floor
+    run: str | None = None
+    cell: str | None = None  # the network with its setting: tells two floors of two bases apart
+    values: Numbers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ComparisonRecord:
+    """Run b minus run a, paired by image."""
+
+    a: str
+    b: str
+    measure: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    count: int | None = None
+
+    @property
+    def number(self) -> NumberRecord | None:
+        """The difference; None: it could not be computed."""
+        if self.value is None:
+            return None
+        return NumberRecord(value=self.value, low=self.low, high=self.high, count=self.count)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class SweepPoint:
+    """Numbers at one value of what was swept."""
+
+    at: float
+    values: Numbers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class SweepRecord:
+    """Numbers of one run along guidance or the scale of the control."""
+
+    what: str
+    run: str
+    points: list[SweepPoint]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class CurvePoint:
+    """Numbers of one checkpoint."""
+
+    step: int
+    values: Numbers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class CurveRecord:
+    """Numbers of one run over training steps."""
+
+    run: str
+    points: list[CurvePoint]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class SampleRecord:
+    """A sampled picture and what the judge saw in it; paths in the evaluation's folder."""
+
+    run: str | None = None
+    picture: str | None = None
+    found: str | None = None  # None: nothing, e.g. no person
+    score: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class PictureRecord:
+    """A row of the data set and what was made of it."""
+
+    key: str
+    number: int = 0  # which of the samples of its image
+    text: str | None = ""
+    why: str | None = None  # it is shown: first, best, median, worst
+    real: str | None = None
+    wanted: str | None = None
+    rows: dict[str, list[SampleRecord]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class RunRecord:
+    """A ControlNet that was judged."""
+
+    name: str
+    path: str  # as seen from the evaluation's folder
+    step: int | None = None
+    base: str | None = None
+    condition: str | None = None
+    zero_terminal_snr: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class MissingRecord:
+    """A measure that could not be had, and why."""
+
+    measure: str
+    why: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationRecord:
+    """`evaluation.json`: written by an evaluation, read by the report and by other programs."""
+
+    format: str = FORMAT
+    version: int = VERSION
+    protocol: dict[str, Any] = dataclasses.field(default_factory=dict)
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    measures: list[MeasureRecord]  # the headline first
+    rows: list[RowRecord] = dataclasses.field(default_factory=list)
+    comparisons: list[ComparisonRecord] = dataclasses.field(default_factory=list)
+    sweeps: list[SweepRecord] = dataclasses.field(default_factory=list)
+    curve: list[CurveRecord] = dataclasses.field(default_factory=list)
+    pictures: list[PictureRecord] = dataclasses.field(default_factory=list)
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    runs: list[RunRecord] = dataclasses.field(default_factory=list)
+    missing: list[MissingRecord] = dataclasses.field(default_factory=list)
+    software: dict[str, Any] = dataclasses.field(default_factory=dict)
+    hardware: str | None = None
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    files: dict[str, str] = dataclasses.field(default_factory=dict)  # path -> sha256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,41 +220,71 @@ class Findings:
         ]
 
 
-def result_of(findings: Findings) -> dict[str, Any]:
-    """The parts of the document that come from scores and rows."""
+def result_of(findings: Findings, **others: Any) -> EvaluationRecord:
+    """The document: what comes from scores and rows, and the `others` fields as they are given."""
     rows = _rows(findings)
-    return {
-        "data": _data(findings),
-        "measures": measure_records(findings.measures),
-        "rows": rows,
-        "comparisons": _comparisons(findings),
-        "sweeps": _sweeps(findings),
-        "curve": _curves(findings),
-        "pictures": _pictures(findings),
-        "warnings": [*_warnings(findings), *not_measured(rows, findings.measures)],
-    }
+    document = EvaluationRecord(
+        data=_data(findings),
+        measures=[
+            MeasureRecord(
+                name=one.name,
+                label=one.label,
+                unit=one.unit,
+                higher_is_better=one.higher_is_better,
+                kind=one.kind,
+            )
+            for one in findings.measures
+        ],
+        rows=rows,
+        comparisons=_comparisons(findings),
+        sweeps=_sweeps(findings),
+        curve=_curves(findings),
+        pictures=_pictures(findings),
+        warnings=[*_warnings(findings), *not_measured(rows, findings.measures)],
+        **others,
+    )
+    return dataclasses.replace(document, files=_files_of(findings.folder, document))
 
 
-def not_measured(rows: Sequence[dict[str, Any]], measures: Sequence[Measure]) -> list[str]:
+def record_of_run(place: RunPlace, base: str, folder: Path) -> RunRecord:
+    """What the document says of a run.
+
+    Args:
+        place: of the run.
+        base: that it is judged on.
+        folder: of the evaluation.
+    """
+    summary = read_record(place.path / SUMMARY_NAME) if place.is_run else {}
+    return RunRecord(
+        name=place.name,
+        path=os.path.relpath(place.path.resolve(), folder.resolve()),
+        step=summary.get("step"),
+        base=published(base),
+        condition=told_by(place, "condition"),
+        zero_terminal_snr=told_by(place, "zero_terminal_snr") == "true",
+    )
+
+
+def not_measured(rows: Sequence[RowRecord], measures: Sequence[Measure]) -> list[str]:
     """Why a number is null in a row that has the measure."""
     labels = {one.name: one.label for one in measures}
     return [
-        f"{labels[name]} of {' '.join(filter(None, [row['row'], row['run']]))} was not measured: "
+        f"{labels[name]} of {' '.join(filter(None, [row.row, row.run]))} was not measured: "
         "none of its pictures has that number"
         for row in rows
-        for name, value in row["values"].items()
+        for name, value in row.values.items()
         if value is None
     ]
 
 
-def files_of(folder: Path, document: Mapping[str, Any], others: Sequence[str]) -> dict[str, str]:
+def _files_of(folder: Path, document: EvaluationRecord) -> dict[str, str]:
     """Path -> sha256 of every file that a document names, so that a later change is seen."""
-    names = set(others)
-    for one in document["pictures"]:
-        samples = [each for row in one["rows"].values() for each in row]
-        names |= {one["real"], one["wanted"], *(each["picture"] for each in samples)}
-        names |= {each["found"] for each in samples if each["found"]}
-    return {name: file_digest(folder / name) for name in sorted(names)}
+    names: set[str | None] = {SCORES}
+    for shown in document.pictures:
+        samples = [sample for row in shown.rows.values() for sample in row]
+        names |= {shown.real, shown.wanted}
+        names |= {name for sample in samples for name in (sample.picture, sample.found)}
+    return {name: file_digest(folder / name) for name in sorted(filter(None, names))}
 
 
 def _warnings(findings: Findings) -> list[str]:
@@ -143,7 +336,7 @@ def _path_of_data(findings: Findings) -> str:
     )
 
 
-def _rows(findings: Findings) -> list[dict[str, Any]]:
+def _rows(findings: Findings) -> list[RowRecord]:
     """The four rows; those of a network once for each run."""
     runs = {setting.name for setting in findings.own}
     ranked = sorted(findings.scored.items(), key=lambda item: _ORDER.index(item[0][0]))
@@ -153,11 +346,11 @@ def _rows(findings: Findings) -> list[dict[str, Any]]:
             continue  # of a sweep or a saved step
         run = setting if row in {"model", "shuffled"} else None
         values = plain(scored.estimates(findings.measures))
-        records.append({"row": row, "run": run, "cell": setting, "values": values})
+        records.append(RowRecord(row=row, run=run, cell=setting, values=values))
     return records
 
 
-def _comparisons(findings: Findings) -> list[dict[str, Any]]:
+def _comparisons(findings: Findings) -> list[ComparisonRecord]:
     """Every other run minus the first, paired by image."""
     first, *others = findings.own
     before = findings.scored["model", first.name]
@@ -167,34 +360,37 @@ def _comparisons(findings: Findings) -> list[dict[str, Any]]:
         for measure in findings.measures:
             if measure.kind in _COMPARED and measure.name in before.counts:
                 value = plain({"of": difference(before, after, measure)})["of"]
-                pair = {"a": first.name, "b": other.name, "measure": measure.name}
-                records.append({**pair, **(value or {"value": None})})
+                numbers = {"value": None} if value is None else dataclasses.asdict(value)
+                records.append(
+                    ComparisonRecord(a=first.name, b=other.name, measure=measure.name, **numbers)
+                )
     return records
 
 
-def _sweeps(findings: Findings) -> list[dict[str, Any]]:
-    sweeps: dict[tuple[str, str], list[dict[str, Any]]] = {}
+def _sweeps(findings: Findings) -> list[SweepRecord]:
+    sweeps: dict[tuple[str, str], list[SweepPoint]] = {}
     for setting in findings.settings:
         if setting.swept is not None:
             what, at = setting.swept
             values = plain(findings.scored["model", setting.name].estimates(findings.measures))
-            sweeps.setdefault((what, setting.run.name), []).append({"at": at, "values": values})
+            sweeps.setdefault((what, setting.run.name), []).append(SweepPoint(at=at, values=values))
     return [
-        {"what": what, "run": run, "points": sorted(points, key=lambda one: one["at"])}
+        SweepRecord(what=what, run=run, points=sorted(points, key=lambda point: point.at))
         for (what, run), points in sweeps.items()
     ]
 
 
-def _curves(findings: Findings) -> list[dict[str, Any]]:
-    curves: dict[str, list[dict[str, Any]]] = {}
+def _curves(findings: Findings) -> list[CurveRecord]:
+    curves: dict[str, list[CurvePoint]] = {}
     for setting in findings.settings:
         if setting.step is not None:
             values = plain(findings.scored["model", setting.name].estimates(findings.measures))
-            curves.setdefault(setting.run.name, []).append({"step": setting.step, "values": values})
-    return [{"run": run, "points": points} for run, points in curves.items()]
+            point = CurvePoint(step=setting.step, values=values)
+            curves.setdefault(setting.run.name, []).append(point)
+    return [CurveRecord(run=run, points=points) for run, points in curves.items()]
 
 
-def _pictures(findings: Findings) -> list[dict[str, Any]]:
+def _pictures(findings: Findings) -> list[PictureRecord]:
     """Records of the pictures that are shown; what is not on disk yet is written."""
     headline, first = findings.measures[0], findings.scored["model", findings.own[0].name]
     by_key = {row.key: row for row in findings.rows.rows}
@@ -211,22 +407,22 @@ def _pictures(findings: Findings) -> list[dict[str, Any]]:
             if kind == "floor"
         ]
         records.append(
-            {
-                "key": row.key,
-                "number": number,
-                "text": row.text,
-                "why": why,
-                "real": _written(findings, "real", row.key, row.image),
-                "wanted": _written(findings, "wanted", row.key, _eight_bits(row.wanted.pixels)),
-                "rows": {"model": own, "floor": floors},
-            }
+            PictureRecord(
+                key=row.key,
+                number=number,
+                text=row.text,
+                why=why,
+                real=_written(findings, "real", row.key, row.image),
+                wanted=_written(findings, "wanted", row.key, _eight_bits(row.wanted.pixels)),
+                rows={"model": own, "floor": floors},
+            )
         )
     return records
 
 
 def _shown(
     findings: Findings, scored: Scored, row: JudgedRow, number: int, run: str | None
-) -> dict[str, Any]:
+) -> SampleRecord:
     """One sample with what the judge sees in it."""
     folder = findings.samples_of(scored.setting)
     place = list(zip(scored.keys, scored.numbers, strict=True)).index((row.key, number))
@@ -237,12 +433,12 @@ def _shown(
     if seen is not None:
         name = f"{row.key}-{number}-{findings.condition}"
         found = _written(findings, scored.setting, name, _eight_bits(seen.pixels))
-    return {
-        "run": run,
-        "picture": _relative(findings, folder.path(row.key, number)),
-        "found": found,
-        "score": None if np.isnan(score) else score,
-    }
+    return SampleRecord(
+        run=run,
+        picture=_relative(findings, folder.path(row.key, number)),
+        found=found,
+        score=None if np.isnan(score) else float(score),
+    )
 
 
 def _written(findings: Findings, folder: str, name: str, pixels: np.ndarray) -> str:
@@ -262,17 +458,15 @@ def _eight_bits(pixels: np.ndarray) -> np.ndarray:
     return (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
 
 
-def write_document(folder: Path, document: Mapping[str, Any]) -> Path:
-    """Write `evaluation.json`, whole or not at all, with a hash of what it says."""
-    stamped = {"format": "controlset-evaluation", "version": VERSION, **document}
-    write_json(folder / RESULT, with_digest(stamped))
-    return folder / RESULT
+def write_document(folder: Path, document: EvaluationRecord) -> dict[str, Any]:
+    """Write `evaluation.json`, whole or not at all, with a hash of what it says.
 
-
-def measure_records(measures: Sequence[Measure]) -> list[dict[str, Any]]:
-    """What the document says about measures; the headline first."""
-    names = ("name", "label", "unit", "higher_is_better", "kind")
-    return [{name: getattr(one, name) for name in names} for one in measures]
+    Returns:
+        It as plain JSON, without the hash.
+    """
+    plain_document = msgspec.to_builtins(document)
+    write_json(folder / RESULT, with_digest(plain_document))
+    return plain_document
 
 
 def chosen_places(model: Scored, headline: Measure) -> dict[int, str]:
@@ -319,7 +513,7 @@ def write_scores(path: Path, scored: Sequence[Scored], measures: Sequence[Measur
         pq.write_table(pa.table(texts | numbers | values), temporary)
 
 
-def plain(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
+def plain(estimates: Mapping[str, Estimate]) -> Numbers:
     """Estimates as JSON has them: NaN, which JSON lacks, is null.
 
     Raises:
@@ -328,10 +522,10 @@ def plain(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
     return {name: _plain(name, one) for name, one in estimates.items()}
 
 
-def _plain(name: str, one: Estimate) -> dict[str, Any] | None:
+def _plain(name: str, one: Estimate) -> NumberRecord | None:
     if math.isnan(one.value):
         return None
     if math.isinf(one.value):
         raise ConfigError(f"{name}: need a finite number, got {one.value}; look at the pictures")
     low, high = (None if not math.isfinite(end) else end for end in (one.low, one.high))
-    return {"value": one.value, "low": low, "high": high, "count": one.count}
+    return NumberRecord(value=float(one.value), low=low, high=high, count=one.count)

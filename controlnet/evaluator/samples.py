@@ -18,9 +18,8 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from torch.nn import functional
 
-from controlnet.architecture.backbone import Base
+from controlnet.architecture.backbone import Base, Embedded
 from controlnet.architecture.control import ControlNet
-from controlnet.architecture.prompts import Embedded
 from controlnet.architecture.sampling import (
     Painted,
     SampleOptions,

@@ -11,9 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from controlnet.trainer.judge import Map
+from controlnet.trainer.judge import Bounds, Map
 from controlnet.trainer.log import METRICS, PROBES, SAMPLES, read_lines
-from controlnet.trainer.probe import Bounds
 from schemas.errors import Rejected
 from schemas.figure_style import COLORS, FAINT, SOFT, STOP, styled
 from schemas.files import read_plain, replacing

@@ -23,3 +23,11 @@ class Judge:
 
     name: str  # of the score, e.g. `Canny F1 (1 px)`
     score: Score
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Bounds:
+    """What adherence can be: without control, and at best."""
+
+    floor: float
+    ceiling: float

@@ -88,7 +88,7 @@ class MetricLine(TypedDict):
 
 
 class ProbeLine(TypedDict):
-    """A line of `probe.jsonl`; see `probe.Reading`."""
+    """A line of `probe.jsonl`; see `probe.ProbeReading`."""
 
     step: int
     loss_bins: list[float]

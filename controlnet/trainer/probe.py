@@ -27,7 +27,7 @@ from controlnet.architecture.sampling import (
 )
 from controlnet.architecture.unet import Prompt, embedding, encode, predict
 from controlnet.trainer.batch import Batch
-from controlnet.trainer.judge import Judge, Map
+from controlnet.trainer.judge import Bounds, Judge, Map
 from controlnet.trainer.loss import Diffusion
 from controlnet.trainer.step import Inputs, Texts, inputs_of
 from schemas.pixels import RgbU8
@@ -37,7 +37,7 @@ BINS = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Reading:
+class ProbeReading:
     """What a probe saw; plain numbers, one line of `probe.jsonl`."""
 
     step: int
@@ -53,14 +53,6 @@ class Reading:
     def loss(self) -> float:
         """Mean over the bins."""
         return float(np.mean(self.loss_bins))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Bounds:
-    """What adherence can be: without control, and at best."""
-
-    floor: float
-    ceiling: float
 
 
 class Probe:
@@ -118,14 +110,14 @@ class Probe:
         return None if self._judge is None else self._judge.name
 
     def bounds(self) -> Bounds | None:
-        """Adherence without control and of the real pictures; None: as in `Reading`."""
+        """Adherence without control and of the real pictures; None: as in `ProbeReading`."""
         if self._judge is None:
             return None
         floor = self._scored(self._sampled(control=False), 0)
         ceiling = self._scored(self.real, 0)
         return None if floor is None or ceiling is None else Bounds(floor=floor, ceiling=ceiling)
 
-    def look(self, step: int) -> tuple[Reading, list[RgbU8]]:
+    def measure(self, step: int) -> tuple[ProbeReading, list[RgbU8]]:
         """Probe the present weights.
 
         Returns:
@@ -135,12 +127,12 @@ class Probe:
             true, shuffled = self._losses(0), self._losses(1)
             ratios = self._ratios()
         pictures = self._sampled(control=True)
-        return Reading(
+        return ProbeReading(
             step=step,
             loss_bins=true,
             shuffled_bins=shuffled,
             gain=float(np.mean(shuffled) - np.mean(true)),
-            zero_norms=tuple(_rms(door.weight) for door in self._control.zero_convs),
+            zero_norms=tuple(_rms(conv.weight) for conv in self._control.zero_convs),
             ratios=ratios,
             adherence=self._scored(pictures, 0) if self._judge else None,
             shuffled=self._scored(pictures, 1) if self._judge else None,

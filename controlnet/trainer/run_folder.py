@@ -20,6 +20,7 @@ from controlnet.trainer.checkpoint import Found
 from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.devices import is_first_process
 from controlnet.trainer.inputs import need_output
+from controlnet.trainer.judge import Bounds
 from schemas.documents import as_record, read_checked, with_digest
 from schemas.errors import ConfigError
 from schemas.files import clear_temporary, file_digest, held, write_json
@@ -91,11 +92,6 @@ def _placed(config: TrainConfig) -> dict[str, Any]:
     return values
 
 
-class _Bounds(TypedDict):
-    floor: float
-    ceiling: float
-
-
 class Record(TypedDict, total=False):
     """What others read of `config.json` and `summary.json`; more may stand there."""
 
@@ -107,7 +103,7 @@ class Record(TypedDict, total=False):
     samples_per_s: float
     loss: float | None
     adherence: float | None
-    bounds: _Bounds | None
+    bounds: Bounds | None
     snap: int | None
     files: dict[str, str]
 

@@ -20,11 +20,11 @@ from controlnet.trainer.batch import Batch
 from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.devices import other_processes
 from controlnet.trainer.figures import draw_curves, draw_strips
-from controlnet.trainer.judge import Judge
+from controlnet.trainer.judge import Bounds, Judge
 from controlnet.trainer.loader import starving_sizes
 from controlnet.trainer.log import PROBES, Display, Journal, read_lines
 from controlnet.trainer.optimizers import learning_rate
-from controlnet.trainer.probe import Bounds, snap_step
+from controlnet.trainer.probe import snap_step
 from controlnet.trainer.run_folder import (
     CONTROL_DIR,
     SUMMARY_NAME,
@@ -225,10 +225,10 @@ class _Loop:
             return
         if run.probe is not None and position.step not in self._probed():
             if run.average is None:
-                reading, pictures = run.probe.look(position.step)
+                reading, pictures = run.probe.measure(position.step)
             else:
                 with run.average.applied():
-                    reading, pictures = run.probe.look(position.step)
+                    reading, pictures = run.probe.measure(position.step)
             self._journal.probe(dataclasses.asdict(reading), pictures)
             display.probed(reading.adherence, reading.gain)
             self._draw()

@@ -18,7 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from controlnet.evaluator.metrics.base import Estimate, Measure
-from controlnet.evaluator.result import not_measured
+from controlnet.evaluator.result import RowRecord, not_measured
 from controlnet.evaluator.result import plain as plain_numbers
 from controlnet.nano.scenes import draw, random_scene
 from controlset.cli import main
@@ -149,7 +149,7 @@ def test_a_result_whose_picture_was_changed_afterwards_does_not_show_it(plain, t
 
 def test_a_number_that_nothing_gave_is_null_and_says_why():
     measure = Measure(name="fid", label="FID", higher_is_better=False)
-    rows = [{"row": "model", "run": "run", "values": {"fid": None}}]
+    rows = [RowRecord(row="model", run="run", values={"fid": None})]
     (said,) = not_measured(rows, [measure])
     assert said == "FID of model run was not measured: none of its pictures has that number"
     nothing = Estimate(value=float("nan"), low=float("nan"), high=float("nan"), count=0)
