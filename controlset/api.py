@@ -29,7 +29,7 @@ from controlset.keywords import (
 )
 from pipeline.add.config import AddConfig
 from pipeline.config import GenerateConfig
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, need
 from schemas.machine import cores
 
 if TYPE_CHECKING:
@@ -395,7 +395,8 @@ def inspect(
     Raises:
         ConfigError: there is no complete data set.
     """
-    _need_one_or_more(sample=sample, num_workers=num_workers)
+    need(sample is None or sample >= 1, "sample=", "1 or more", sample)
+    refusals.need_workers(num_workers)
     refusals.need_dataset(os.fspath(data))
     from controlset.console import progress as bar
     from pipeline.inspection import inspect_dataset
@@ -437,9 +438,8 @@ def verify(
     Raises:
         ConfigError: there is no complete data set to verify.
     """
-    if not 0 <= audit <= 1:
-        raise ConfigError(f"audit=: need a fraction from 0 to 1, got {audit!r}")
-    _need_one_or_more(num_workers=num_workers)
+    need(0 <= audit <= 1, "audit=", "a fraction from 0 to 1", audit)
+    refusals.need_workers(num_workers)
     refusals.need_dataset(os.fspath(data))
     from annotators.runtime import Runtime
     from controlset.console import progress as bar
@@ -455,12 +455,6 @@ def verify(
             trusted=[trust_model] if isinstance(trust_model, str) else trust_model,
             on_progress=advance,
         )
-
-
-def _need_one_or_more(**given: int | None) -> None:
-    for name, value in given.items():
-        if value is not None and value < 1:
-            raise ConfigError(f"{name}=: need 1 or more, got {value!r}")
 
 
 def load(

@@ -418,6 +418,16 @@ class Scores(_Folder):
         raise ConfigError(f"{self.path}: need a number of this evaluation, got {what!r}")
 
     @property
+    def verdict(self) -> str:
+        """Whether the first run obeys, in a sentence, by the rule that the report states."""
+        from controlset.report.numbers import verdict_of
+        from controlset.report.records import gather
+
+        found = gather(self.path)
+        verdict = verdict_of(found, found.runs[0].name)
+        return "; ".join(filter(None, [verdict.word, verdict.number, verdict.beside]))
+
+    @property
     def report(self) -> Path:
         """The page with everything; there unless it was evaluated with `report=False`."""
         return self.path / "report.html"
@@ -446,7 +456,7 @@ class Scores(_Folder):
         measures, data = document["measures"], document["data"]
         return _html(
             f"Evaluation {self.path}",
-            [f"{data['used']:,} rows of {data['split']}"],
+            [f"{data['used']:,} rows of {data['split']}", self.verdict],
             header=["", *(measure["label"] for measure in measures)],
             rows=[
                 [_name(row), *(_number(row["values"].get(each["name"]), "\n") for each in measures)]
