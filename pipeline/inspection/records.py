@@ -65,8 +65,9 @@ class Member:
     key: str
     source: str
     text: str | None = None
-    thumbnail: bytes | None = None  # JPEG
-    map_thumbnail: bytes | None = None  # PNG or JPEG, where the finding is about a map
+    thumbnail: bytes | None = dataclasses.field(default=None, repr=False)  # JPEG
+    # PNG or JPEG, where the finding is about a map
+    map_thumbnail: bytes | None = dataclasses.field(default=None, repr=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
