@@ -65,11 +65,6 @@ def _leaders(_: None, looks: Iterable[bytes]) -> Mapping[str, str]:
 def looks_of(plan: ShardPlan, job: Job, worker: Worker) -> bytes:
     """What the pictures of a plan are compared by; those that will be rejected are left out.
 
-    Args:
-        plan: references in the order in which they are read.
-        job: the resolved job.
-        worker: this process's threads; its models are not used.
-
     Returns:
         Records of `_LOOK`, in the plan's order.
     """
@@ -108,9 +103,6 @@ def _looks(reads: Sequence[Read], job: Job) -> bytes:
 
 def leaders_of(parts: Iterable[bytes]) -> dict[str, str]:
     """Which pictures follow which.
-
-    Args:
-        parts: results of `looks_of`, in any order.
 
     Returns:
         Key of a picture -> smallest key of its copies, itself among them; pictures without a copy,

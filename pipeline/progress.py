@@ -322,12 +322,7 @@ class LedgerFact:
 
 
 def ledger_facts(ledger: Ledger, *, rows: int) -> Iterator[LedgerFact]:
-    """What a person should see of a ledger.
-
-    Args:
-        ledger: of the run.
-        rows: that the data set has.
-    """
+    """What a person should see of a ledger."""
     yield from not_used_facts("files not used", ledger.ignored)
     if ledger.captions is not None:
         yield from _caption_facts(ledger.captions, rows)

@@ -33,11 +33,6 @@ Item = TypeVar("Item")
 def make_shard(plan: ShardPlan, job: Job, worker: Worker) -> ShardRecord:
     """Generate and commit a shard, or find that it is committed already.
 
-    Args:
-        plan: the shard's references.
-        job: the resolved job.
-        worker: this process's threads and models.
-
     Returns:
         The committed record.
 

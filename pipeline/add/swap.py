@@ -50,9 +50,6 @@ def pending_manifest(output: str) -> Manifest | None:
 def finish_adding(output: str) -> None:
     """Take the remaining steps of an addition, if there are any. The caller holds the lock.
 
-    Args:
-        output: folder of a data set.
-
     Raises:
         ConfigError: a staged file is gone.
         OutputError: the output place refuses; all steps can be taken again.

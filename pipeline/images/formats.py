@@ -436,9 +436,6 @@ def unknown(raw: bytes) -> Rejected:
 def ends_early(raw: bytes) -> bool:
     """Whether a picture that failed to decode was cut off rather than damaged.
 
-    Args:
-        raw: bytes of a file that starts as a picture.
-
     Returns:
         True if the end mark or the announced length is missing; False also where the format (TIFF)
         has neither.

@@ -240,12 +240,7 @@ _THRESHOLDS = {"canny": "--canny-thresholds", "mlsd": "--mlsd-thresholds"}
 
 
 def density_limits(name: str, record: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Edge densities between which nothing stands out; None for maps without edges.
-
-    Args:
-        name: of the condition.
-        record: of its annotator, from the manifest.
-    """
+    """Edge densities between which nothing stands out; None for maps without edges."""
     if "edge_density" not in record.get("stats", {}):
         return None
     if name == "mlsd":

@@ -157,11 +157,7 @@ class CaptionCounter:
         return sorted(repeated, key=lambda pair: (-pair[1], pair[0]))[:_LISTED]
 
     def facts(self, repeats: Sequence[tuple[str, int]]) -> Captions:
-        """All counts.
-
-        Args:
-            repeats: `most_repeated` with texts for rows.
-        """
+        """All counts."""
         words = [length for counts in self._sources.values() for length in counts.words]
         sources = [counts.facts(name) for name, counts in self._sources.items()]
         return Captions(

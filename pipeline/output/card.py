@@ -259,8 +259,10 @@ def _makers(manifest: Manifest) -> Iterator[tuple[str, str, str, str, str]]:
         parameters = ", ".join(
             f"{key} = {_range_text(value)}" for key, value in record["parameters"].items()
         )
-        weights = "; ".join(map(_weights_text, record.get("weights") or [])) or "none needed"
-        yield what, str(record["revision"]), parameters, weights, _licence_text(record)
+        files = record.get("weights") or []
+        weights = "; ".join(f"{_title(file)}, sha256 {file['sha256']}" for file in files)
+        made_with = weights or "none needed"
+        yield what, str(record["revision"]), parameters, made_with, _licence_text(record)
 
 
 def _range_text(value: object) -> str:
@@ -270,10 +272,6 @@ def _range_text(value: object) -> str:
             return str(first) if first == last else f"{first} to {last}, drawn for each image"
         return " and ".join(map(str, value)) or "none"
     return str(value)
-
-
-def _weights_text(weights: Mapping[str, Any]) -> str:
-    return f"{_title(weights)}, sha256 {weights['sha256']}"
 
 
 def _title(weights: Mapping[str, Any]) -> str:

@@ -219,12 +219,7 @@ class RawImage:
 
 
 def mixture(source: str, found: Mapping[str, str]) -> ConfigError:
-    """The error of a source of several kinds.
-
-    Args:
-        source: as the user or the listing calls it.
-        found: kind -> a file of it, or "".
-    """
+    """The error of a source of several kinds."""
     got = " and ".join(
         kind + (f" ({printable(name)})" if name else "") for kind, name in found.items()
     )
