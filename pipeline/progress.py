@@ -201,9 +201,9 @@ def show_result(manifest: Manifest, progress: RunProgress, output: str) -> None:
     terminal.tell(f"Data set {output}", style="italic")
     table = Table(show_header=False)
     table.add_row("images planned", f"{manifest.planned:,}")
-    for split, shards in manifest.splits.items():
-        rows = sum(shard.data.rows for shard in shards)
-        table.add_row(f"rows, {split}", f"{rows:,} in {shards_text(len(shards))}")
+    for split, rows in manifest.rows_of_splits.items():
+        shards = shards_text(len(manifest.splits[split]))
+        table.add_row(f"rows, {split}", f"{rows:,} in {shards}")
     table.add_row("images rejected", f"{manifest.rejected_images:,}")
     for reason, count in manifest.reasons.items():
         table.add_row(f"  {reason}", f"{count:,}")

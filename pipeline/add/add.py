@@ -140,9 +140,7 @@ def _add(job: Addition) -> Manifest:
 
 def _check_files(job: Addition) -> None:
     """Refuse a data set that is not what its manifest says, before anything is written."""
-    files = [
-        file for shard in job.old.shards for file in (shard.data, shard.rejects) if file is not None
-    ]
+    files = job.old.files
     with ThreadPoolExecutor(job.config.workers) as pool:
         digests = pool.map(_digest, files, [job.output] * len(files))
         for file, found in zip(files, digests, strict=True):

@@ -9,7 +9,6 @@ old column can be read, from either file of a shard.
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from typing import Any
 
 from pipeline.output.card import render_card
@@ -58,7 +57,7 @@ def finish_adding(output: str) -> None:
     if manifest is None:
         return
     with store.writing(output):
-        for file in _files_of(manifest):
+        for file in manifest.files:
             _move(file, output)
         for shard in manifest.shards:
             store.commit_text(record_text(shard), record_path(output, shard.name))
@@ -89,13 +88,6 @@ def clear_staging(output: str) -> None:
             store.remove(path)
     store.remove(f"{place}/{MANIFEST_NAME}")
     os.rmdir(place)
-
-
-def _files_of(manifest: Manifest) -> Iterator[FileRecord]:
-    for shard in manifest.shards:
-        yield shard.data
-        if shard.rejects is not None:
-            yield shard.rejects
 
 
 def _move(file: FileRecord, output: str) -> None:

@@ -117,7 +117,7 @@ def summary(
         path=dataset.path,
         source=manifest.source,
         rows=scalars.rows,
-        splits={name: sum(s.data.rows for s in shards) for name, shards in manifest.splits.items()},
+        splits=manifest.rows_of_splits,
         size_bytes=manifest.size_bytes,
         planned=manifest.planned,
         rejected_images=manifest.rejected_images,

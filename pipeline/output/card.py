@@ -95,10 +95,7 @@ def render_card(manifest: Manifest, schema: pa.Schema, *, licence: str = "unknow
             front_matter=_front_matter(manifest, schema, licence),
             manifest=manifest,
             conditions=list(manifest.annotators),
-            splits={
-                split: sum(shard.data.rows for shard in shards)
-                for split, shards in manifest.splits.items()
-            },
+            splits=manifest.rows_of_splits,
             stored_size=stored_size(manifest.recipe),
             metadata_left_out=_metadata_left_out(manifest.recipe),
             command=_fenced("\n".join(commands_of(manifest)), "sh"),
