@@ -220,14 +220,7 @@ def add_latents(
     encoder: LoadedModel[Moments],
     watch: Stopwatch,
 ) -> list[RejectRow]:
-    """Add the columns of moments to the rows.
-
-    Args:
-        rows: with at least `key` and `source`; changed in place.
-        images: what the `image` of each row decodes to.
-        info: of the moments.
-        encoder: the loaded encoder.
-        watch: gets the seconds.
+    """Add the columns of moments to the rows, in place.
 
     Returns:
         One reject for each null: a row without moments has them in no column.

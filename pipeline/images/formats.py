@@ -416,11 +416,7 @@ def formats() -> tuple[str, ...]:
 
 
 def looks_like_picture(head: bytes) -> bool:
-    """Whether a file starts as a picture that is read, whatever it is called.
-
-    Args:
-        head: its first bytes, 32 or more.
-    """
+    """Whether first bytes, 32 or more, are those of a picture that is read."""
     return _STARTS.match(head) is not None or is_tga(head)
 
 

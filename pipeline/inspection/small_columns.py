@@ -101,11 +101,7 @@ class CaptionCounter:
     """Counts captions one by one; keeps hashes and lengths, never all texts."""
 
     def __init__(self, *, model: str | None = None) -> None:
-        """Begin to count.
-
-        Args:
-            model: the `caption_source` of what a model wrote.
-        """
+        """`model` is the `caption_source` of what a model wrote."""
         self.model = model
         self._sources: dict[str, _OfSource] = {}
         self._characters: list[int] = []

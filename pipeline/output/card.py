@@ -338,15 +338,12 @@ class _Command:
 
 
 def commands_of(manifest: Manifest) -> list[str]:
-    """Commands that make a data set again; options at their defaults are left out.
+    """Commands that make a data set DIR again; options at their defaults are left out.
 
     One `generate`; where a model had another seed or precision than those before it, it was added
     later, and so an `add` follows. The precision is always said, since its default depends on the
     machine; except beside 16-bit depth, which is never computed in less than fp32: then the other
     networks had the precision that `auto` means on a machine like the one that made the set.
-
-    Args:
-        manifest: of the data set, which is called DIR.
 
     Returns:
         Command lines for a POSIX shell, in the order in which to run them.

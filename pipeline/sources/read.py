@@ -21,11 +21,6 @@ def index_container(
 ) -> Iterator[ImageRef]:
     """References to the pictures of one tar or Parquet file; reads headers, never pixels.
 
-    Args:
-        container: from `list_source`.
-        spec: from `resolve_source`.
-        notes: gets what was found and is not yielded; whole once the last one is.
-
     Yields:
         One for each picture, in the file's order; damage is a reference with a `problem`.
     """

@@ -81,10 +81,6 @@ def _regex_of(template: str) -> re.Pattern[str]:
 def parse_pairings(asked: Sequence[str], conditions: Sequence[str]) -> tuple[Pairing, ...]:
     """What `--import-condition` says.
 
-    Args:
-        asked: `NAME=WHERE` each.
-        conditions: names that annotators draw, which are taken.
-
     Raises:
         ConfigError: another form, a name that is taken, or a template that is the same file for
             every picture.
