@@ -34,7 +34,7 @@ Layout = Literal["diffusers", "original"]
 Precision = Literal["fp32", "fp16", "bf16"]
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_MARK = "controlnet_cond_embedding.conv_in.weight"  # only a ControlNet has it
+_HINT_CONV = "controlnet_cond_embedding.conv_in.weight"  # only a ControlNet has it
 _ORDER = "controlnet_conditioning_channel_order"
 _OURS, _TEMPORARY = "controlset.", ".writing-"
 _POOLED_ENDS = ("_shuffle", "_shuffle_fp16")
@@ -141,7 +141,9 @@ def _check_name(output: Path, pools: bool) -> None:
 
 def _read(run: Path) -> _Source:
     """Find the ControlNet and read all but its tensors."""
-    folder = next((one for one in (run, run / CONTROL_DIR) if (one / WEIGHTS).is_file()), None)
+    folder = next(
+        (place for place in (run, run / CONTROL_DIR) if (place / WEIGHTS).is_file()), None
+    )
     if folder is None:
         found = "no such folder" if not run.is_dir() else "none"
         raise ConfigError(
@@ -157,10 +159,10 @@ def _read(run: Path) -> _Source:
             metadata, names = file.metadata() or {}, set(file.keys())
     except (SafetensorError, OSError) as error:
         raise ConfigError(f"{weights}: need a whole safetensors file, got {error}") from error
-    if _MARK not in names:
+    if _HINT_CONV not in names:
         raise ConfigError(
             f"{weights}: need the weights of a diffusers ControlNet, got {len(names)} tensors "
-            f"without {_MARK}"
+            f"without {_HINT_CONV}"
         )
     return _Source(weights=weights, config=config, metadata=metadata)
 
@@ -187,7 +189,7 @@ def _tensors(
     with safe_open(weights, framework="pt") as file:
         for name in file.keys():  # safe_open is no mapping
             stored = file.get_tensor(name)
-            if bgr and name == _MARK:
+            if bgr and name == _HINT_CONV:
                 stored = stored.flip(1)
             tensor = stored if dtype is None else stored.to(dtype)
             if not tensor.isfinite().all():

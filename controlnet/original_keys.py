@@ -182,7 +182,9 @@ def _resnet(ours: str, original: str, widens: bool) -> Iterator[tuple[str, str]]
 
 def _attention(ours: str, original: str, depth: int) -> Iterator[tuple[str, str]]:
     """A transformer, whose parts have the same names in both."""
-    inner = [f"attn{one}.{part}" for one in (1, 2) for part in ("to_q", "to_k", "to_v", "to_out.0")]
+    inner = [
+        f"attn{number}.{part}" for number in (1, 2) for part in ("to_q", "to_k", "to_v", "to_out.0")
+    ]
     inner += ["ff.net.0.proj", "ff.net.2", "norm1", "norm2", "norm3"]
     for part in [
         *("norm", "proj_in", "proj_out"),

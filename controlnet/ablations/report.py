@@ -68,9 +68,9 @@ def markdown(table: Table) -> str:
         )
     )
     claims = [
-        f"| {one.text} | {_SIGNS[one.verdict]} {one.verdict} | {one.measure} | "
-        f"{_told(one.difference, sign=True)} |"
-        for one in table.claims
+        f"| {claim.text} | {_SIGNS[claim.verdict]} {claim.verdict} | {claim.measure} | "
+        f"{_told(claim.difference, sign=True)} |"
+        for claim in table.claims
     ]
     return "\n".join(
         [
@@ -112,7 +112,9 @@ def _of_row(row: VariantScores, early: int, end: int) -> list[str]:
 def _verdict(table: Table) -> str:
     """What comes out as in the paper and what does not."""
     by_verdict = {
-        verdict: [f"{one.text} ({one.measure})" for one in table.claims if one.verdict == verdict]
+        verdict: [
+            f"{claim.text} ({claim.measure})" for claim in table.claims if claim.verdict == verdict
+        ]
         for verdict in _SIGNS
     }
     if len(by_verdict["yes"]) == len(table.claims):
@@ -213,17 +215,17 @@ def _panel(panel: Axes, table: Table, title: str, number: Callable[[StepScores],
     panel.set_title(title)
     panel.set_xlabel("optimizer step")
     for row in table.variants:
-        steps, color = [one.step for one in row.looks], _COLORS[row.name]
-        found = [number(one) for one in row.looks]
+        steps, color = [look.step for look in row.looks], _COLORS[row.name]
+        found = [number(look) for look in row.looks]
         panel.fill_between(
             steps,
-            [one.low for one in found],
-            [one.high for one in found],
+            [estimate.low for estimate in found],
+            [estimate.high for estimate in found],
             color=color,
             alpha=0.12,
             linewidth=0,
         )
-        values = [one.value for one in found]
+        values = [estimate.value for estimate in found]
         panel.plot(steps, values, color=color, marker="o", label=row.label)
 
 

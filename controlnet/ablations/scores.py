@@ -74,7 +74,7 @@ class VariantScores:
 
     def at(self, step: int) -> StepScores:
         """Numbers after a step that was sampled."""
-        return next(one for one in self.looks if one.step == step)
+        return next(look for look in self.looks if look.step == step)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +121,7 @@ class CaptionWords:
         """See `Extra`; NaN where a caption names nothing."""
         told = []
         for picture, caption in zip(pictures, texts, strict=True):
-            shares = np.array([float(one) for one in text_scores(picture, caption).values()])
+            shares = np.array([float(share) for share in text_scores(picture, caption).values()])
             present = shares[~np.isnan(shares)]
             told.append(np.array([float(present.mean()) if len(present) else float("nan")]))
         return {TEXT: told}
@@ -203,7 +203,7 @@ def real_features(base: Base, data: str, size: tuple[int, int]) -> np.ndarray:
     for batch in open_dataset(data, split="train").batches(["image"]):
         with of_row(data):
             decoded = [decode_stored_rgb(row["image"]["bytes"]) for row in batch.to_pylist()]
-        pictures += [one for one in decoded if one.shape[:2] == (size[1], size[0])]
+        pictures += [picture for picture in decoded if picture.shape[:2] == (size[1], size[0])]
         if len(pictures) >= _REAL:
             break
     if len(pictures) < 2:
@@ -257,7 +257,9 @@ def estimate_distance(groups: Sequence[np.ndarray], distance: Aggregate) -> Esti
     """
     value, count = distance(np.concatenate(groups)), len(groups)
     draws = np.random.default_rng(0).integers(0, count, (RESAMPLES_OF_A_DISTANCE, count))
-    drawn = np.array([distance(np.concatenate([groups[one] for one in draw])) for draw in draws])
+    drawn = np.array(
+        [distance(np.concatenate([groups[image] for image in draw])) for draw in draws]
+    )
     low, high = np.percentile(drawn - drawn.mean(), [2.5, 97.5])
     return Estimate(
         value=value,

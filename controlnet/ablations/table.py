@@ -385,7 +385,7 @@ def _train(
         weights = load_file(folder / CONTROL_DIR / WEIGHTS)
         speed = read_lines(folder / METRICS)[-1]["samples_per_s"]
         costs = Costs(
-            parameters=sum(one.numel() for one in weights.values()),
+            parameters=sum(tensor.numel() for tensor in weights.values()),
             seconds=config.steps * config.batch_size / speed,
         )
         write_json(folder / COSTS, with_digest(msgspec.to_builtins(costs)))
@@ -395,7 +395,7 @@ def _train(
 def _scored(
     config: AblationConfig, asked: Asked, annotator: JudgeAnnotator, scorer: Scorer
 ) -> Table:
-    adherence = next(one for one in scorer.measures if one.higher_is_better)
+    adherence = next(measure for measure in scorer.measures if measure.higher_is_better)
     latents = LatentDistance(asked.base, real_features(asked.base, config.data, asked.size))
     judge = SampleScorer(
         rows=asked.rows,
@@ -468,11 +468,11 @@ def _variant_scores(
         name=variant.name,
         label=variant.label,
         trained_parameters=costs[0].parameters,
-        training_seconds=sum(one.seconds for one in costs),
+        training_seconds=sum(run.seconds for run in costs),
         locked=variant.is_locked,
         control_in_by_step=snap_step(
-            [one.step for one in steps],
-            [one.prompts.adherence.value for one in steps],
+            [scores.step for scores in steps],
+            [scores.prompts.adherence.value for scores in steps],
             floor=floor,
             ceiling=ceiling,
         ),

@@ -94,7 +94,7 @@ class _EvaluationRun:
         self._floors = floors_of(self._places, self._models, config)
         self._measures: tuple[Measure, ...] = (
             *judging.scorer.measures,
-            *(one for extra in judging.extras for one in extra.measures),
+            *(measure for extra in judging.extras for measure in extra.measures),
         )
 
     def go(self) -> dict[str, Any] | None:
@@ -146,7 +146,7 @@ class _EvaluationRun:
             findings,
             protocol=protocol,
             runs=records,
-            missing=[MissingRecord(**one) for one in self._judging.missing],
+            missing=[MissingRecord(**reason) for reason in self._judging.missing],
             software=software(),
             hardware=hardware(self._models.device),
             seconds=seconds,
@@ -257,4 +257,4 @@ class _EvaluationRun:
             scored += scorer.score("model", setting.name, folder, samples, shuffled=own)
         for name in self._floors:
             scored += scorer.score(_FLOOR, name, self._samples_of(name), samples, shuffled=False)
-        return {(one.row, one.setting): one for one in scored}
+        return {(part.row, part.setting): part for part in scored}

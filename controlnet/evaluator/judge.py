@@ -95,7 +95,7 @@ class SampleScorer:
             return [row.wanted for row in rows]
         seen = self.annotator.annotate([row.image for row in rows], [row.key for row in rows])
         assert None not in seen, "an extractor of edges always sees a map"
-        return [one for one in seen if one is not None]
+        return [found for found in seen if found is not None]
 
     def _shuffle(
         self,
@@ -179,7 +179,7 @@ def judge_of_probes(condition: str, annotator: JudgeAnnotator, scorer: Scorer) -
         annotator: of maps whose pixels are all that is compared.
         scorer: compares.
     """
-    measure = next(one for one in scorer.measures if one.higher_is_better)
+    measure = next(measure for measure in scorer.measures if measure.higher_is_better)
 
     def score(pictures: Sequence[RgbU8], maps: Sequence[Map], keys: Sequence[str]) -> list[float]:
         found = annotator.annotate(pictures, keys)

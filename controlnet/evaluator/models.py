@@ -285,7 +285,7 @@ def floors_of(
     """A setting without control for each distinct base: `floor`, `floor-2` and so on."""
     floors: dict[str, Setting] = {}
     for base in dict.fromkeys(map(models.base_of, places)):
-        place = next(one for one in places if models.base_of(one) == base)
+        place = next(run for run in places if models.base_of(run) == base)
         name = "floor" if not floors else f"floor-{len(floors) + 1}"
         floors[name] = floor_of(place, name, config)
     return floors

@@ -267,7 +267,7 @@ def record_of_run(place: RunPlace, base: str, folder: Path) -> RunRecord:
 
 def not_measured(rows: Sequence[RowRecord], measures: Sequence[Measure]) -> list[str]:
     """Why a number is null in a row that has the measure."""
-    labels = {one.name: one.label for one in measures}
+    labels = {measure.name: measure.label for measure in measures}
     return [
         f"{labels[name]} of {' '.join(filter(None, [row.row, row.run]))} was not measured: "
         "none of its pictures has that number"
@@ -494,7 +494,7 @@ def chosen_places(model: Scored, headline: Measure) -> dict[int, str]:
 def write_scores(path: Path, scored: Sequence[Scored], measures: Sequence[Measure]) -> None:
     """One row a picture: row, cell, key, number and every measure; null where there is none."""
     columns: dict[str, list] = {name: [] for name in ("row", "cell", "key", "number")}
-    columns |= {one.name: [] for one in measures}
+    columns |= {measure.name: [] for measure in measures}
     for each in scored:
         count = len(each.keys)
         columns["row"] += [each.row] * count

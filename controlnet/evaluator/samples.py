@@ -116,12 +116,12 @@ class Sampler:
             ConfigError: a picture that is not finite, or of one colour all over: a black one is
                 what overflowing networks leave, and no result.
         """
-        generators = [torch.Generator().manual_seed(one.seed) for one in requests]
+        generators = [torch.Generator().manual_seed(request.seed) for request in requests]
         painted = self._painted(requests, generators)
         noise_BCHW = self._noise(requests, generators)
-        base, steering = self.steered([one.hints for one in requests])
+        base, steering = self.steered([request.hints for request in requests])
         with casting(self._device.type, self._autocast):
-            prompts = self._text([one.prompt for one in requests])
+            prompts = self._text([request.prompt for request in requests])
         pictures = sampled(
             base,
             steering,
@@ -180,18 +180,20 @@ class Sampler:
         self, requests: Sequence[Request], generators: Sequence[torch.Generator]
     ) -> Painted | None:
         """Latents of the given pictures, drawn like diffusers draws them, before the noise."""
-        images = [one.image for one in requests if one.image is not None]
+        images = [request.image for request in requests if request.image is not None]
         if not images:
             return None
-        unit_BCHW = torch.stack([hint_of(one) for one in images]).to(self._device)
+        unit_BCHW = torch.stack([hint_of(image) for image in images]).to(self._device)
         mean_BCHW, logvar_BCHW = self._base.moments(unit_BCHW * 2 - 1).float().chunk(2, dim=1)
         shape = mean_BCHW.shape[1:]
-        draw_BCHW = torch.stack([torch.randn(shape, generator=one) for one in generators])
+        draw_BCHW = torch.stack(
+            [torch.randn(shape, generator=generator) for generator in generators]
+        )
         std_BCHW = (0.5 * logvar_BCHW.clamp(-30, 20)).exp()
         space = self._base.space
         latent_BCHW = mean_BCHW + std_BCHW * draw_BCHW.to(self._device)
         latent_BCHW = (latent_BCHW - space.shift_factor) * space.scaling_factor
-        masks = [one.mask for one in requests if one.mask is not None]
+        masks = [request.mask for request in requests if request.mask is not None]
         mask_B1HW = None
         if masks:
             white_B1HW = torch.from_numpy(np.stack(masks) >= 128).float()[:, None]
@@ -224,7 +226,7 @@ def check_size(size: tuple[int, int], base: Base, where: str) -> None:
     step = base.space.factor  # as in training: the U-Net itself takes sizes that it cannot halve
     width, height = size
     if width % step or height % step:
-        fitting = " x ".join(str(max(step, round(one / step) * step)) for one in size)
+        fitting = " x ".join(str(max(step, round(side / step) * step)) for side in size)
         raise ConfigError(
             f"{where}: need a width and height that {step} px divides for this base, got "
             f"{width} x {height}; {fitting} would do"

@@ -42,7 +42,7 @@ def parse_caption(text: str) -> SceneCaption | None:
         return None
     parts = re.split(r", | and ", whole["things"])
     found = [_THING.fullmatch(part) for part in parts]
-    things = [(one["color"], one["shape"]) for one in found if one is not None]
+    things = [(match["color"], match["shape"]) for match in found if match is not None]
     known = all(color in COLORS and shape in SHAPES for color, shape in things)
     if len(things) != len(parts) or not known:
         return None
@@ -76,7 +76,7 @@ def text_scores(picture: RgbU8, caption: str) -> dict[str, float]:
             shape for other, shape in said.things if other == color
         )
         regions = _regions(nearest == index) if index != commonest else []
-        seen = collections.Counter(_shape_of(_cover(one, picture)) for one in regions)
+        seen = collections.Counter(_shape_of(_cover(region, picture)) for region in regions)
         there += min(asked.total(), len(regions))
         right += (asked & seen).total()
     count = len(said.things)

@@ -60,7 +60,7 @@ class Scene:
     @property
     def caption(self) -> str:
         """`a red circle and a blue star on a white background`."""
-        things = [f"{_article(one.color)} {one.color} {one.shape}" for one in self.shapes]
+        things = [f"{_article(shape.color)} {shape.color} {shape.shape}" for shape in self.shapes]
         listed = ", ".join(things[:-1]) + " and " + things[-1] if len(things) > 1 else things[0]
         return f"{listed} on {_article(self.background)} {self.background} background"
 

@@ -103,7 +103,7 @@ def estimate(
     value = aggregate(np.concatenate(groups))
     rng = np.random.default_rng(seed)
     draws = rng.integers(0, len(groups), (resamples, len(groups)))
-    drawn = [aggregate(np.concatenate([groups[one] for one in draw])) for draw in draws]
+    drawn = [aggregate(np.concatenate([groups[image] for image in draw])) for draw in draws]
     low, high = _percentiles(drawn)
     return Estimate(value=value, low=low, high=high, count=sum(map(len, groups)))
 
@@ -132,8 +132,8 @@ def estimate_difference(
         raise ValueError(f"need pairs, got {len(groups_a)} and {len(groups_b)} images")
 
     def difference(places: Sequence[int]) -> float:
-        a = aggregate(np.concatenate([groups_a[one] for one in places]))
-        return aggregate(np.concatenate([groups_b[one] for one in places])) - a
+        a = aggregate(np.concatenate([groups_a[image] for image in places]))
+        return aggregate(np.concatenate([groups_b[image] for image in places])) - a
 
     rng = np.random.default_rng(seed)
     draws = rng.integers(0, len(groups_a), (resamples, len(groups_a)))
@@ -143,7 +143,7 @@ def estimate_difference(
 
 
 def _percentiles(drawn: Sequence[float]) -> tuple[float, float]:
-    present = [one for one in drawn if not np.isnan(one)]
+    present = [value for value in drawn if not np.isnan(value)]
     if not present:
         return float("nan"), float("nan")
     low, high = np.percentile(present, [2.5, 97.5])

@@ -150,4 +150,4 @@ class Clip:
         self, pictures: Sequence[RgbU8], keys: Sequence[str], texts: Sequence[str]
     ) -> dict[str, list[np.ndarray]]:
         """See `Extra`."""
-        return {"clip_score": [np.array([one]) for one in self._score(pictures, texts)]}
+        return {"clip_score": [np.array([score]) for score in self._score(pictures, texts)]}

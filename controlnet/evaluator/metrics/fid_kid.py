@@ -281,7 +281,9 @@ def state_of(stored: bytes, need: str) -> dict[str, Tensor]:
     except (pickle.UnpicklingError, EOFError, LookupError, OSError, RuntimeError, ValueError):
         # Not torch's own message: it proposes to unpickle all the same.
         raise ConfigError(f"{need}, got a torn file or none of tensors; fetch it again") from None
-    if not isinstance(state, dict) or not all(isinstance(one, Tensor) for one in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(tensor, Tensor) for tensor in state.values()
+    ):
         raise ConfigError(f"{need}, got a file of other things than tensors; fetch it again")
     return dict(state)
 

@@ -26,7 +26,9 @@ def angles_deg(found_HW3: RgbU8, wanted_HW3: RgbU8) -> np.ndarray:
     """
     if found_HW3.shape != wanted_HW3.shape:
         raise ValueError(f"need maps of one size, got {found_HW3.shape} and {wanted_HW3.shape}")
-    a, b = (2 * one.reshape(-1, 3).astype(np.float64) / 255 - 1 for one in (found_HW3, wanted_HW3))
+    a, b = (
+        2 * colors.reshape(-1, 3).astype(np.float64) / 255 - 1 for colors in (found_HW3, wanted_HW3)
+    )
     lengths_a, lengths_b = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
     both = (lengths_a > _SHORTEST) & (lengths_b > _SHORTEST)
     cosines = (a[both] * b[both]).sum(1) / (lengths_a[both] * lengths_b[both])
@@ -59,7 +61,7 @@ class NormalScorer:
         """See `Scorer`."""
         angles = np.zeros(0) if found is None else angles_deg(found.pixels, wanted.pixels)
         if not len(angles):
-            return {one.name: np.array([np.nan]) for one in self.measures}
+            return {measure.name: np.array([np.nan]) for measure in self.measures}
         shares = {_share(limit): np.mean(angles < limit) for limit in _WITHIN_DEG}
         return {
             name: np.array([float(value)])

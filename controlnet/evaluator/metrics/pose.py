@@ -201,11 +201,11 @@ class PoseScorer:
         there = [] if found is None else bodies_of(found.stats["keypoints"])
         off = abs(len(there) - len(asked))  # of all, while the others see the surest
         there = sorted(there, key=lambda one: -one.score)[:MOST]
-        similarity_DW = np.array([[oks(one, other) for other in asked] for one in there])
+        similarity_DW = np.array([[oks(body, other) for other in asked] for body in there])
         similarity_DW = similarity_DW.reshape(len(there), len(asked))
         hits_DT = matched(similarity_DW)
         pooled = np.full(_WIDTH, np.nan)
-        pooled[: len(there)] = [one.score for one in there]
+        pooled[: len(there)] = [body.score for body in there]
         pooled[MOST : MOST + hits_DT.size] = hits_DT.ravel()
         pooled[-1] = len(asked)
         return {
