@@ -17,7 +17,7 @@ from annotators.runtime import Precision, PrecisionAsked, Runtime, torch_dtype
 from annotators.weights import HubError, download, in_cache, sha256_of
 from schemas.errors import ConfigError, Reason, Rejected
 from schemas.latents import LATENTS, LatentInfo
-from schemas.model_files import NO_PICKLES, VaeConfig, read_model_config
+from schemas.model_files import NO_PICKLES, VaeConfig, quiet, read_model_config
 from schemas.pixels import RgbU8
 
 if TYPE_CHECKING:
@@ -241,27 +241,23 @@ def _encoder_of(vae: Vae, base: str) -> "torch.nn.Module":
     """
     import torch
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-    from diffusers.utils import logging
 
     kind: Any = AutoencoderKL  # whose stub does not tell of the report
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
     try:
-        whole, report = kind.from_pretrained(
-            vae.weights.parent,
-            variant=VARIANTS[vae.weights.name],
-            local_files_only=True,
-            torch_dtype=torch.float32,
-            output_loading_info=True,
-            **NO_PICKLES,
-        )
+        with quiet("diffusers"):
+            whole, report = kind.from_pretrained(
+                vae.weights.parent,
+                variant=VARIANTS[vae.weights.name],
+                local_files_only=True,
+                torch_dtype=torch.float32,
+                output_loading_info=True,
+                **NO_PICKLES,
+            )
     except MemoryError:
         raise
     except Exception as error:  # a strange configuration makes diffusers raise nearly anything
         reason = " ".join(str(error).split())[:200]
         raise no_vae(base, f"{vae.weights} ({type(error).__name__}: {reason})") from error
-    finally:
-        logging.set_verbosity(level)
     used = ("encoder.", "quant_conv.")
     absent = sorted(name for name in report["missing_keys"] if name.startswith(used))
     if absent:  # diffusers itself would fill them with random numbers

@@ -20,7 +20,7 @@ import numpy as np
 from annotators.runtime import Precision, Runtime, torch_dtype
 from annotators.weights import Weights, load_state, locate
 from schemas.errors import ConfigError, Reason, Rejected
-from schemas.model_files import NO_CODE, NO_PICKLES, no_questions, read_model_config
+from schemas.model_files import NO_CODE, NO_PICKLES, no_questions, quiet, read_model_config
 from schemas.pixels import MapU8, RgbU8
 
 if TYPE_CHECKING:
@@ -357,13 +357,8 @@ def prepared(
 
 def _loaded(folder: Path, load: Callable[[], Loaded]) -> Loaded:
     """What `load` returns; transformers' own progress bars, reports and questions stay silent."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        with no_questions():
+        with quiet("transformers"), no_questions():
             return load()
     except MemoryError:
         raise
@@ -373,7 +368,3 @@ def _loaded(folder: Path, load: Callable[[], Loaded]) -> Loaded:
             f"{folder}: need a transformers model for this task with safetensors weights, "
             f"got {type(error).__name__}: {reason}; choose another model or fetch it again"
         ) from error
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

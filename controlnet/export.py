@@ -10,12 +10,9 @@ Stable Diffusion for granted, and A1111 also eight heads, which SD 2.x has not. 
 file's name whether residuals are pooled: A1111 from `shuffle` anywhere, ComfyUI from its end.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +26,7 @@ from controlnet.original_keys import family, original_names, to_original
 from controlnet.trainer.checkpoint import WEIGHTS
 from controlnet.trainer.run_folder import CONFIG_NAME, CONTROL_DIR, check_result
 from schemas.errors import ConfigError
+from schemas.files import taking_place
 
 Layout = Literal["diffusers", "original"]
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -36,7 +34,7 @@ Precision = Literal["fp32", "fp16", "bf16"]
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _HINT_CONV = "controlnet_cond_embedding.conv_in.weight"  # only a ControlNet has it
 _ORDER = "controlnet_conditioning_channel_order"
-_OURS, _TEMPORARY = "controlset.", ".writing-"
+_OURS = "controlset."
 _POOLED_ENDS = ("_shuffle", "_shuffle_fp16")
 _IMPLEMENTATION = {"original": "https://github.com/lllyasviel/ControlNet", "diffusers": "diffusers"}
 _ARCHITECTURE = {"v1": "stable-diffusion-v1", "xl": "stable-diffusion-xl-v1-base"}
@@ -96,14 +94,17 @@ def export(
     if layout == "original":
         tensors = to_original(tensors, source.config)
     metadata = _metadata(source, tensors, layout, output.stem)
-    with _whole(output) as temporary:
-        if layout == "original":
-            save_file(tensors, temporary, metadata=metadata)
-        else:
-            temporary.mkdir()
-            save_file(tensors, temporary / WEIGHTS, metadata=metadata)
-            document = json.dumps({**source.config, _ORDER: "rgb"}, indent=2, sort_keys=True)
-            (temporary / CONFIG_NAME).write_text(f"{document}\n")
+    try:
+        with taking_place(output) as temporary:
+            if layout == "original":
+                save_file(tensors, temporary, metadata=metadata)
+            else:
+                temporary.mkdir()
+                save_file(tensors, temporary / WEIGHTS, metadata=metadata)
+                document = json.dumps({**source.config, _ORDER: "rgb"}, indent=2, sort_keys=True)
+                (temporary / CONFIG_NAME).write_text(f"{document}\n")
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"{output}: need a place that can be written, got {error}") from error
     file = output if layout == "original" else output / WEIGHTS
     return Exported(
         path=output,
@@ -224,13 +225,17 @@ def _metadata(
     if resolution is not None:
         fields["resolution"] = resolution
     # "format" is what transformers and diffusers want to read there
-    return {"format": "pt", **ours, **{f"modelspec.{name}": one for name, one in fields.items()}}
+    return {
+        "format": "pt",
+        **ours,
+        **{f"modelspec.{name}": value for name, value in fields.items()},
+    }
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of a safetensors file after its header: wider types first, then by name."""
     digest = hashlib.sha256()
-    for name in sorted(tensors, key=lambda one: (-tensors[one].element_size(), one)):
+    for name in sorted(tensors, key=lambda name: (-tensors[name].element_size(), name)):
         digest.update(tensors[name].flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
@@ -254,46 +259,3 @@ def _readers(source: _Source, layout: Layout) -> str:
     if len(source.config.get("conditioning_embedding_out_channels", range(4))) == 4:
         return f"diffusers ({told}) loads it; no base of ComfyUI's fits"
     return "no tool knows its hint block; use --format diffusers"
-
-
-@contextlib.contextmanager
-def _whole(output: Path) -> Iterator[Path]:
-    """A temporary place beside `output` that becomes it, unless something fails.
-
-    Raises:
-        ConfigError: it cannot be written: disk full, no permission.
-    """
-    temporary = output.with_name(f"{_TEMPORARY}{output.name}")
-    _delete(temporary)  # of a killed export
-    try:
-        yield temporary
-        for path in [*temporary.rglob("*"), temporary]:
-            _share(path)
-            _sync(path)
-        temporary.rename(output)
-        _sync(output.parent)
-    except (SafetensorError, OSError) as error:
-        raise ConfigError(f"{output}: need a place that can be written, got {error}") from error
-    finally:
-        _delete(temporary)
-
-
-def _delete(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
-
-
-def _share(path: Path) -> None:
-    """As readable as any new file: safetensors 0.8 lets only the owner read what it writes."""
-    os.umask(umask := os.umask(0))  # there is no other way to read it
-    if path.is_file():
-        path.chmod(0o666 & ~umask)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,9 @@ from typing import Any
 
 from schemas.errors import ConfigError
 from schemas.machine import lacks_memory
+
+UNFINISHED = ".writing-"
+"""How names begin that `taking_place` writes to."""
 
 _TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp(\.[^.]+)?")
 _AGAIN = "then run the same command again to go on"
@@ -145,6 +149,56 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def taking_place(path: Path) -> Iterator[Path]:
+    """A place to write a file or a folder to, which then takes its name; else nothing stays of it.
+
+    For what is large or several files: it is on the disk before it takes its name. A folder cannot
+    be renamed over a full one, so that one steps aside.
+
+    Args:
+        path: final name; an older file or folder is replaced.
+
+    Yields:
+        A name beside it; nothing is there yet.
+
+    Raises:
+        OutputError: as in `writing`.
+    """
+    temporary = path.with_name(f"{UNFINISHED}{path.name}")
+    aside = path.with_name(f"{UNFINISHED}old-{path.name}")
+    with writing(path):
+        try:
+            for old in (temporary, aside):  # of a killed run
+                _delete(old)
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            for part in [*temporary.rglob("*"), temporary]:
+                if part.is_file():
+                    # As readable as any new file: safetensors lets its owner alone read its files.
+                    part.chmod(0o666 & ~_umask())
+                sync(part)
+            if path.exists():
+                path.rename(aside)
+            temporary.rename(path)
+            _delete(aside)
+            sync(path.parent)
+        finally:
+            with contextlib.suppress(OSError):
+                _delete(temporary)
+
+
+def _umask() -> int:
+    os.umask(current := os.umask(0))  # there is no other way to read it
+    return current
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+
+
 def is_temporary(name: str) -> bool:
     """Whether a file's name is one that `replacing` makes."""
     return _TEMPORARY.fullmatch(name) is not None
@@ -175,7 +229,10 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 def sync(path: Path) -> None:
     """Have the disk hold a file, or the names in a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
+    is_windows = os.name == "nt"  # it syncs what is open for writing, and no folder
+    if is_windows and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if is_windows else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -130,8 +130,8 @@ class Counts:
 
     def add_all(self, noted: Mapping[str, Noted]) -> None:
         """Add counts that were made elsewhere."""
-        for reason, one in noted.items():
-            self._merge(reason, one.count, one.examples)
+        for reason, counted in noted.items():
+            self._merge(reason, counted.count, counted.examples)
 
     def _merge(self, reason: str, count: int, examples: Iterable[str]) -> None:
         before, names = self._noted.get(reason, (0, []))

@@ -209,9 +209,8 @@ class Manifest:
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        twice = [
-            name for name, times in Counter(one.name for one in self.shards).items() if times > 1
-        ]
+        names = Counter(shard.name for shard in self.shards)
+        twice = [name for name, times in names.items() if times > 1]
         _demand(not twice, "every shard once", twice)
         msgspec.convert(self.recipe, _Recipe)
         for name, record in self.annotators.items():

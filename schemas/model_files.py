@@ -7,10 +7,14 @@ these options wherever they load something, and see only configurations that pas
 
 import contextlib
 import dataclasses
+import functools
+import importlib
+import logging
 import math
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -113,3 +117,44 @@ def no_questions() -> Iterator[None]:
         yield
     finally:
         dynamic_module_utils.TIME_OUT_REMOTE_CODE = seconds
+
+
+class _Quiet:
+    """No advice and no progress bars of a library, while any thread is inside.
+
+    Both are settings of the process: the first one in changes them, the last one out restores them.
+    """
+
+    def __init__(self, library: str) -> None:
+        self._library = library
+        self._change = threading.Lock()
+        self._inside = 0
+        self._level, self._bars = logging.NOTSET, False
+
+    def _settings(self) -> Any:
+        return importlib.import_module(f"{self._library}.utils.logging")
+
+    def __enter__(self) -> None:
+        settings = self._settings()
+        with self._change:
+            if self._inside == 0:
+                self._level = settings.get_verbosity()
+                self._bars = settings.is_progress_bar_enabled()
+                settings.set_verbosity(logging.CRITICAL)
+                settings.disable_progress_bar()
+            self._inside += 1
+
+    def __exit__(self, *_error: object) -> None:
+        settings = self._settings()
+        with self._change:
+            self._inside -= 1
+            if self._inside == 0:
+                settings.set_verbosity(self._level)
+                if self._bars:
+                    settings.enable_progress_bar()
+
+
+@functools.cache
+def quiet(library: Literal["transformers", "diffusers"]) -> _Quiet:
+    """The one guard of a library for `with`; it can be entered again, and by several threads."""
+    return _Quiet(library)

@@ -339,7 +339,7 @@ def _png_coding(told: dict[bytes, bytes]) -> ColorCoding | None:
     value = int.from_bytes(gamma, "big") / 100_000 if len(gamma) == 4 else 0
     return ColorCoding(
         gamma=value or None,
-        chromaticities=tuple(one / 100_000 for one in struct.unpack(">8I", places))
+        chromaticities=tuple(place / 100_000 for place in struct.unpack(">8I", places))
         if len(places) == 32
         else None,
     )
@@ -422,8 +422,8 @@ def _webp_frame(raw: bytes, at: int, stop: int) -> tuple[int, int]:
     return 0, 0
 
 
-def _larger(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
-    return max(one[0], other[0]), max(one[1], other[1])
+def _larger(first: tuple[int, int], second: tuple[int, int]) -> tuple[int, int]:
+    return max(first[0], second[0]), max(first[1], second[1])
 
 
 def _u24(raw: bytes, at: int) -> int:

@@ -249,7 +249,7 @@ class ShardReader:
 
     def _check_columns(self, columns: Sequence[str] | None) -> None:
         wanted = columns if columns is not None else self._columns or ()
-        for column in dict.fromkeys(one.partition(".")[0] for one in wanted):
+        for column in dict.fromkeys(path.partition(".")[0] for path in wanted):
             found = self.schema.get_field_index(column)  # -1 also where there are two
             if found < 0:
                 raise ConfigError(
@@ -277,7 +277,7 @@ class ShardReader:
         with self._damage():
             record = self.metadata.row_group(group)
             for number, path in enumerate(self._paths):
-                if columns is not None and not any(_is_part(path, one) for one in columns):
+                if columns is not None and not any(_is_part(path, column) for column in columns):
                     continue
                 chunk = record.column(number)
                 if chunk.compression != "UNCOMPRESSED":
@@ -301,7 +301,8 @@ class ShardReader:
                 # In Python: a number beside a column lets pyarrow import pandas, a second a start.
                 least = _LEAST[name]
                 fits = [
-                    one is not None and least <= one <= _LONGEST_SIDE for one in column.to_pylist()
+                    side is not None and least <= side <= _LONGEST_SIDE
+                    for side in column.to_pylist()
                 ]
                 need = f"{name} from {_LEAST[name]} to {_LONGEST_SIDE} px"
             elif pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
@@ -316,7 +317,7 @@ class ShardReader:
                 continue
             flags = fits if isinstance(fits, list) else fits.to_pylist()
             if not all(flags):
-                first = column[[bool(one) for one in flags].index(False)].as_py()
+                first = column[[bool(fit) for fit in flags].index(False)].as_py()
                 raise ConfigError(
                     f"{self.where}: need {need}, got {first!r:.100}; run `controlset verify`"
                 )

@@ -6,8 +6,6 @@ BLIP's attention computes without copies here, and what is drawn at random depen
 import dataclasses
 import functools
 import hashlib
-import logging
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,6 +16,7 @@ from annotators.protocol import Captioner
 from annotators.runtime import Precision, Runtime, torch_dtype
 from annotators.weights import Weights, locate, model
 from schemas.errors import ConfigError, Reason, Rejected, need
+from schemas.model_files import quiet
 from schemas.pixels import RgbU8
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ class BlipSpec:
                 prompt that is no task of Florence-2.
         """
         folder = locate(self.weights[0], runtime)
-        with _QUIET:
+        with quiet("transformers"):
             network, processor = _read(folder, self.precision)
         network = network.eval().requires_grad_(False).to(runtime.device)
         family = network.config.model_type
@@ -99,7 +98,7 @@ class BlipSpec:
                     f"--caption-prompt: need one of {', '.join(_FLORENCE_TASKS)} for Florence-2, "
                     f"got {prompt!r}"
                 )
-        return _Captioner(
+        return _LoadedCaptioner(
             spec=self,
             runtime=runtime,
             family=family,
@@ -146,7 +145,7 @@ def _prompt_ids(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class _Captioner:
+class _LoadedCaptioner:
     """A loaded model. Nothing in it changes, so threads can share it.
 
     A caption does not depend on its batch: rows never mix, and on a CPU batches of 1 and 8 gave
@@ -167,7 +166,7 @@ class _Captioner:
 
         at_once = max(_ON_A_CPU_AT_ONCE, self.runtime.images_at_once)
         results: list[str | Rejected] = []
-        with _QUIET, torch.inference_mode():
+        with quiet("transformers"), torch.inference_mode():
             for start in range(0, len(images), at_once):
                 together = slice(start, start + at_once)
                 words = self._generate(self._pixels(images[together]), keys[together])
@@ -224,43 +223,6 @@ class _Captioner:
             if text.casefold().split() == self.prompt.casefold().split():
                 return Rejected(Reason.NO_CAPTION, f"need more than the prompt, got {text!r}")
         return guarded(text)
-
-
-class _Quiet:
-    """No advice and no progress bars of transformers on the terminal, while any thread is inside.
-
-    Both are settings of the process: the first one in changes them, the last one out restores them.
-    """
-
-    def __init__(self) -> None:
-        self._change = threading.Lock()
-        self._inside = 0
-        self._level = logging.NOTSET
-        self._bars = False
-
-    def __enter__(self) -> None:
-        from transformers.utils import logging as library
-
-        with self._change:
-            if self._inside == 0:
-                self._level, self._bars = library.get_verbosity(), library.is_progress_bar_enabled()
-                library.set_verbosity(logging.CRITICAL)
-                if self._bars:
-                    library.disable_progress_bar()
-            self._inside += 1
-
-    def __exit__(self, *_error: object) -> None:
-        from transformers.utils import logging as library
-
-        with self._change:
-            self._inside -= 1
-            if self._inside == 0:
-                library.set_verbosity(self._level)
-                if self._bars:
-                    library.enable_progress_bar()
-
-
-_QUIET = _Quiet()
 
 
 if TYPE_CHECKING:

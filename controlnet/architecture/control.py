@@ -221,9 +221,9 @@ class ControlNet(nn.Module):
         emb_BE = embedding(self, timestep_B, prompt, latent_BCHW.dtype)
         h_BCHW = self.conv_in(latent_BCHW) + features_BCHW
         outputs, middle_BCHW = encode(self, h_BCHW, emb_BE, prompt.text_BLD)
-        doors = zip(self.controlnet_down_blocks, outputs, strict=True)
+        pairs = zip(self.controlnet_down_blocks, outputs, strict=True)
         residuals = Residuals(
-            skips=tuple(zero(output_BCHW) for zero, output_BCHW in doors),
+            skips=tuple(zero(output_BCHW) for zero, output_BCHW in pairs),
             middle=self.controlnet_mid_block(middle_BCHW),
         )
         return residuals.pooled() if self.config["global_pool_conditions"] else residuals

@@ -14,7 +14,6 @@ is stored: draws are a function of (seed, epoch, key).
 import contextlib
 import dataclasses
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -34,11 +33,10 @@ from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.index import Index
 from schemas.documents import read_checked, with_digest
 from schemas.errors import ConfigError
-from schemas.files import file_digest, sync, writing
+from schemas.files import UNFINISHED, file_digest, taking_place
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 _STATE, _TRAINING = "state.json", "training.safetensors"
-_TEMPORARY = ".writing-"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +65,7 @@ def save_control(
         metadata: goes into the safetensors header.
         weights: averaged ones, by parameter name.
     """
-    with _swapped(folder) as temporary:
+    with taking_place(folder) as temporary, _errors_of_disk():
         _write_control(control, temporary, metadata, weights)
 
 
@@ -99,7 +97,7 @@ def save_checkpoint(
             f"own.{name}": parameter.detach().cpu()
             for name, parameter in control.named_parameters()
         }
-    with _swapped(folder) as temporary:
+    with taking_place(folder) as temporary, _errors_of_disk():
         _write_control(control, temporary / "controlnet", metadata, average)
         stored = {name: value.contiguous() for name, value in tensors.items()}
         save_file(stored, temporary / _TRAINING)
@@ -212,7 +210,7 @@ def load_checkpoint(
 def clear_temporary(run: Path) -> None:
     """Delete what a killed run was writing."""
     for place in (run, run / "checkpoints"):
-        for leftover in place.glob(f"{_TEMPORARY}*"):
+        for leftover in place.glob(f"{UNFINISHED}*"):
             shutil.rmtree(leftover)
 
 
@@ -297,46 +295,15 @@ def _folders(run: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def _swapped(folder: Path) -> Iterator[Path]:
-    """A place to write a folder to, which is then synced and renamed; else nothing stays of it.
-
-    A folder cannot be renamed over a full one, so that one steps aside.
-
-    Raises:
-        OutputError: the disk is full and the like.
-    """
-    temporary = folder.with_name(f"{_TEMPORARY}{folder.name}")
-    aside = folder.with_name(f"{_TEMPORARY}old-{folder.name}")
-    with writing(folder):
-        try:
-            for old in (temporary, aside):
-                if old.exists():
-                    shutil.rmtree(old)
-            temporary.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            for path in [*temporary.rglob("*"), temporary]:
-                if path.is_file():
-                    path.chmod(0o666 & ~_umask())  # safetensors: only their owner reads its files
-                sync(path)
-            if folder.exists():
-                folder.rename(aside)
-            temporary.rename(folder)
-            if aside.exists():
-                shutil.rmtree(aside)
-            sync(folder.parent)
-        except SafetensorError as error:
-            number = re.search(r"os error (\d+)", str(error))
-            if number is None:
-                raise
-            raise OSError(int(number[1]), str(error)) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+def _errors_of_disk() -> Iterator[None]:
+    """What safetensors says of a full disk, as the OSError that it was."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), str(error)) from error
 
 
 def published(name: str) -> str:

@@ -10,13 +10,14 @@ import pytest
 import skimage
 import torch
 
-from annotators.captions.blip import _QUIET, BlipSpec, Nucleus
+from annotators.captions.blip import BlipSpec, Nucleus
 from annotators.captions.guard import guarded
 from annotators.options import AnnotateConfig, configured
 from annotators.protocol import weights_of
 from annotators.registry import captioner_of, record_of_captioner
 from annotators.runtime import Runtime
 from schemas.errors import ConfigError, Reason, Rejected
+from schemas.model_files import quiet
 from tests.annotators.tiny_captioners import MAKERS, VOCABULARY, make_blip
 
 FAMILIES = tuple(MAKERS)
@@ -80,7 +81,7 @@ def test_a_caption_does_not_depend_on_its_batch(folder, photographs, family, sea
 def test_blip_says_what_the_transformers_loop_says(folder, photographs, beams, prompt):
     from transformers import AutoProcessor, BlipForConditionalGeneration
 
-    with _QUIET:
+    with quiet("transformers"):
         model = BlipForConditionalGeneration.from_pretrained(folder / "blip").eval()
         processor = AutoProcessor.from_pretrained(folder / "blip")
     expected = []
@@ -226,7 +227,7 @@ def test_settings_of_transformers_are_restored():
     library.set_verbosity_info()
     library.enable_progress_bar()
     try:
-        with _QUIET, _QUIET:
+        with quiet("transformers"), quiet("transformers"):
             assert library.get_verbosity() == library.CRITICAL
             assert not library.is_progress_bar_enabled()
         assert library.get_verbosity() == library.INFO
