@@ -59,7 +59,13 @@ def generate(source: GenerateConfig, *, progress: bool = False) -> "Rows": ...
 
 
 @command(GenerateConfig)
-def generate(source: Any, output: Any = None, *, progress: bool = False, **options: Any) -> "Rows":
+def generate(
+    source: Place | GenerateConfig,
+    output: Place | None = None,
+    *,
+    progress: bool = False,
+    **options: Any,
+) -> "Rows":
     """Turn photographs into a data set of images, captions and condition maps.
 
         photos = controlset.generate("photographs", "canny-set", conditions=["canny"])
@@ -108,7 +114,7 @@ def add(output: AddConfig, *, progress: bool = False) -> "Rows": ...
 
 
 @command(AddConfig)
-def add(output: Any, *, progress: bool = False, **options: Any) -> "Rows":
+def add(output: Place | AddConfig, *, progress: bool = False, **options: Any) -> "Rows":
     """Add conditions, captions or latents to a data set; nothing else is made again.
 
         photos = controlset.add("canny-set", conditions=["grey"])
@@ -157,11 +163,11 @@ def train(data: TrainConfig, *, progress: bool = False) -> "TrainedRun": ...
 
 @command(TrainConfig)
 def train(
-    data: Any,
-    output: Any = None,
+    data: Place | TrainConfig,
+    output: Place | None = None,
     *,
     condition: str | None = None,
-    base: Any = None,
+    base: Place | None = None,
     progress: bool = False,
     **options: Any,
 ) -> "TrainedRun":
@@ -219,7 +225,12 @@ def evaluate(run: EvaluateConfig, *, progress: bool = False) -> "Scores": ...
 
 @command(EvaluateConfig)
 def evaluate(
-    run: Any, data: Any = None, output: Any = None, *, progress: bool = False, **options: Any
+    run: Place | Sequence[Place] | EvaluateConfig,
+    data: Place | None = None,
+    output: Place | None = None,
+    *,
+    progress: bool = False,
+    **options: Any,
 ) -> "Scores":
     """Say with numbers whether a ControlNet obeys.
 
@@ -271,7 +282,12 @@ def sample(run: SampleConfig, *, progress: bool = False) -> "Pictures": ...
 
 @command(SampleConfig)
 def sample(
-    run: Any, hint: Any = None, output: Any = None, *, progress: bool = False, **options: Any
+    run: Place | Sequence[Place] | SampleConfig,
+    hint: "Hint | Sequence[Hint] | None" = None,
+    output: Place | None = None,
+    *,
+    progress: bool = False,
+    **options: Any,
 ) -> "Pictures":
     """Draw pictures under one or several ControlNets.
 

@@ -14,7 +14,7 @@ _FILES = tyro.conf.arg(metavar="FILE [FILE ...]")
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class SampleConfig:
-    """What is drawn, and how."""
+    """Everything that `controlset sample` needs to know: what is drawn, and how."""
 
     run: Annotated[tuple[str, ...], _DIR, tyro.conf.UseAppendAction]
     """Folder of a run, or a ControlNetModel folder. Given again, all control every picture
