@@ -9,13 +9,15 @@ import re
 import numpy as np
 import simplejpeg
 
-from pipeline.images.block_shift import shifted_from
+from pipeline.images.block_shift import find_shift
 from schemas.errors import Reason, Rejected
 from schemas.picture_headers import Header
 from schemas.pixels import guarded
 
 _HOLE = bytes(14)
 _NOT_SEQUENTIAL = frozenset({0xC2, 0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xD0)} - {0xCC})
+_FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
+_MIN_BEYOND = 2  # blocks
 _SURPLUS = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _LOST = re.compile(r"Corrupt JPEG data|Premature end|Inconsistent progression")
 _HARMLESS = re.compile(r"Invalid SOS parameters|Unknown Adobe|JFIF")
@@ -39,12 +41,16 @@ def decode_jpeg(header: Header, scale: int = 1) -> np.ndarray:
     pixels = _decoded(header, scale, "GRAY" if header.channels == 1 else "RGB")
     width_px, height_px = (size // scale for size in header.block_px)
     if min(width_px, height_px) >= 4:  # below that a block is too few pixels to judge
-        start = shifted_from(pixels, (width_px, height_px))
-        if start is not None:
-            x, y = (scale * at for at in start)
+        shift = find_shift(pixels, (width_px, height_px))
+        if shift.start is not None:
+            x, y = (scale * at for at in shift.start)
             raise Rejected(
                 Reason.DAMAGED,
                 f"from about x={x}, y={y} on all blocks are shifted in brightness or colour",
+            )
+        if shift.is_suspected and (blocks := blocks_beyond_range(header)) >= _MIN_BEYOND:
+            raise Rejected(
+                Reason.DAMAGED, f"{blocks} blocks are darker than black or brighter than white"
             )
     return pixels
 
@@ -113,6 +119,62 @@ def _has_hole(raw: bytes, channels: int) -> bool:
     if at < 0 or at > end or not raw[at:end].strip(b"\0"):  # behind or just before the end mark
         return False
     return raw[scan + 4] == channels and bool(_first_symbol(raw, scan) & 15)
+
+
+def blocks_beyond_range(header: Header) -> int:
+    """How many blocks have a stored mean that no 8-bit picture has, whatever its encoder.
+
+    The means of samples of 0 to 255 stay in that range but for rounding, and are clipped to it when
+    they are decoded. So the picture is decoded once more, one pixel a block, by quantization tables
+    that halve its contrast.
+
+    Cost: 0.8 to 1.4 ms for a 1024x768 one (a half to two thirds of its decoding).
+    """
+    halved = _with_half_contrast(header.lean)
+    if halved is None:
+        return 0
+    raw, stored, used = halved
+    try:
+        with guarded(header.width * header.height):
+            if simplejpeg.decode_jpeg_header(raw, strict=False)[2] not in {"YCbCr", "Gray"}:
+                return 0
+            means = simplejpeg.decode_jpeg(
+                raw, "GRAY", min_height=1, min_width=1, min_factor=8, strict=False
+            )
+    except Rejected:
+        return 0
+    levels = 128 + (means - np.float32(128)) * np.float32(stored / used)
+    # Encoders round a mean to a multiple of stored / 8, some to the second nearest one.
+    margin = 127.5 + 1.5 * stored / 8 + stored / used + 1
+    return int((np.abs(levels - 127.5) > margin).sum())
+
+
+def _with_half_contrast(raw: bytes) -> tuple[bytes, int, int] | None:
+    """(JPEG of the means alone, step of brightness' mean in `raw`, in that one); None if unknown.
+
+    A table is its class, then 64 steps of a byte or two, that of the mean first.
+    """
+    halved, scan, at = bytearray(raw), _first_scan(raw), 2
+    steps: dict[int, tuple[int, int]] = {}
+    of_brightness = -1
+    while at < scan:
+        end = at + 2 + int.from_bytes(raw[at + 2 : at + 4], "big")
+        if raw[at + 1] in _FRAMES:
+            of_brightness = raw[at + 12]
+        table = at + 4
+        while raw[at + 1] == 0xDB and table < end:
+            width = 2 if raw[table] >> 4 else 1
+            stored = int.from_bytes(raw[table + 1 : table + 1 + width], "big")
+            used = max(1, stored // 2)
+            halved[table + 1 : table + 1 + 64 * width] = used.to_bytes(width, "big").ljust(
+                64 * width, b"\0"
+            )
+            steps[raw[table] & 15] = stored, used
+            table += 1 + 64 * width
+        at = end
+    if of_brightness not in steps or len(halved) != len(raw):
+        return None
+    return bytes(halved), *steps[of_brightness]
 
 
 def _first_scan(raw: bytes) -> int:
