@@ -44,7 +44,7 @@ def find_shift(pixels: np.ndarray, block_px: tuple[int, int]) -> Shift:
     Returns:
         The start of the shift, or None where it is not certain: no damage, or too few blocks.
 
-    Cost: 0.9 ms for a 1024x768 one on one core.
+    Cost: 0.35 to 0.45 ms for a 1024x768 one on one core (measured 2026-11-30).
     """
     width_px, height_px = block_px
     rows, columns = pixels.shape[0] // height_px, pixels.shape[1] // width_px
