@@ -56,9 +56,9 @@ def find_shift(pixels: np.ndarray, block_px: tuple[int, int]) -> Shift:
     inner[1:-1] = True
     is_likely = any(_candidates(steps, clear, _MIN_STEP_LEVELS / 2))
     is_suspected = is_likely
-    if not np.array_equal(clear, inner):
+    if not (is_likely or np.array_equal(clear, inner)):
         is_suspected = any(_candidates(steps, inner, _MIN_STEP_LEVELS / 2))
-    if not (is_likely or is_suspected):
+    if not is_suspected:
         return Shift(None, is_suspected=False)
     steps, above, clear = _steps(pixels, block_px, rows, columns)
     is_suspected &= int((inner & ~clear).sum()) >= _MIN_CLIPPED
