@@ -27,6 +27,7 @@ from schemas.files import (
     open_plain,
     read_plain,
     replacing,
+    sync,
     write_json,
 )
 from schemas.machine import lacks_memory
@@ -210,3 +211,17 @@ def test_no_error_of_ours_acts_on_a_terminal() -> None:
     kinds: list[type[ConfigError]] = [ConfigError, NothingKept]
     for kind in kinds:
         assert str(kind("a\x1b[31mred: b\u202e; c\nd")) == "a\\x1b[31mred: b\\u202e; c\nd"
+
+
+def test_on_windows_a_file_is_synced_while_it_can_be_written_and_a_folder_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, opened = tmp_path / "a", list[int]()
+    path.write_bytes(b"abc")
+    really = os.open
+    monkeypatch.setattr(os, "open", lambda name, flags: opened.append(flags) or really(name, flags))
+    with monkeypatch.context() as windows:
+        windows.setattr(os, "name", "nt")
+        sync(tmp_path)
+        sync(path)
+    assert opened == [os.O_RDWR]
