@@ -111,7 +111,7 @@ def load_control(control: Path, unet: Any = None) -> ControlNet:
         unet: of the base, whose shape a network in one file has.
 
     Returns:
-        It hears maps in RGB: one that was trained on BGR has its first convolution turned round,
+        Its maps are in RGB: one that was trained on BGR has its first convolution turned round,
         which says the same.
 
     Raises:
@@ -132,7 +132,7 @@ def _of_folder(folder: Path) -> ControlNet:
     config = {name: value for name, value in model.config.items() if not name.startswith("_")}
     control = ControlNet({"_class_name": "ControlNetModel", **config}, model)
     control.load_state_dict(model.state_dict())
-    return _hearing_rgb(control.float())
+    return _for_rgb_maps(control.float())
 
 
 def _need_our_kind(config: Mapping[str, Any]) -> None:
@@ -206,7 +206,7 @@ def _hint_block(state: Mapping[str, Tensor]) -> tuple[tuple[int, ...], bool]:
     )
 
 
-def _hearing_rgb(control: ControlNet) -> ControlNet:
+def _for_rgb_maps(control: ControlNet) -> ControlNet:
     if control.config.get("controlnet_conditioning_channel_order") == "bgr":
         with torch.no_grad():
             weight = control.controlnet_cond_embedding.conv_in.weight

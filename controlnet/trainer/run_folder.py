@@ -30,25 +30,25 @@ RESULT_FILES = (f"{CONTROL_DIR}/config.json", f"{CONTROL_DIR}/{checkpoint.WEIGHT
 
 
 @contextlib.contextmanager
-def claimed_output(config: TrainConfig) -> Iterator[Found]:
+def held_output(config: TrainConfig) -> Iterator[Found]:
     """Hold the folder for one training; its first process locks it for all of them.
 
     Yields:
-        What `claim_output` gives.
+        What `found_in_output` gives.
 
     Raises:
         ConfigError: as there; or another training writes there.
     """
     folder = Path(config.output)
-    found = claim_output(config)  # a folder that is somebody else's is left alone
+    found = found_in_output(config)  # a folder that is somebody else's is left alone
     if not is_first_process():
         yield found
         return
     with held(folder):
-        yield claim_output(config)
+        yield found_in_output(config)
 
 
-def claim_output(config: TrainConfig) -> Found:
+def found_in_output(config: TrainConfig) -> Found:
     """Refuse a folder that holds something else; find what to go on from.
 
     Returns:

@@ -28,7 +28,7 @@ from controlnet.trainer.probe import snap_step
 from controlnet.trainer.run_folder import (
     CONTROL_DIR,
     SUMMARY_NAME,
-    claimed_output,
+    held_output,
     result_files,
     same_run,
     write_config,
@@ -123,7 +123,7 @@ def train(
         ConfigError: something is wrong with data, base or output; or a loss is not finite, then
             the last good checkpoint stays; or another process of several is gone.
     """
-    with machine_limits(config.output), claimed_output(config) as found, other_processes():
+    with machine_limits(config.output), held_output(config) as found, other_processes():
         run = prepare(config, judge) if method is None else prepare(config, judge, method)
         return _Loop(run, found).go()
 
