@@ -4,7 +4,7 @@
 #   docker run --gpus all --ipc host --entrypoint torchrun controlset-trainer --nproc-per-node 8 -m -- controlset train ...
 ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE}
-ARG EXTRAS=optimizers,quality
+ARG EXTRAS=optimizers,quality,aws,azure,gcp
 COPY docker/install.sh requirements.lock dist/*.whl /build/
 RUN UV_NO_CACHE=1 PIP_NO_CACHE_DIR=1 /build/install.sh /build/controlset-*.whl /build/requirements.lock /opt/controlset "${EXTRAS}" \
  && useradd --create-home --uid 1000 trainer

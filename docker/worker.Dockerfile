@@ -9,7 +9,7 @@ FROM apache/beam_python3.11_sdk:${BEAM} AS beam
 
 FROM ${BASE}
 ARG BEAM
-ARG EXTRAS=gcp,aws
+ARG EXTRAS=gcp,aws,azure
 COPY docker/install.sh requirements.lock dist/*.whl /build/
 RUN UV_NO_CACHE=1 PIP_NO_CACHE_DIR=1 BEAM="${BEAM}" /build/install.sh /build/controlset-*.whl /build/requirements.lock /opt/controlset "${EXTRAS}"
 ENV PATH=/opt/controlset/bin:$PATH \

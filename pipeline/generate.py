@@ -34,9 +34,8 @@ from pipeline.progress import (
 from pipeline.runners import dataflow, portable
 from pipeline.sources import Notes, SourceKind, all_refs, resolve_source
 from pipeline.sources.resolve import resolve_columns
-from pipeline.storage import object_stores
-from pipeline.storage.store import check_place, is_local, read_text
-from pipeline.storage.web_files import check_output, check_source
+from pipeline.storage.remote import check_output, check_place, check_source, use_options
+from pipeline.storage.store import is_local, read_text
 from pipeline.worker import closing_workers
 from schemas.errors import ConfigError
 from schemas.files import memory_limits
@@ -121,7 +120,7 @@ def resolve(config: GenerateConfig, *, download: bool = True) -> Job:
             "start Python with -X utf8"
         )
     config = portable.prepared(dataflow.prepared(config))
-    object_stores.use(config.beam_args)
+    use_options(config.beam_args)
     check_output(config.output)
     check_source(config.source)
     for place in (config.source, config.output):
@@ -226,7 +225,12 @@ def _plain(value: object) -> str:
 
 
 def run_graph(job: AnyJob, wire: Callable[[beam.Pipeline, AnyJob], object]) -> None:
-    """Run a graph to its end; the caller is `running`."""
+    """Run a graph to its end; the caller is `running`.
+
+    Args:
+        job: says where and on how many threads.
+        wire: adds the graph to the pipeline.
+    """
     runner, options = beam_options(job)
     pipeline = beam.Pipeline(runner=runner, options=options)
     wire(pipeline, job)

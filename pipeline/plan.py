@@ -121,7 +121,12 @@ def shard_plan(split: str, index: int, refs: Iterable[ImageRef], layout: Layout)
 
 
 def fingerprint(references: str, identity: str) -> str:
-    """Hash of everything that a shard's bytes depend on."""
+    """Hash of everything that a shard's bytes depend on.
+
+    Args:
+        references: from `hash_of_references`.
+        identity: `Job.identity`, the recipe's hash.
+    """
     return hashlib.sha256(f"{identity} {references}".encode()).hexdigest()
 
 

@@ -7,7 +7,6 @@ inode, so that the second start costs nothing.
 
 import bisect
 import dataclasses
-import datetime
 import hashlib
 import itertools
 import os
@@ -17,7 +16,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -25,6 +23,7 @@ import pyarrow.fs as pafs
 from schemas.documents import MAX_DOCUMENT_BYTES, misfit, read_json
 from schemas.errors import ConfigError
 from schemas.files import write_json
+from schemas.filesystems import StoreRefusal, arrow_file_system, is_local
 from schemas.machine import cores
 from schemas.manifest import ADDING_DIR, MANIFEST_NAME, FileRecord, Manifest, ShardRecord
 from schemas.pixels import MapU8, MapU16, RgbU8, decode_stored_map, decode_stored_rgb, of_row
@@ -163,7 +162,7 @@ def open_dataset(path: str, *, split: str | None = None) -> Dataset:
     """Open a data set that `controlset generate` wrote.
 
     Args:
-        path: its folder, or a URI that pyarrow's file systems know (`gs://…`, `s3://…`).
+        path: its folder, or a URI (`gs://…`, `s3://…`, `az://…`, `hf://datasets/…`).
         split: `train` or `validation`; None is all of it.
 
     Raises:
@@ -205,33 +204,14 @@ def example(row: Mapping[str, Any], conditions: Sequence[str]) -> Example:
 def filesystem_of(path: str) -> tuple[pafs.FileSystem, str]:
     """The file system that a path or URI lies in, and the path inside it.
 
-    S3 and GCS are where the usual variables say: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL (MinIO and
-    others) and STORAGE_EMULATOR_HOST; pyarrow itself reads none of them.
-
     Raises:
-        ConfigError: pyarrow does not know such a place, or cannot reach it.
+        ConfigError: nobody knows such a place, or its package is not installed.
     """
-    scheme, marked, inside = path.partition("://")
-    if not marked:
+    path = path.removeprefix("file://")
+    if is_local(path):
         _check_name(path)
         return pafs.LocalFileSystem(), path
-    endpoint = next(filter(None, map(os.environ.get, _ENDPOINTS.get(scheme, ()))), None)
-    try:
-        if endpoint is None:
-            limit = "" if scheme != "gs" or "?" in path else f"?retry_limit_seconds={_RETRY_S}"
-            return pafs.FileSystem.from_uri(path + limit)
-        host = urlsplit(endpoint if "://" in endpoint else f"http://{endpoint}")
-        if scheme == "s3":
-            return pafs.S3FileSystem(endpoint_override=host.netloc, scheme=host.scheme), inside
-        return pafs.GcsFileSystem(
-            anonymous=True,
-            endpoint_override=host.netloc,
-            scheme=host.scheme,
-            retry_time_limit=datetime.timedelta(seconds=_RETRY_S),
-        ), inside
-    except (OSError, pa.ArrowInvalid) as error:
-        first = str(error).splitlines()[0]
-        raise ConfigError(f"{path}: need a place that pyarrow can open, got {first}") from error
+    return arrow_file_system(path)
 
 
 def _check_name(path: str) -> None:
@@ -253,14 +233,6 @@ def _check_name(path: str) -> None:
         raise ConfigError(
             f"{printable(path)}: need a name in UTF-8, got bytes that are none; rename it"
         ) from None
-
-
-_RETRY_S = 30  # of Google's client, which would else try for a quarter of an hour
-
-_ENDPOINTS = {
-    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
-    "gs": ("STORAGE_EMULATOR_HOST",),
-}
 
 
 def check_at_rest(path: str) -> None:
@@ -293,6 +265,9 @@ def read_manifest(files: pafs.FileSystem, root: str, path: str) -> Manifest:
     where = f"{root}/{MANIFEST_NAME}"
     try:
         info = files.get_file_info(where)
+    except StoreRefusal as error:
+        got, advice = error.refusal.got, error.refusal.advice
+        raise ConfigError(f"{path}: need a place that answers, got {got}; {advice}") from error
     except OSError as error:
         first = str(error).splitlines()[0]
         raise ConfigError(f"{path}: need a place that answers, got {first}") from error

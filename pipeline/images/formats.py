@@ -416,7 +416,11 @@ def formats() -> tuple[str, ...]:
 
 
 def looks_like_picture(head: bytes) -> bool:
-    """Whether first bytes, 32 or more, are those of a picture that is read."""
+    """Whether a file starts as a picture that is read, whatever it is called.
+
+    Args:
+        head: its first bytes, 32 or more.
+    """
     return _STARTS.match(head) is not None or is_tga(head)
 
 
@@ -431,6 +435,9 @@ def unknown(raw: bytes) -> Rejected:
 
 def ends_early(raw: bytes) -> bool:
     """Whether a picture that failed to decode was cut off rather than damaged.
+
+    Args:
+        raw: bytes of a file that starts as a picture.
 
     Returns:
         True if the end mark or the announced length is missing; False also where the format (TIFF)

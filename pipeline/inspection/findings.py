@@ -20,7 +20,7 @@ AGAIN = "then run controlset generate again"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class ShownRow:
+class Wish:
     """A row to show, and the condition whose map belongs to it."""
 
     row: int
@@ -31,12 +31,12 @@ class ShownRow:
 class Draft(Flag):
     """A flag whose examples are still row numbers."""
 
-    to_show: Sequence[ShownRow] = ()
+    wishes: Sequence[Wish] = ()
 
-    def flag(self, members: Mapping[ShownRow, Member]) -> Flag:
+    def flag(self, members: Mapping[Wish, Member]) -> Flag:
         """The flag, once its examples were looked up."""
         known = {field.name: getattr(self, field.name) for field in dataclasses.fields(Flag)}
-        known["examples"] = [members[asked] for asked in self.to_show]
+        known["examples"] = [members[wish] for wish in self.wishes]
         return Flag(**known)
 
 
@@ -64,13 +64,13 @@ def _of_rows(
         advice=advice,
         threshold=threshold,
         about_text=about_text,
-        to_show=rows_to_show(rows, condition),
+        wishes=wishes_for(rows, condition),
     )
 
 
-def rows_to_show(rows: Sequence[int] | np.ndarray, condition: str | None = None) -> list[ShownRow]:
+def wishes_for(rows: Sequence[int] | np.ndarray, condition: str | None = None) -> list[Wish]:
     """The first few rows, to be shown with their map of a condition if one is named."""
-    return [ShownRow(row=int(row), condition=condition) for row in rows[:EXAMPLES]]
+    return [Wish(row=int(row), condition=condition) for row in rows[:EXAMPLES]]
 
 
 _GREY_SHARE = 0.05
@@ -240,7 +240,12 @@ _THRESHOLDS = {"canny": "--canny-thresholds", "mlsd": "--mlsd-thresholds"}
 
 
 def density_limits(name: str, record: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Edge densities between which nothing stands out; None for maps without edges."""
+    """Edge densities between which nothing stands out; None for maps without edges.
+
+    Args:
+        name: of the condition.
+        record: of its annotator, from the manifest.
+    """
     if "edge_density" not in record.get("stats", {}):
         return None
     if name == "mlsd":
@@ -427,7 +432,7 @@ def _people_flags(name: str, people: People) -> Iterator[Draft]:
             meaning="An ear and a shoulder tell no pose: people cut off, hidden or made up.",
             advice="Nothing to do if they are few. pose_visible_joints lets a reader leave them "
             "out.",
-            to_show=rows_to_show(list(dict.fromkeys(rows.tolist())), name),
+            wishes=wishes_for(list(dict.fromkeys(rows.tolist())), name),
         )
 
 
@@ -502,7 +507,7 @@ def _monotony_flags(
             of=present,
             meaning="A text that says the same of every picture tells no more than none.",
             advice="Intended with --caption fixed; otherwise look where the captions come from.",
-            to_show=rows_to_show([row]),
+            wishes=wishes_for([row]),
             about_text=True,
         )
     if openings and openings[0][1] > max(_OPENING_SHARE * present, _OPENING_ROWS):

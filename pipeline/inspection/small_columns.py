@@ -101,7 +101,11 @@ class CaptionCounter:
     """Counts captions one by one; keeps hashes and lengths, never all texts."""
 
     def __init__(self, *, model: str | None = None) -> None:
-        """`model` is the `caption_source` of what a model wrote."""
+        """Begin to count.
+
+        Args:
+            model: the `caption_source` of what a model wrote.
+        """
         self.model = model
         self._sources: dict[str, _OfSource] = {}
         self._characters: list[int] = []
@@ -153,7 +157,11 @@ class CaptionCounter:
         return sorted(repeated, key=lambda pair: (-pair[1], pair[0]))[:_LISTED]
 
     def facts(self, repeats: Sequence[tuple[str, int]]) -> Captions:
-        """All counts."""
+        """All counts.
+
+        Args:
+            repeats: `most_repeated` with texts for rows.
+        """
         words = [length for counts in self._sources.values() for length in counts.words]
         sources = [counts.facts(name) for name, counts in self._sources.items()]
         return Captions(

@@ -1,4 +1,4 @@
-"""Where raw images come from: folders, tars and Parquet, on disk or any Beam file system."""
+"""Where raw images come from: folders, tars and Parquet, on disk, in a bucket or on the web."""
 
 from pipeline.sources.listing import list_source
 from pipeline.sources.read import all_refs, first_refs, index_container, iter_reads

@@ -52,7 +52,7 @@ def resolve_source(config: GenerateConfig) -> SourceSpec:
 
     Args:
         config: `source` may be a folder, a file, a glob (`**` for any folders) or a brace list, on
-            the local disk or any Beam file system.
+            the local disk, in a bucket or on the web.
 
     Returns:
         What workers need. For a folder, the root is the folder; for a file, its folder; for a glob,

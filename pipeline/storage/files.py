@@ -1,4 +1,4 @@
-"""Files on the local disk or any Beam file system; the only place that tells one from the other.
+"""Files on the local disk or elsewhere; the only place that tells one from the other.
 
 Paths with `://` go to `remote`, all others to `local`.
 """
@@ -11,12 +11,13 @@ from pipeline.sources.spec import Selection
 from pipeline.storage import local, remote
 from pipeline.storage.folder import Folder
 from schemas.errors import Reason, Rejected
+from schemas.filesystems import is_local
 from schemas.records import Place
 
 
 def is_remote(path: str) -> bool:
-    """Whether Beam's file systems must open it."""
-    return "://" in path
+    """Whether it lies outside the local disk."""
+    return not is_local(path)
 
 
 def walk(selection: Selection) -> Iterator[Folder]:

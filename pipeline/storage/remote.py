@@ -1,35 +1,37 @@
-"""Any Beam file system: `gs://`, `s3://`, `hdfs://`, …; Beam is imported only when it is needed.
+"""Places outside this disk as sources: `s3://`, `gs://`, `az://`, `hf://`, `https://`, ….
 
-`FileSystems.match` holds all file names of a prefix in memory. It has no way to quote `*?[`, so a
-remote path with one of them is always a pattern.
+What is read is in `schemas.filesystems`, which knows nothing of Beam: here are the folders of a
+listing, Beam's options for S3, and what a source must be.
 """
 
+import contextlib
 import dataclasses
 import functools
-import importlib
 import itertools
 import posixpath
-from collections.abc import Collection, Iterable, Iterator
-from typing import BinaryIO
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, BinaryIO, cast
 
 from pipeline.sources import names
 from pipeline.sources.spec import Selection
 from pipeline.storage.folder import FileStat, Folder
+from schemas import filesystems
 from schemas.errors import ConfigError, Reason, Rejected
 from schemas.manifest import RECORDS_DIR
 from schemas.records import Place, Problem
 
-_FIRST_LOOK = 1000  # names to look at before all are listed
+_FIRST_LOOK = 1000  # names: one page of a listing
 
 
 def walk(selection: Selection) -> Iterator[Folder]:
     """See `files.walk`; a file system without folders has no empty ones."""
     if selection.names is None:
-        found = _match([f"{selection.base}/**"])
+        found = list(itertools.chain.from_iterable(_pages(selection.base)))
     else:
         wanted = set(selection.names)
         wanted.update(*(names.companions(name) for name in wanted if names.is_image(name)))
-        found = _match([f"{selection.base}/{name}" for name in sorted(wanted)])
+        found = _found([f"{selection.base}/{name}" for name in sorted(wanted)])
     by_path = {file.uri[len(selection.base) + 1 :]: file for file in found}
     if selection.names is not None:
         paths = sorted({*by_path, *selection.names})
@@ -106,87 +108,67 @@ class _RemoteStat:
 
 
 def first_look() -> int:
-    """Names to look at before all are listed."""
+    """Names that tell what a bucket holds, without waiting for the last one."""
     return _FIRST_LOOK
 
 
 def file_names(selection: Selection) -> Iterator[str]:
-    """See `files.file_names`; looks at a thousand names before it asks for all."""
-    seen = 0
-    for limit in (_FIRST_LOOK, None):
-        found = _match([f"{selection.base}/**"], limit=limit)
+    """See `files.file_names`; page by page."""
+    sets: frozenset[str] = frozenset()
+    for found in _pages(selection.base):
         paths = [file.uri[len(selection.base) + 1 :] for file in found]
-        sets = _data_sets(paths, selection)  # whose records are listed before their shards
-        yield from (path for path in paths[seen:] if not _is_in(path, sets))
-        seen = len(found)
-        if limit is not None and seen < limit:
-            return
+        sets |= _data_sets(paths, selection)  # whose records are listed before their shards
+        yield from (path for path in paths if not _is_in(path, sets))
 
 
-def _match(patterns: list[str], *, limit: int | None = None) -> list[FileStat]:
-    if not patterns:
+def _pages(base: str) -> Iterator[list[FileStat]]:
+    """Files below a folder; none where there is no such bucket."""
+    files = file_system(base)
+    with filesystems.answering(base), contextlib.suppress(FileNotFoundError):
+        for page in filesystems.pages(files, base):
+            yield [_file_stat(f"{base}/{entry.name}", entry) for entry in page]
+
+
+def _found(uris: Sequence[str]) -> list[FileStat]:
+    """Those of `uris` that exist as a file."""
+    if not uris:
         return []
-    from pipeline.storage.object_stores import file_systems, refusal_of
+    found = filesystems.stats(file_system(uris[0]), uris)
+    return [_file_stat(uri, entry) for uri, entry in zip(uris, found, strict=True) if entry]
 
-    try:
-        file_systems().get_filesystem(patterns[0])
-    except ValueError as error:
-        raise ConfigError(
-            f"{patterns[0]}: need a file system that Beam knows, got {error}"
-        ) from None
-    try:
-        results = file_systems().match(patterns, [limit] * len(patterns))
-    except Exception as error:
-        refusal = refusal_of(error)
-        if refusal is None:
-            raise
-        raise ConfigError(f"{patterns[0]}: {refusal}") from error
-    return [
-        FileStat(
-            uri=found.path,
-            size_bytes=found.size_in_bytes,
-            modified_s=found.last_updated_in_seconds or None,
-        )
-        for result in results
-        for found in result.metadata_list
-    ]
+
+def _file_stat(uri: str, entry: filesystems.Entry) -> FileStat:
+    return FileStat(uri=uri, size_bytes=entry.size_bytes, modified_s=entry.modified_s)
 
 
 def existing(uris: list[str]) -> set[str]:
     """Those of `uris` that exist as a file."""
-    return {found.uri for found in _match(uris)}
+    return {found.uri for found in _found(uris)}
 
 
 def open_binary(uri: str) -> BinaryIO:
     """Open for reading and seeking, never unpacked by its suffix.
 
     Raises:
-        Rejected: SOURCE_MISSING, SOURCE_UNREADABLE.
+        Rejected: SOURCE_MISSING.
+        ConfigError: no right, no login, no connection.
     """
-    from apache_beam.io.filesystem import CompressionTypes
-
-    from pipeline.storage.object_stores import file_systems
-
     try:
-        return file_systems().open(uri, compression_type=CompressionTypes.UNCOMPRESSED)
-    except _not_found_errors():
-        raise _gone() from None
-    except PermissionError as error:
-        raise Rejected(Reason.SOURCE_UNREADABLE, f"cannot be opened: {error}") from None
-    except OSError:  # Beam's own error says nothing about the cause
-        if file_systems().exists(uri):
-            raise
+        return cast("BinaryIO", filesystems.open_input(file_system(uri), uri))
+    except FileNotFoundError:
         raise _gone() from None
 
 
 def read(place: Place) -> bytes:
-    """The bytes of `place`, or fewer where the file ends."""
+    """The bytes of `place`, or fewer where the file ends; one request."""
+    files = file_system(place.uri)
+    start, end = place.offset or None, None
+    if place.size_bytes is not None:
+        start, end = place.offset, place.offset + place.size_bytes
     try:
-        with open_binary(place.uri) as opened:
-            if place.offset:
-                opened.seek(place.offset)
-            return opened.read() if place.size_bytes is None else opened.read(place.size_bytes)
-    except _not_found_errors():  # Google's client asks for the object at the first read
+        with filesystems.answering(place.uri):
+            return filesystems.read_range(files, place.uri, start, end)
+    except FileNotFoundError:
         raise _gone() from None
 
 
@@ -194,11 +176,134 @@ def _gone() -> Rejected:
     return Rejected(Reason.SOURCE_MISSING, "gone since it was listed")
 
 
+# Options --------------------------------------------------------------------------------------
+
+_arguments: tuple[str, ...] = ()
+
+
+def use_options(arguments: Sequence[str]) -> None:
+    """Let S3 have Beam's options, e.g. `--s3_endpoint_url`, before a pipeline runs."""
+    global _arguments
+    _arguments = tuple(arguments)
+
+
+def file_system(uri: str) -> Any:
+    """The fsspec file system of a place, with Beam's options where a run has some.
+
+    Raises:
+        ConfigError: there is none, or its package is not installed.
+    """
+    return filesystems.file_system(uri, **(_s3_options() if uri.startswith("s3") else {}))
+
+
+def _s3_options() -> dict[str, Any]:
+    from apache_beam.options.value_provider import RuntimeValueProvider
+
+    given = _parsed(_arguments)
+    if RuntimeValueProvider.runtime_options:  # sent to a worker on another machine
+        given = RuntimeValueProvider.runtime_options
+    named = {name: given.get(f"s3_{option}") for name, option in _S3_OPTIONS.items()}
+    made = {name: given.get(f"s3_{name}") for name in ("region_name", "api_version", "verify")}
+    options = {name: value for name, value in named.items() if value is not None}
+    if client := {name: value for name, value in made.items() if value is not None}:
+        options["client_kwargs"] = client
+    if given.get("s3_disable_ssl"):
+        options["use_ssl"] = False
+    return options
+
+
+_S3_OPTIONS = {
+    "key": "access_key_id",
+    "secret": "secret_access_key",
+    "token": "session_token",
+    "endpoint_url": "endpoint_url",
+}
+
+
 @functools.cache
-def _not_found_errors() -> tuple[type[Exception], ...]:
-    """Google's client has an error of its own; the others raise OSErrors."""
+def _parsed(arguments: tuple[str, ...]) -> dict[str, Any]:
+    if not any(argument.startswith("--s3") for argument in arguments):
+        return {}
+    from apache_beam.options.pipeline_options import PipelineOptions, S3Options
+
+    return PipelineOptions(list(arguments)).view_as(S3Options).get_all_options()
+
+
+# Checks ---------------------------------------------------------------------------------------
+
+_DOWNLOAD = "check the address and the network, or download the file and name it here"
+_HUB = (
+    "check the name (hf://datasets/OWNER/NAME/…) and the network; private and gated sets need "
+    "`hf auth login`"
+)
+
+
+def check_place(place: str) -> None:
+    """Ask once for the first object of a place, or of a pattern's part before its first wildcard.
+
+    Raises:
+        ConfigError: no such file system or bucket, a package that is not installed, no right to
+            list, no credentials, or no answer in seconds; clients alone would try for minutes.
+    """
+    if filesystems.is_local(place):
+        return
+    files, start = file_system(place), re.split(r"[*?\[{]", place)[0]
+    if start != place:
+        start = start.rpartition("/")[0]
     try:
-        google = importlib.import_module("google.api_core.exceptions")
-    except ImportError:
-        return (FileNotFoundError,)
-    return (FileNotFoundError, google.NotFound)
+        filesystems.check_reachable(files, start)
+    except filesystems.StoreRefusal as error:
+        raise ConfigError(f"{place}: {error.refusal}") from error
+
+
+def check_source(place: str) -> None:
+    """Ask once for a place of the web.
+
+    Raises:
+        ConfigError: a folder or pattern where nothing can be listed, nothing there, no answer, or
+            a server that gives no parts of files.
+    """
+    scheme = filesystems.scheme_of(place)
+    if scheme not in filesystems.WEB:
+        return
+    if scheme != "hf" and (re.search(r"[*?\[]", place) or not re.search(r"\.\w+$", place)):
+        raise ConfigError(
+            f"{place}: need the address of one file (a tar, Parquet file or picture; braces for "
+            "several), since web servers list no folders; download the folder, or name its files"
+        )
+    first = re.split(r"[*?\[{]", place)[0]
+    if scheme != "hf" and first != place:
+        return  # braces: each of them is asked for when they are listed
+    files = file_system(place)
+    try:
+        found = files.info(first if first == place else first.rpartition("/")[0])
+        if scheme != "hf":
+            _check_ranges(files, place)
+    except Exception as error:  # aiohttp, httpx and the hub have classes of their own
+        got = str(error).splitlines()[0] if str(error) else type(error).__name__
+        advice = _HUB if scheme == "hf" else _DOWNLOAD
+        raise ConfigError(f"{place}: need a place that answers, got {got}; {advice}") from error
+    if found["type"] == "directory" and scheme != "hf":
+        raise ConfigError(f"{place}: need a file, got a folder; {_DOWNLOAD}")
+
+
+def check_output(place: str) -> None:
+    """Refuse an output that nobody can write to.
+
+    Raises:
+        ConfigError: a place of the web.
+    """
+    if filesystems.scheme_of(place) in filesystems.WEB:
+        raise ConfigError(
+            f"{place}: need an output that can be written, a folder or a bucket, got a place of "
+            "the web; write to a folder, then upload it"
+        )
+
+
+def _check_ranges(files: Any, place: str) -> None:
+    with files.open(place, "rb", block_size=1024) as opened:
+        with contextlib.suppress(ValueError):  # a stream that cannot be sought
+            opened.seek(1)
+            if len(opened.read(1)) <= 1:
+                return
+    raise ValueError("a server that gives no parts of files")

@@ -1,45 +1,26 @@
-"""The output folder: atomic commits, listing, deleting; local or on any Beam file system.
+"""The output folder: atomic commits, listing, deleting; on the local disk or elsewhere.
 
-Local: write beside the final name, fsync, rename. Elsewhere (object stores): an object appears
-whole under its final name when it is closed, so the verified local file is uploaded once.
+Local: write beside the final name, fsync, rename. Object stores: an object appears whole under its
+final name when it is closed, so the verified local file is uploaded once. Other places: upload
+beside the final name, rename.
 """
 
 import contextlib
 import os
+import posixpath
 import re
-import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
-from apache_beam.io.filesystem import CompressionTypes
-
-from pipeline.storage.object_stores import check_reachable, file_systems, refusal_of
-from schemas.errors import ConfigError
+from pipeline.storage.remote import file_system
+from schemas import filesystems
 from schemas.files import WHAT_TO_DO, OutputError
+from schemas.filesystems import StoreRefusal, answering, is_local
 
 TEMP_PREFIX = ".tmp-"
 _TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{32}", re.ASCII)
-
-
-def is_local(path: str) -> bool:
-    """Whether `path` lies in the machine's own file system."""
-    return "://" not in path
-
-
-def check_place(path: str) -> None:
-    """Check that Beam can reach the place at all.
-
-    Raises:
-        ConfigError: no such file system, its package is not installed, or the bucket refuses.
-    """
-    if not is_local(path):
-        try:
-            file_systems().get_filesystem(path)
-        except ValueError as error:
-            raise ConfigError(f"{path}: need a file system that Beam knows, got {error}") from None
-        check_reachable(path)
 
 
 @contextlib.contextmanager
@@ -52,16 +33,17 @@ def writing(path: str) -> Iterator[None]:
     """
     try:
         yield
-    except OutputError:
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in WHAT_TO_DO:
-            got, advice = os.strerror(error.errno).lower(), WHAT_TO_DO[error.errno]
-        elif not is_local(path) and (refusal := refusal_of(error)) is not None:
-            got, advice = refusal.got, refusal.advice
-        else:
+    except StoreRefusal as error:
+        raise _refused(path, error.refusal.got, error.refusal.advice) from error
+    except OSError as error:
+        if error.errno not in WHAT_TO_DO:
             raise
-        raise OutputError(f"{path}: need to write here, got {got}; {advice}") from error
+        got, advice = os.strerror(error.errno).lower(), WHAT_TO_DO[error.errno]
+        raise _refused(path, got, advice) from error
+
+
+def _refused(path: str, got: str, advice: str) -> OutputError:
+    return OutputError(f"{path}: need to write here, got {got}; {advice}")
 
 
 @contextlib.contextmanager
@@ -111,11 +93,16 @@ def commit(temporary: str, final: str) -> None:
 
 
 def _upload(temporary: str, final: str) -> None:
-    with (
-        open(temporary, "rb") as source,
-        file_systems().create(final, compression_type=CompressionTypes.UNCOMPRESSED) as destination,
-    ):
-        shutil.copyfileobj(source, destination, 1 << 20)
+    files = file_system(final)
+    folder = posixpath.dirname(final)
+    with answering(final, whole=True):
+        if filesystems.is_object_store(final):
+            files.put_file(temporary, final)
+        else:  # a file would grow under its name
+            beside = f"{folder}/{TEMP_PREFIX}{uuid.uuid4().hex}"
+            files.makedirs(folder, exist_ok=True)
+            files.put_file(temporary, beside)
+            files.mv(beside, final)
     sent, there = os.path.getsize(temporary), size_of(final)
     if there != sent:
         raise OutputError(
@@ -140,17 +127,19 @@ def read_text(path: str) -> str | None:
                 return file.read()
         except FileNotFoundError:
             return None
-    if not file_systems().exists(path):
+    try:
+        with answering(path):
+            raw = filesystems.read_range(file_system(path), path, None, None)
+    except FileNotFoundError:
         return None
-    with file_systems().open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
-        return file.read().decode(errors="replace")
+    return raw.decode(errors="replace")
 
 
 def open_binary(path: str) -> BinaryIO:
     """A committed file for reading, seekable."""
     if is_local(path):
         return open(path, "rb")
-    return file_systems().open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    return cast("BinaryIO", filesystems.open_input(file_system(path), path))
 
 
 def size_of(path: str) -> int | None:
@@ -160,16 +149,18 @@ def size_of(path: str) -> int | None:
             return os.stat(path).st_size
         except FileNotFoundError:
             return None
-    found = file_systems().match([path])[0].metadata_list
-    return found[0].size_in_bytes if found else None
+    (found,) = filesystems.stats(file_system(path), [path])
+    return None if found is None else found.size_bytes
 
 
 def names_in(folder: str) -> list[str]:
     """Names of the files in a folder, sorted; none if it is not there."""
     if is_local(folder):
         return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    found = file_systems().match([f"{folder}/*"])[0].metadata_list
-    return sorted(os.path.basename(entry.path) for entry in found)
+    with answering(folder), contextlib.suppress(FileNotFoundError):
+        found = file_system(folder).ls(folder, detail=True)
+        return sorted(posixpath.basename(one["name"]) for one in found if one["type"] == "file")
+    return []
 
 
 def remove(path: str) -> None:
@@ -177,5 +168,6 @@ def remove(path: str) -> None:
     if is_local(path):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
-    elif file_systems().exists(path):
-        file_systems().delete([path])
+        return
+    with answering(path), contextlib.suppress(FileNotFoundError):
+        file_system(path).rm_file(path)

@@ -1,5 +1,6 @@
 """A cloud on loopback: a storage emulator from the registry, and a Dataflow that runs jobs."""
 
+import http.server
 import logging
 import socket
 
@@ -8,7 +9,6 @@ from apache_beam.internal.gcp import auth
 from apache_beam.io.filesystems import FileSystems
 from gcp_storage_emulator.server import create_server
 
-from pipeline.storage import object_stores
 from tests.dataflow.fake_service import Service, serving
 
 
@@ -19,14 +19,14 @@ def storage(monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    # Else one client that keeps its connection locks the others out.
+    monkeypatch.setattr(http.server, "HTTPServer", http.server.ThreadingHTTPServer)
     server = create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
     server.start()
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
     monkeypatch.setattr(auth._Credentials, "_credentials_init", True)
     monkeypatch.setattr(auth._Credentials, "_credentials", None)
-    object_stores.forget_clients()
     yield server
-    object_stores.forget_clients()
     server.stop()
 
 

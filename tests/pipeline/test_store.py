@@ -2,72 +2,40 @@
 
 import errno
 import hashlib
-import io
 import os
 import re
+import sys
 
+import fsspec
 import numpy as np
+import pyarrow.fs as pafs
 import pytest
-from apache_beam.io.filesystem import BeamIOError, FileMetadata, FileSystem
 from PIL import Image
 
 from pipeline.config import GenerateConfig
 from pipeline.generate import dry_run, generate
 from pipeline.storage import store
+from schemas import filesystems
+from schemas.dataset import filesystem_of
 from schemas.errors import ConfigError
+from tests.memory_store import OBJECTS, MemoryStore
 
-BUCKET: dict[str, bytes] = {}
 
-
-class BucketFileSystem(FileSystem):
-    """An object store: no folders, no renames; an object appears when it is closed."""
-
-    @classmethod
-    def scheme(cls):
-        return "bucket"
-
-    def has_dirs(self):
-        return False
-
-    def exists(self, path):
-        return path in BUCKET
-
-    def _list(self, prefix):
-        for path in [path for path in BUCKET if path.startswith(prefix)]:
-            yield self.metadata(path)
-
-    def metadata(self, path):
-        return FileMetadata(path, len(BUCKET[path]), 7.0)
-
-    def open(self, path, mime_type=None, compression_type=None):
-        if path not in BUCKET:
-            raise BeamIOError(f"cannot open {path}")
-        return io.BytesIO(BUCKET[path])
-
-    def create(self, path, mime_type=None, compression_type=None):
-        class Upload(io.BytesIO):
-            def close(self):
-                if not self.closed:
-                    BUCKET[path] = self.getvalue()
-                super().close()
-
-        return Upload()
-
-    def delete(self, paths):
-        for path in paths:
-            del BUCKET[path]
-
-    def _refuse(self, *_):
-        raise AssertionError("object stores cannot do this")
-
-    join = split = mkdirs = copy = rename = size = last_updated = checksum = _refuse
+@pytest.fixture(autouse=True, scope="module")
+def schemes():
+    """`bucket://` is an object store, `mem://` a file system of another kind."""
+    fsspec.register_implementation("bucket", MemoryStore, clobber=True)
+    fsspec.register_implementation("mem", MemoryStore, clobber=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(filesystems._FAMILIES, "bucket", "bucket")
+        yield
 
 
 @pytest.fixture(autouse=True)
 def bucket():
-    BUCKET.clear()
-    yield BUCKET
-    BUCKET.clear()
+    OBJECTS.clear()
+    yield OBJECTS
+    OBJECTS.clear()
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +51,11 @@ def noise(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(noise):
+def finished(noise, schemes):
     """The objects of a set in a bucket, and its manifest."""
-    BUCKET.clear()
+    OBJECTS.clear()
     manifest = generate(config_for(noise, "bucket://b/set/"))
-    return dict(BUCKET), manifest
+    return dict(OBJECTS), manifest
 
 
 def config_for(source, output, **changes):
@@ -202,18 +170,18 @@ def test_other_failures_fly(error):
 # Looking and deleting -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["local", "bucket"])
+@pytest.mark.parametrize("kind", ["local", "bucket", "mem"])
 def test_what_is_not_there_is_none_and_may_be_deleted(tmp_path, kind):
-    root = str(tmp_path) if kind == "local" else "bucket://b"
+    root = str(tmp_path) if kind == "local" else f"{kind}://b"
     assert store.read_text(f"{root}/x/y") is None
     assert store.size_of(f"{root}/x/y") is None
     assert store.names_in(f"{root}/x") == []
     store.remove(f"{root}/x/y")
 
 
-@pytest.mark.parametrize("kind", ["local", "bucket"])
+@pytest.mark.parametrize("kind", ["local", "bucket", "mem"])
 def test_what_was_committed_is_there(tmp_path, kind):
-    root = str(tmp_path) if kind == "local" else "bucket://b"
+    root = str(tmp_path) if kind == "local" else f"{kind}://b"
     for name in ("b", "a", "deeper/c"):
         store.commit_text("über", f"{root}/x/{name}")
     assert store.read_text(f"{root}/x/a") == "über"
@@ -227,11 +195,11 @@ def test_what_was_committed_is_there(tmp_path, kind):
     assert store.read_text(f"{root}/x/deeper/c") == "über"
 
 
-@pytest.mark.parametrize("kind", ["local", "bucket"])
+@pytest.mark.parametrize("kind", ["local", "bucket", "mem"])
 def test_a_damaged_text_is_read_as_damaged(tmp_path, bucket, kind):
     (tmp_path / "x").write_bytes(b"{\xff\xfe")
-    bucket["bucket://b/x"] = b"{\xff\xfe"
-    root = str(tmp_path) if kind == "local" else "bucket://b"
+    bucket[f"{kind}://b/x"] = b"{\xff\xfe"
+    root = str(tmp_path) if kind == "local" else f"{kind}://b"
     assert store.read_text(f"{root}/x") == "{\ufffd\ufffd"
 
 
@@ -282,9 +250,51 @@ def test_no_temporary_file_of_an_upload_stays_on_this_machine(noise, monkeypatch
 
 
 @pytest.mark.parametrize("call", [generate, dry_run])
-def test_a_file_system_that_beam_does_not_know_is_one_clear_error(noise, call):
-    with pytest.raises(ConfigError, match=r"^floppy://a/set: need a file system that Beam knows, "):
+def test_a_file_system_that_nobody_knows_is_one_clear_error(noise, call):
+    with pytest.raises(ConfigError, match=r"^floppy://a/set: need a file system that fsspec know"):
         call(config_for(noise, "floppy://a/set"))
+
+
+@pytest.mark.parametrize("scheme", ["local", "LOCAL", "file", "simplecache::file"])
+def test_no_scheme_leads_around_the_checks_of_local_folders(tmp_path, scheme):
+    """Links out of a stranger's set are looked for where files are known to be local."""
+    place = f"{scheme}://{tmp_path}"
+    if scheme == "file":
+        assert isinstance(filesystem_of(place)[0], pafs.LocalFileSystem)
+        return
+    with pytest.raises(ConfigError, match="need a "):
+        filesystem_of(place)
+
+
+def test_an_object_store_gets_one_upload_and_another_place_a_rename(monkeypatch, tmp_path, bucket):
+    def broken(*_, **__):
+        raise OSError("it broke in the middle")
+
+    monkeypatch.setattr(MemoryStore, "mv", broken)
+    store.commit_text("old", "bucket://b/x")
+    bucket["mem://b/x"] = b"old"
+    with pytest.raises(OSError, match="it broke"):
+        store.commit_text("new", "mem://b/x")
+    assert bucket["mem://b/x"] == b"old"
+    assert [store.is_temporary(name) for name in store.names_in("mem://b")] == [True, False]
+
+
+def test_an_upload_that_arrives_short_is_not_taken_for_done(monkeypatch):
+    monkeypatch.setattr(MemoryStore, "put_file", lambda *_, **__: OBJECTS.update({_[2]: b"ha"}))
+    with pytest.raises(store.OutputError, match="need 4 bytes after the upload, found 2"):
+        store.commit_text("half", "bucket://b/x")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "extra"), [("s3", "aws"), ("gs", "gcp"), ("az", "azure"), ("abfs", "azure")]
+)
+def test_a_package_that_is_missing_is_one_line_that_says_how_to_get_it(monkeypatch, scheme, extra):
+    for package in ("s3fs", "gcsfs.core", "adlfs"):
+        monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(filesystems, "_CLIENTS", {})
+    with pytest.raises(ConfigError, match=re.escape(f"pip install 'controlset[{extra}]'")) as said:
+        filesystems.file_system(f"{scheme}://bucket/x")
+    assert "\n" not in str(said.value)
 
 
 def test_a_file_uri_is_a_local_folder(noise, tmp_path):

@@ -4,10 +4,8 @@ import uuid
 
 import numpy as np
 import pytest
-from apache_beam.internal.gcp import auth
 from PIL import Image
 
-from pipeline.storage import object_stores
 from tests.stores import emulators
 
 
@@ -24,11 +22,7 @@ def bucket(request, ports, monkeypatch):
     with emulators.store(request.param, ports[request.param], name) as made:
         for variable, value in made.environment.items():
             monkeypatch.setenv(variable, value)
-        monkeypatch.setattr(auth._Credentials, "_credentials_init", True)
-        monkeypatch.setattr(auth._Credentials, "_credentials", None)
-        object_stores.forget_clients()
         yield made
-        object_stores.forget_clients()
 
 
 @pytest.fixture(scope="session")

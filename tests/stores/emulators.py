@@ -1,7 +1,6 @@
 """S3 and GCS on loopback, from the package registry: moto's server and gcp-storage-emulator.
 
-They run in processes of their own: pyarrow's GCS client holds Python's lock while it seeks, so a
-server in the same process could never answer it.
+They run in processes of their own, as stores do.
 """
 
 import contextlib

@@ -15,6 +15,13 @@ class Request:
     method: str
     path: str
     size: int  # bytes of its body
+    head: bytes = b""  # the first of them
+
+    def uploads(self, name: str) -> bool:
+        """Whether it sends bytes for an object of this name, which GCS has in the body."""
+        if self.method not in {"PUT", "POST"} or not self.size:
+            return False
+        return name.encode() in self.path.replace("%2F", "/").encode() + self.head
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -39,13 +46,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _forward(self) -> None:
         size = int(self.headers.get("Content-Length") or 0)
-        request = Request(method=self.command, path=self.path, size=size)
+        head = self.rfile.read(min(size // 2, 1000))
+        request = Request(method=self.command, path=self.path, size=size, head=head)
         self.proxy.requests.append(request)
         if self.proxy.cut(request):
-            self.rfile.read(size // 2)
+            self.rfile.read(size // 2 - len(head))
             self.close_connection = True
             return
-        body = self._body(size)
+        body = head + self.rfile.read(size - len(head))
         status = self.proxy.refuse(request)
         if status is not None:
             self._answer(status, {}, b"{}" if self.command != "HEAD" else b"")
@@ -63,9 +71,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._answer(answer.status, headers, content)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = _forward
-
-    def _body(self, size: int) -> bytes:
-        return self.rfile.read(size)
 
     def _answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
         self.send_response(status)

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from pipeline.storage.object_stores import file_systems
 from schemas.errors import ConfigError
+from schemas.filesystems import file_system
 from tests.controlnet import tiny_runs
 from tests.stores.emulators import environment, free_port
 from tests.stores.test_generate import upload
@@ -19,10 +19,8 @@ PLAN = {"steps": 6, "batch_size": 4}
 
 
 @pytest.fixture
-def place(bucket, monkeypatch):
-    """The tiny data set in a bucket that pyarrow's client reaches (see emulators.py)."""
-    for variable, value in bucket.direct.items():
-        monkeypatch.setenv(variable, value)
+def place(bucket):
+    """The tiny data set in a bucket."""
     upload(tiny_runs.data(), f"{bucket.root}/set")
     return f"{bucket.root}/set"
 
@@ -35,8 +33,9 @@ def test_a_bucket_trains_the_same_weights_as_the_folder(place, tmp_path):
 
 
 def test_a_shard_that_is_gone_is_one_line_that_names_it(place, tmp_path):
-    (shard,) = file_systems().match([f"{place}/data/train-00000-*"])[0].metadata_list
-    file_systems().delete([shard.path])
+    files = file_system(place)
+    (shard,) = files.glob(f"{place}/data/train-00000-*")
+    files.rm_file(shard)
     with pytest.raises(ConfigError, match="train-00000-of-"):
         tiny_runs.trained(tmp_path / "run", **PLAN, data=place)
 

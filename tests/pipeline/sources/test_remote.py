@@ -1,58 +1,25 @@
-# Beam is not typed for pyright.
-# pyright: reportAssignmentType=false, reportIncompatibleMethodOverride=false
+import errno
 import io
 import tarfile
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata, FileSystem
 
-from pipeline.sources import SourceKind, iter_reads, parquet
+from pipeline.config import GenerateConfig
+from pipeline.sources import SourceKind, iter_reads, parquet, resolve_source
 from pipeline.storage import remote
+from schemas import filesystems
 from schemas.errors import ConfigError, Reason, Rejected
 from schemas.records import Place, key_of
-
-STORED: dict[str, bytes] = {}
-
-
-class MemoryFileSystem(FileSystem):
-    """A bucket: no folders, and nothing is told about why a file cannot be opened."""
-
-    @classmethod
-    def scheme(cls):
-        return "mem"
-
-    def has_dirs(self):
-        return False
-
-    def exists(self, path):
-        return path in STORED
-
-    def metadata(self, path):
-        return FileMetadata(path, len(STORED[path]), 7.0)
-
-    def _list(self, prefix):
-        for path in list(STORED):
-            if path.startswith(prefix):
-                yield self.metadata(path)
-
-    def open(self, path, mime_type=None, compression_type=CompressionTypes.AUTO):
-        assert compression_type == CompressionTypes.UNCOMPRESSED
-        if path not in STORED:
-            raise BeamIOError(f"cannot open {path}")
-        return io.BytesIO(STORED[path])
-
-    def _refuse(self, *_):
-        raise AssertionError("sources only list and read")
-
-    join = split = mkdirs = create = copy = rename = size = last_updated = checksum = delete = (
-        _refuse
-    )
+from tests.memory_store import OBJECTS as STORED
+from tests.memory_store import MemoryStore
 
 
 @pytest.fixture(autouse=True)
 def bucket():
+    fsspec.register_implementation("mem", MemoryStore, clobber=True)
     STORED.clear()
     yield STORED
     STORED.clear()
@@ -139,12 +106,6 @@ def test_parquet_in_a_bucket_is_read(read_all):
 def test_long_values_that_a_dictionary_repeats_come_few_at_a_time(monkeypatch, codec):
     monkeypatch.setattr(parquet, "_BATCH_BYTES", 3 << 20)
     monkeypatch.setattr(parquet, "measure_pages", lambda *_: pytest.fail("a request a page"))
-    opened = MemoryFileSystem.open
-
-    def buffered(*given, **named):  # as S3's files are
-        return io.BufferedReader(opened(*given, **named))
-
-    monkeypatch.setattr(MemoryFileSystem, "open", buffered)
     values = pa.DictionaryArray.from_arrays(pa.array([0] * 9, pa.int32()), [b"x" * (1 << 20)])
     buffer = io.BytesIO()
     pq.write_table(pa.table({"image": values}), buffer, compression=codec)
@@ -170,60 +131,69 @@ def test_a_file_that_is_gone_or_shorter_is_rejected_and_an_outage_flies(listed, 
     assert caught.value.reason is Reason.SOURCE_CHANGED
 
     def failing(*_, **__):
-        raise BeamIOError("503 try again")
+        raise OSError("503 try again")
 
-    monkeypatch.setattr(MemoryFileSystem, "open", failing)
-    with pytest.raises(BeamIOError, match="503"):
+    monkeypatch.setattr(MemoryStore, "cat_file", failing)
+    with pytest.raises(OSError, match="503"):
         outage()
 
 
-def test_googles_own_error_for_a_missing_object_is_understood(listed, monkeypatch):
+@pytest.mark.parametrize("lost", [PermissionError("Access Denied"), OSError("Forbidden: x\n")])
+def test_a_right_that_is_lost_on_the_way_rejects_no_picture(listed, monkeypatch, lost):
     store(**{"a.jpg": b"a"})
     spec, refs = listed("mem://bucket")
 
-    class NotFound(Exception):
-        pass
+    def refusing(*_, **__):
+        raise lost
 
-    class LazyObject(io.BytesIO):
-        def read(self, *_):
-            raise NotFound("404")
-
-    monkeypatch.setattr(remote, "_not_found_errors", lambda: (FileNotFoundError, NotFound))
-    monkeypatch.setattr(MemoryFileSystem, "open", lambda *_, **__: LazyObject())
+    monkeypatch.setattr(MemoryStore, "cat_file", refusing)
     ((_, fetch),) = iter_reads(refs, spec)
-    with pytest.raises(Rejected) as caught:
+    with pytest.raises(ConfigError, match=r"mem://bucket/a.jpg: .*HTTP 403 .*give this account"):
         fetch()
-    assert caught.value.reason is Reason.SOURCE_MISSING
+
+
+@pytest.mark.parametrize("error", [ValueError("Bad Request: x"), OSError("no number"), EOFError()])
+def test_what_a_store_says_in_the_middle_of_a_container_is_not_taken_for_damage(
+    listed, monkeypatch, error
+):
+    """gcsfs raises ValueErrors and bare OSErrors, which are damage where a disk's file is read."""
+
+    class Breaking(io.BytesIO):
+        def read(self, *_):
+            raise error
+
+    store(**{"a.tar": b"x" * 2048, "a.parquet": b"PAR1" + b"x" * 100})
+    monkeypatch.setattr(MemoryStore, "open", lambda *_, **__: Breaking())
+    for name in ("a.tar", "a.parquet"):
+        with pytest.raises(OSError, match=r"Input/output error|mem://bucket") as caught:
+            remote.open_binary(f"mem://bucket/{name}").read(10)
+        assert caught.value.errno == errno.EIO
 
 
 def test_the_kind_of_a_large_bucket_is_known_from_its_first_names(listed, monkeypatch):
+    asked = []
+
+    def pages(files, folder, **_):
+        found = [filesystems.Entry(name, 0, None) for name in sorted(names)]
+        for start in range(0, len(found), 2):
+            asked.append(start)
+            yield found[start : start + 2]
+
     monkeypatch.setattr(remote, "_FIRST_LOOK", 2)
-    store(**{f"{n}.txt": b"" for n in range(5)}, **{"x.tar": b""})
+    monkeypatch.setattr(filesystems, "pages", pages)
+    names = [f"{n}.txt" for n in range(5)] + ["x.tar"]
     assert listed("mem://bucket")[0].kind is SourceKind.TAR  # past the first look
-    store(**{"00.jpg": b"x"})
-    limits = []
-    match = remote._match
-
-    def counting(patterns, limit=None):
-        limits.extend(limit for pattern in patterns if pattern.endswith("**"))
-        return match(patterns, limit=limit)
-
-    monkeypatch.setattr(remote, "_match", counting)
-    ordered = dict(sorted(STORED.items()))
-    STORED.clear()
-    STORED.update(ordered)
-    from pipeline.config import GenerateConfig
-    from pipeline.sources import resolve_source
-
+    names.append("00.jpg")
+    asked.clear()
     config = GenerateConfig(source="mem://bucket", output="out", conditions=("canny",))
     assert resolve_source(config).kind is SourceKind.IMAGES
-    assert limits == [2]  # once, for the kind and for splits
+    assert asked == [0]  # once, for the kind and for splits
 
 
 def test_what_is_not_there_and_unknown_schemes_are_clear_errors(listed, tmp_path):
     with pytest.raises(ConfigError, match=r"mem://bucket/none: need images, tars or Parquet"):
         listed("mem://bucket/none")
-    with pytest.raises(ConfigError, match=r"nope://x.*: need a file system that Beam knows"):
+    with pytest.raises(ConfigError, match=r"nope://x.*: need a file system that fsspec knows"):
         listed("nope://x")
     store(**{"a.jpg": b"x"})
     (tmp_path / "a.jpg").write_bytes(b"x")

@@ -16,7 +16,8 @@ from PIL import Image
 
 from pipeline.config import GenerateConfig
 from pipeline.generate import generate
-from pipeline.storage import web_files
+from pipeline.verify.verify import verify_dataset
+from schemas import filesystems
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
 
@@ -109,8 +110,10 @@ def hub(monkeypatch):
         def _strip_protocol(cls, path):
             return "/" + path.removeprefix("hf://").strip("/")
 
-    monkeypatch.setattr(web_files, "_files", lambda scheme: Hub(skip_instance_cache=True))
-    return Hub(skip_instance_cache=True)
+    hub = Hub(skip_instance_cache=True)
+    monkeypatch.setattr(filesystems, "_CLIENTS", {})
+    monkeypatch.setitem(filesystems._MAKERS, "hf", lambda: hub)
+    return hub
 
 
 def texts_of(output):
@@ -168,6 +171,23 @@ def test_a_set_on_the_hub_is_read_where_it_lies(tmp_path, hub):
     assert (manifest.planned, manifest.rows) == (4, 4)
     (row,) = [r for r in open_dataset(str(tmp_path / "out")).batches(["source"])][:1]
     assert row.column("source")[0].as_py().startswith("data/train-00000-of-00001.parquet#")
+
+
+def test_a_data_set_on_the_hub_is_opened_and_verified_as_one_on_the_disk(tmp_path, hub):
+    """What was uploaded is trained on and verified where it lies."""
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        (tmp_path / "in" / f"{number}.png").write_bytes(picture(number))
+    manifest = generate(config_for(str(tmp_path / "in"), tmp_path / "out"))
+    for path in (tmp_path / "out").rglob("*"):
+        if path.is_file():
+            there = path.relative_to(tmp_path / "out")
+            hub.pipe_file(f"datasets/me/set/{there}", path.read_bytes())
+    assert len(open_dataset("hf://datasets/me/set")) == manifest.rows == 3
+    report = verify_dataset("hf://datasets/me/set")
+    assert not [finding for check in report.checks for finding in check.findings]
+    with pytest.raises(ConfigError, match=r"hf://datasets/me/other: need a complete data set"):
+        open_dataset("hf://datasets/me/other")
 
 
 def test_a_set_that_the_hub_does_not_have_is_one_line(tmp_path, hub):
