@@ -53,6 +53,7 @@ bench: setup ## throughput and memory, as in BENCHMARKS.md (an hour)
 	$(BIN)/python -m benchmarks.one_pass
 	$(BIN)/python -m benchmarks.loader_throughput
 	$(BIN)/python -m benchmarks.sampler_throughput
+	$(BIN)/python -m benchmarks.object_stores
 
 flink spark: setup ## the main job on a real Flink or Spark on this machine (Java 17, Maven; SOURCE=pictures)
 	$(BIN)/python -m tools.clusters $@ $(SOURCE)
