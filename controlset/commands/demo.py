@@ -212,7 +212,7 @@ def _told(number: str, text: str) -> None:
 def _closing(options: Demo, document: dict[str, Any], minutes: float) -> list[str]:
     """The headline numbers, and where to look."""
     headline = document["measures"][0]
-    values = {one["row"]: one["values"][headline["name"]] for one in document["rows"]}
+    values = {row["row"]: row["values"][headline["name"]] for row in document["rows"]}
     lines = [f"Canny {headline['label']}, {document['data']['used']} pictures never trained on:"]
     for row, means in (
         ("model", "sampled with the condition"),
@@ -220,8 +220,8 @@ def _closing(options: Demo, document: dict[str, Any], minutes: float) -> list[st
         ("floor", "sampled without the condition"),
         ("ceiling", "the real pictures, through the VAE"),
     ):
-        one = values.get(row)
-        number = "   -" if one is None else f"{one['value']:.2f} ({_interval(one)})"
+        value = values.get(row)
+        number = "   -" if value is None else f"{value['value']:.2f} ({_interval(value)})"
         lines.append(f"  {row:<9} {number}   {means}")
     here = Path(sys.executable).parent
     bin_ = "" if shutil.which("controlset") == str(here / "controlset") else f"{_near(here)}/"
@@ -238,8 +238,8 @@ def _closing(options: Demo, document: dict[str, Any], minutes: float) -> list[st
     ]
 
 
-def _interval(one: dict[str, Any]) -> str:
-    return f"{one['low']:.2f} to {one['high']:.2f}"
+def _interval(value: dict[str, Any]) -> str:
+    return f"{value['low']:.2f} to {value['high']:.2f}"
 
 
 def _near(folder: Path) -> Path:

@@ -74,7 +74,9 @@ def table(document: Mapping[str, Any]) -> list[str]:
         if compared["measure"] == headline["name"] and compared.get("value") is not None
     ]
     lines += [f"warning: {text}" for text in document["warnings"]]
-    lines += [f"not measured: {one['measure']}: {one['why']}" for one in document["missing"]]
+    lines += [
+        f"not measured: {missing['measure']}: {missing['why']}" for missing in document["missing"]
+    ]
     return lines
 
 

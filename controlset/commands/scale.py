@@ -186,8 +186,12 @@ def _plain(
         "prices": dataclasses.asdict(prices),
         "faults": dataclasses.asdict(faults),
         "estimates": [
-            {**dataclasses.asdict(one), "total": one.total, "stretch": one.outcome.stretch}
-            for one in found
+            {
+                **dataclasses.asdict(estimated),
+                "total": estimated.total,
+                "stretch": estimated.outcome.stretch,
+            }
+            for estimated in found
         ],
     }
 
@@ -210,9 +214,9 @@ def print_estimates(
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("images")
-    for one in found:
-        table.add_column(f"{one.images:,}", justify="right")
-    rows = [_column(one) for one in found]
+    for estimated in found:
+        table.add_column(f"{estimated.images:,}", justify="right")
+    rows = [_column(estimated) for estimated in found]
     for name in rows[0]:
         table.add_row(name, *(column[name] for column in rows))
     console.print(table)
@@ -220,26 +224,26 @@ def print_estimates(
         console.tell(line)
 
 
-def _column(one: CostEstimate) -> dict[str, str]:
-    costs = {f"  {name}, USD": f"{usd:,.2f}" for name, usd in one.costs.items()}
+def _column(estimated: CostEstimate) -> dict[str, str]:
+    costs = {f"  {name}, USD": f"{usd:,.2f}" for name, usd in estimated.costs.items()}
     return {
-        "shards": f"{one.shards:,}",
-        "rows, bytes a shard": f"{one.shard_rows:,}, {_bytes(one.shard_bytes)}",
-        "machines": f"{one.machines:,}",
-        "vCPU-hours of work": f"{one.vcpu_hours:,.0f}",
-        "hours, nothing wrong": f"{one.ideal_hours:,.1f}",
-        "hours, simulated": f"{one.hours:,.1f}",
-        "starting": f"{one.startup_share:.1%}",
-        "lost with machines": f"{one.lost_share:.1%}",
-        "read": _bytes(one.read_bytes),
-        "stored": _bytes(one.stored_bytes),
-        "shuffled (references)": _bytes(one.shuffle_bytes),
-        "requests, reading": f"{one.reads:,}",
-        "requests, writing": f"{one.writes:,}",
-        "price, USD": f"{one.total:,.2f}",
+        "shards": f"{estimated.shards:,}",
+        "rows, bytes a shard": f"{estimated.shard_rows:,}, {_bytes(estimated.shard_bytes)}",
+        "machines": f"{estimated.machines:,}",
+        "vCPU-hours of work": f"{estimated.vcpu_hours:,.0f}",
+        "hours, nothing wrong": f"{estimated.ideal_hours:,.1f}",
+        "hours, simulated": f"{estimated.hours:,.1f}",
+        "starting": f"{estimated.startup_share:.1%}",
+        "lost with machines": f"{estimated.lost_share:.1%}",
+        "read": _bytes(estimated.read_bytes),
+        "stored": _bytes(estimated.stored_bytes),
+        "shuffled (references)": _bytes(estimated.shuffle_bytes),
+        "requests, reading": f"{estimated.reads:,}",
+        "requests, writing": f"{estimated.writes:,}",
+        "price, USD": f"{estimated.total:,.2f}",
         **costs,
-        "  per 1,000 images": f"{one.total / one.images * 1000:,.3f}",
-        "storage, USD a month": f"{one.storage_month:,.2f}",
+        "  per 1,000 images": f"{estimated.total / estimated.images * 1000:,.3f}",
+        "storage, USD a month": f"{estimated.storage_month:,.2f}",
     }
 
 
@@ -286,8 +290,8 @@ def draw_scale(images: int, core_seconds: float, cluster: Cluster, faults: Fault
     above, below = figure.subplots(2, 1, sharex=True)
     for color, (name, scenario) in zip(COLORS, scenarios.items(), strict=False):
         outcomes = [_simulated(images, r, core_seconds, cluster, machines, scenario) for r in sizes]
-        above.plot(sizes, [one.stretch for one in outcomes], "o-", color=color, label=name)
-        lost = [100 * one.lost_s / (machines * one.makespan_s) for one in outcomes]
+        above.plot(sizes, [outcome.stretch for outcome in outcomes], "o-", color=color, label=name)
+        lost = [100 * outcome.lost_s / (machines * outcome.makespan_s) for outcome in outcomes]
         below.plot(sizes, lost, "o-", color=color)
     for panel in (above, below):
         panel.axvline(cluster.shard_rows, color=SOFT, linewidth=0.8, linestyle=":")

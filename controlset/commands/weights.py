@@ -193,7 +193,7 @@ def weights_for(names: Sequence[str], options: AnnotateConfig) -> list[Weights]:
     Raises:
         ConfigError: options out of range, or an annotator that cannot be imported.
     """
-    return [one for name in names for one in weights_of(_spec(name, options))]
+    return [weights for name in names for weights in weights_of(_spec(name, options))]
 
 
 def entries(
@@ -249,9 +249,9 @@ def _entries(name: str, option: str, options: AnnotateConfig, runtime: Runtime) 
         return
     if not wanted:
         yield Entry(name=name, option=option)
-    for one in wanted:
-        path = locate(one, runtime) if is_here(one, runtime) else None
-        yield Entry(name=name, option=option, weights=one, path=path)
+    for weights in wanted:
+        path = locate(weights, runtime) if is_here(weights, runtime) else None
+        yield Entry(name=name, option=option, weights=weights, path=path)
 
 
 def _hashed(entry: Entry, models_too: bool) -> Entry:

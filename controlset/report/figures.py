@@ -40,7 +40,7 @@ _COLUMNS = ("condition", "sample", "seen in it", "original", "no control")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Plate:
+class DrawnFigure:
     """A drawn figure."""
 
     file: str  # below the folder of the evaluation
@@ -55,7 +55,7 @@ def panel_of(height_in: float = 2.9) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def saved(figure: Figure, folder: Path, name: str, title: str, note: str) -> Plate:
+def saved(figure: Figure, folder: Path, name: str, title: str, note: str) -> DrawnFigure:
     """Write a figure into `figures/` of a folder, whole or not at all."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
@@ -64,14 +64,16 @@ def saved(figure: Figure, folder: Path, name: str, title: str, note: str) -> Pla
         place.mkdir(exist_ok=True)
     with replacing(place / name, durable=False) as temporary:
         temporary.write_bytes(buffer.getvalue())
-    return Plate(file=f"figures/{name}", title=title, note=note, png=buffer.getvalue())
+    return DrawnFigure(file=f"figures/{name}", title=title, note=note, png=buffer.getvalue())
 
 
 def drawable(text: str, limit: int = 26) -> str:
     """Text that the font can draw, in one short line."""
     known = _letters()
     seen = visible(text.strip())
-    plain = "".join(one if ord(one) in known else "\N{WHITE SQUARE}" for one in seen)
+    plain = "".join(
+        character if ord(character) in known else "\N{WHITE SQUARE}" for character in seen
+    )
     short, rest = shortened(plain, limit)
     return f"{short}…" if rest else short
 
@@ -83,13 +85,13 @@ def _letters() -> frozenset[int]:
 
 
 @styled
-def draw_rows(found: Evaluation) -> Plate:
+def draw_rows(found: Evaluation) -> DrawnFigure:
     """Draw `figures/rows.png`: the headline in all rows, as points with intervals.
 
     Args:
         found: the evaluation; its folder gets the file.
     """
-    there = [(one, one.values.get(found.headline.name)) for one in found.rows]
+    there = [(row, row.values.get(found.headline.name)) for row in found.rows]
     shown = [(row, value) for row, value in there if value is not None]
     figure, panel = panel_of(0.9 + 0.34 * max(2, len(shown)))
     places = places_of(found, found.headline)
@@ -113,7 +115,7 @@ def draw_rows(found: Evaluation) -> Plate:
 @styled
 def draw_series(
     found: Evaluation, lines: Sequence[Series], measure: MeasureView, file: str
-) -> Plate:
+) -> DrawnFigure:
     """Draw a measure along an axis, one line for each run, between floor and ceiling.
 
     Args:
@@ -123,10 +125,10 @@ def draw_series(
         file: name of the figure.
     """
     figure, panel = panel_of()
-    for number, one in enumerate(lines):
-        points = [(point.at, point.values.get(measure.name)) for point in one.points]
+    for number, series in enumerate(lines):
+        points = [(point.at, point.values.get(measure.name)) for point in series.points]
         there = [(at, value) for at, value in points if value is not None]
-        _errors(panel, there, COLORS[number % len(COLORS)], drawable(f"run {one.run}"))
+        _errors(panel, there, COLORS[number % len(COLORS)], drawable(f"run {series.run}"))
     for row in ("ceiling", "floor"):
         of_row = found.of(row)
         value = None if of_row is None else of_row.values.get(measure.name)
@@ -145,15 +147,15 @@ def _title(measure: MeasureView) -> str:
 
 
 def _errors(panel: Axes, points: Sequence[tuple[float, Value]], color: str, label: str) -> None:
-    at = [one for one, _ in points]
-    values = np.array([one.value for _, one in points])
-    ends = np.array([one.ends for _, one in points]).reshape(-1, 2)
+    at = [place for place, _ in points]
+    values = np.array([value.value for _, value in points])
+    ends = np.array([value.ends for _, value in points]).reshape(-1, 2)
     sides = np.abs(ends.T - values)
     panel.errorbar(at, values, yerr=sides, color=color, marker="o", capsize=2.5, label=label)
 
 
 @styled
-def draw_training(folder: Path, training: Training, number: int) -> list[Plate]:
+def draw_training(folder: Path, training: Training, number: int) -> list[DrawnFigure]:
     """Draw adherence with the step at which control snapped in, the loss, the condition gain.
 
     Args:
@@ -164,7 +166,7 @@ def draw_training(folder: Path, training: Training, number: int) -> list[Plate]:
     Returns:
         Those for which the run left numbers.
     """
-    drawn: list[Plate] = []
+    drawn: list[DrawnFigure] = []
 
     def keep(figure: Figure, panel: Axes, name: str, title: str, note: str) -> None:
         mark_snap(panel, training.snap)
@@ -192,7 +194,7 @@ def draw_training(folder: Path, training: Training, number: int) -> list[Plate]:
 
 
 @styled
-def draw_strips(folder: Path, training: Training, number: int) -> Plate | None:
+def draw_strips(folder: Path, training: Training, number: int) -> DrawnFigure | None:
     """Draw the same validation rows, sampled again and again while training went on.
 
     Args:
@@ -203,14 +205,14 @@ def draw_strips(folder: Path, training: Training, number: int) -> Plate | None:
     Returns:
         None where the run left no samples.
     """
-    strips = [one for one in training.strips if one.pictures]
+    strips = [strip for strip in training.strips if strip.pictures]
     if not strips:
         return None
     tall, wide = _beside(strips[0]).shape[:2]
     height = len(strips) * (WIDTH_IN * tall / wide + 0.24)
     figure = Figure(figsize=(WIDTH_IN, height), dpi=DPI, layout="constrained")
     panels = figure.subplots(len(strips), 1, squeeze=False)
-    scores = {one["step"]: one.get("adherence") for one in training.probes}
+    scores = {probe["step"]: probe.get("adherence") for probe in training.probes}
     for panel, strip in zip(panels.flat, strips, strict=True):
         panel.imshow(_beside(strip), interpolation="nearest")
         panel.axis("off")
@@ -234,13 +236,14 @@ def _beside(strip: Strip) -> np.ndarray:
     """Pictures with a white gap between them."""
     gap = max(2, strip.pictures[0].shape[1] // 24)
     padded = [
-        np.pad(one, ((0, 0), (0, gap), (0, 0)), constant_values=255) for one in strip.pictures
+        np.pad(picture, ((0, 0), (0, gap), (0, 0)), constant_values=255)
+        for picture in strip.pictures
     ]
     return np.concatenate(padded, axis=1)[:, :-gap]
 
 
 @styled
-def draw_sheet(found: Evaluation) -> Plate | None:
+def draw_sheet(found: Evaluation) -> DrawnFigure | None:
     """Draw `figures/pictures.png`: condition, sample, what the judge sees in it, original, floor.
 
     Args:
@@ -249,8 +252,8 @@ def draw_sheet(found: Evaluation) -> Plate | None:
     Returns:
         None where no picture is left to draw.
     """
-    there = [one for one in found.pictures if _files(one)]
-    firsts = [one for one in there if one.why in {"first", None}]
+    there = [picture for picture in found.pictures if _files(picture)]
+    firsts = [picture for picture in there if picture.why in {"first", None}]
     chosen = (firsts or there)[: _ROWS * _ACROSS]  # of a few rows each may be the best or worst
     if not chosen:
         return None
@@ -258,8 +261,8 @@ def draw_sheet(found: Evaluation) -> Plate | None:
     rows = [
         [
             None if path is None else read_rgb(path)
-            for one in chosen[row::count]
-            for path in _files(one)
+            for picture in chosen[row::count]
+            for path in _files(picture)
         ]
         for row in range(count)
     ]
@@ -267,10 +270,10 @@ def draw_sheet(found: Evaluation) -> Plate | None:
     return saved(figure, found.folder, "pictures.png", "The first rows", "by key")
 
 
-def _files(one: PictureView) -> list[Path | None]:
+def _files(picture: PictureView) -> list[Path | None]:
     """In the order of the columns; empty where the sample is gone."""
-    if not one.models or one.models[0].picture is None:
+    if not picture.models or picture.models[0].picture is None:
         return []
-    model = one.models[0]
-    floor = one.floors[0].picture if one.floors else None
-    return [one.wanted, model.picture, model.found, one.real, floor]
+    model = picture.models[0]
+    floor = picture.floors[0].picture if picture.floors else None
+    return [picture.wanted, model.picture, model.found, picture.real, floor]

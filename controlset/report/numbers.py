@@ -34,14 +34,14 @@ NAMES = {
 
 def places_of(found: Evaluation, measure: MeasureView) -> int:
     """Decimals for all numbers of a measure: two digits of the narrowest interval of a model."""
-    values = [one.values.get(measure.name) for one in found.rows if one.row == "model"]
-    return decimals([one for one in values if one is not None])
+    values = [row.values.get(measure.name) for row in found.rows if row.row == "model"]
+    return decimals([value for value in values if value is not None])
 
 
 def decimals(values: list[Value]) -> int:
     """So many that half of the narrowest interval has a digit; at least three digits in all."""
-    widths = [one.ends[1] - one.ends[0] for one in values if one.ends[1] > one.ends[0]]
-    largest = max((abs(one.value) for one in values), default=1.0)
+    widths = [value.ends[1] - value.ends[0] for value in values if value.ends[1] > value.ends[0]]
+    largest = max((abs(value.value) for value in values), default=1.0)
     least = 2 if largest < 10 else 1 if largest < 100 else 0
     if not widths:
         return max(least, min(_MOST, 2 - math.floor(math.log10(largest)))) if largest else least
@@ -92,7 +92,7 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
-        return ", ".join(_pair(one) for one in value)
+        return ", ".join(_pair(part) for part in value)
     return str(value)
 
 
@@ -143,9 +143,9 @@ def verdict_of(found: Evaluation, run: str) -> Verdict:
         good=good,
         number=_number(found, model),
         beside=", ".join(
-            f"{name} {said(one, found.headline, places_of(found, found.headline))}"
-            for name, one in others
-            if one is not None
+            f"{name} {said(value, found.headline, places_of(found, found.headline))}"
+            for name, value in others
+            if value is not None
         ),
         way=""
         if way is None
@@ -162,12 +162,12 @@ def _word(
 ) -> tuple[str, bool | None]:
     if model is None:
         return "cannot be told: no number for the model", None
-    below = [one for one in (floor, shuffled) if one is not None]
+    below = [other for other in (floor, shuffled) if other is not None]
     if not below:
         return "cannot be told: nothing to compare with", None
     if ceiling is not None and floor is not None and not _clear(ceiling, floor, higher):
         return "cannot be told: the judge rates real pictures no better than the floor", None
-    if not all(_clear(model, one, higher) for one in below):
+    if not all(_clear(model, other, higher) for other in below):
         return "does not obey", False
     way = _way(model, floor, ceiling)
     if way is None:
@@ -271,17 +271,17 @@ def forest(found: Evaluation, measure: MeasureView) -> Forest:
 
 def differences(found: Evaluation) -> list[Compared]:
     """Run b minus run a for each measure, with whether zero lies inside of the interval."""
-    by_name = {one.name: one for one in found.measures}
+    by_name = {measure.name: measure for measure in found.measures}
     compared = []
-    for one in found.comparisons:
-        measure = by_name.get(one.measure)
+    for pair in found.comparisons:
+        measure = by_name.get(pair.measure)
         if measure is None:
             continue
-        reach = max(map(abs, (one.value, *one.ends))) or 1.0
-        places = decimals([one])
-        number = said(one, measure, places)
-        low, high = one.ends
-        good = None if low <= 0 <= high else (one.value > 0) == measure.higher_is_better
+        reach = max(map(abs, (pair.value, *pair.ends))) or 1.0
+        places = decimals([pair])
+        number = said(pair, measure, places)
+        low, high = pair.ends
+        good = None if low <= 0 <= high else (pair.value > 0) == measure.higher_is_better
         meaning = {None: "may be chance", True: "better", False: "worse"}[good]
         if good is not None and measure.name in BEST_AT_ONE:
             good, meaning = None, "differs"
@@ -289,13 +289,13 @@ def differences(found: Evaluation) -> list[Compared]:
             Compared(
                 label=measure.label,
                 direction=direction(measure),
-                a=one.a,
-                b=one.b,
-                number=f"+{number}" if one.value > 0 else number,
-                ends=interval(one, places).replace("\N{EN DASH}", " to "),
+                a=pair.a,
+                b=pair.b,
+                number=f"+{number}" if pair.value > 0 else number,
+                ends=interval(pair, places).replace("\N{EN DASH}", " to "),
                 meaning=meaning,
                 good=good,
-                drawing=drawing(one, -reach, reach, zero=True),
+                drawing=drawing(pair, -reach, reach, zero=True),
             )
         )
     return compared
@@ -328,7 +328,7 @@ def drawing(value: Value, low: float, high: float, *, zero: bool = False) -> mar
 
 def _scale(values: Sequence[Value]) -> tuple[float, float]:
     """From 0 to 1 for what lies there; else from what there is, with zero if that is near."""
-    ends = [end for one in values for end in (*one.ends, one.value)]
+    ends = [end for value in values for end in (*value.ends, value.value)]
     low, high = min(ends), max(ends)
     if low >= 0 and high <= 1 and high > 0.3:
         return 0.0, 1.0

@@ -1,15 +1,16 @@
-"""The report as one HTML file, in the look of the other pages."""
+"""The report as one HTML file, in the look of the other pages: its parts and its pictures."""
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 
 from controlset.report.figures import (
-    Plate,
+    DrawnFigure,
     draw_rows,
     draw_series,
     draw_sheet,
@@ -27,19 +28,33 @@ from controlset.report.numbers import (
     forest,
     interval,
     places_of,
+    plain,
     said,
     verdict_of,
 )
-from controlset.report.records import Evaluation, MeasureView, Series, Training, gather
-from controlset.report.tiles import Card, by_rank, cards, in_order
-from pipeline.output.pages import data_uri, shortened, templates
+from controlset.report.records import (
+    Evaluation,
+    MeasureView,
+    PictureView,
+    Sample,
+    Series,
+    Training,
+    gather,
+    read_rgb,
+)
+from pipeline.output.pages import MapForm, data_uri, map_thumbnail, photo_jpeg, shortened, templates
+from schemas.errors import Rejected
 from schemas.files import write_text
+from schemas.pixels import read_picture
 
 REPORT = "report.html"
 
 _ROWS, _TILES = 12, 180  # shown in full, and the most pictures in that part of the page
 _PANELS = 3  # measures of a sweep or a curve that get a figure
 _TEXT_LIMIT, _NAME_LIMIT = 240, 40
+_SIDE_PX = 224
+_EACH = 3  # pictures that stand for the best, the middle and the worst
+_LOSSLESS_PX = 96  # so small a picture is shown as it is, without blocks of JPEG
 _KINDS = {
     "adherence": "Adherence: is what was asked for in the picture?",
     "quality": "Quality: does it look like the data set?",
@@ -56,6 +71,30 @@ class _Numbers:
     axis: str
     measures: Sequence[MeasureView]
     rows: Sequence[tuple[str, Sequence[str]]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Tile:
+    """One picture, or what is said in its place."""
+
+    label: str
+    run: str | None  # said where there are several
+    uri: str | None
+    tiny: bool
+    instead: str
+    score: str
+    is_model: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Card:
+    """A row of the data set."""
+
+    key: str
+    text: str
+    left_out: int  # characters
+    score: str
+    tiles: Sequence[Tile]
 
 
 def write_report(evaluation: str | Path) -> Path:
@@ -85,7 +124,7 @@ def render_report(found: Evaluation) -> str:
     Args:
         found: from `gather`.
     """
-    names = [run.name for run in found.runs] or sorted({one.run for one in found.rows if one.run})
+    names = [run.name for run in found.runs] or sorted({row.run for row in found.rows if row.run})
     verdicts = [verdict_of(found, name) for name in names]
     places = places_of(found, found.headline)
     return (
@@ -97,7 +136,7 @@ def render_report(found: Evaluation) -> str:
             rule=RULE,
             headline=forest(found, found.headline),
             others=_by_kind(found),
-            rows_plate=draw_rows(found),
+            rows_figure=draw_rows(found),
             ranked=[
                 (why, cards(chosen, short=_short, places=places)) for why, chosen in by_rank(found)
             ],
@@ -105,7 +144,8 @@ def render_report(found: Evaluation) -> str:
             sweeps=[_drawn(found, f"sweep-{what}", lines) for what, lines in _sweeps(found)],
             curve=_drawn(found, "curve", found.curves) if found.curves else None,
             trainings=[
-                _training(found, one, number) for number, one in enumerate(found.trainings, 1)
+                _training(found, training, number)
+                for number, training in enumerate(found.trainings, 1)
             ],
             grid=_grid(found),
             settings=list(flat(found.protocol)),
@@ -127,7 +167,7 @@ def _templates() -> jinja2.Environment:
         "duration": duration,
         "flat": lambda record: list(flat(record)),
         "name": _name,
-        "uri": lambda plate: data_uri(plate.png),
+        "uri": lambda figure: data_uri(figure.png),
     }
     return environment
 
@@ -146,20 +186,22 @@ def _by_kind(found: Evaluation) -> list[tuple[str, list[Forest]]]:
     """All measures but the headline, by what they are about."""
     groups: dict[str, list[Forest]] = {}
     for measure in found.measures[1:]:
-        one = forest(found, measure)
-        if one.lines:
-            groups.setdefault(_KINDS.get(measure.kind, measure.kind), []).append(one)
+        shown = forest(found, measure)
+        if shown.lines:
+            groups.setdefault(_KINDS.get(measure.kind, measure.kind), []).append(shown)
     return list(groups.items())
 
 
 def _sweeps(found: Evaluation) -> list[tuple[str, list[Series]]]:
     by_axis: dict[str, list[Series]] = {}
-    for one in found.sweeps:
-        by_axis.setdefault(one.what, []).append(one)
+    for series in found.sweeps:
+        by_axis.setdefault(series.what, []).append(series)
     return list(by_axis.items())
 
 
-def _drawn(found: Evaluation, name: str, lines: Sequence[Series]) -> tuple[list[Plate], _Numbers]:
+def _drawn(
+    found: Evaluation, name: str, lines: Sequence[Series]
+) -> tuple[list[DrawnFigure], _Numbers]:
     """Figures of the first measures that have numbers, and the table of all."""
     measures = [
         measure
@@ -175,7 +217,7 @@ def _drawn(found: Evaluation, name: str, lines: Sequence[Series]) -> tuple[list[
             line.run,
             [
                 f"{point.at:,g}",
-                *(_cell(found, point.values.get(one.name), one) for one in measures),
+                *(_cell(found, point.values.get(measure.name), measure) for measure in measures),
             ],
         )
         for line in lines
@@ -186,8 +228,8 @@ def _drawn(found: Evaluation, name: str, lines: Sequence[Series]) -> tuple[list[
 
 def _varied(measures: Sequence[MeasureView]) -> list[MeasureView]:
     """The first one of each kind, then the others."""
-    firsts = list({one.kind: one for one in reversed(measures)}.values())[::-1]
-    return [*firsts, *(one for one in measures if one not in firsts)]
+    firsts = list({measure.kind: measure for measure in reversed(measures)}.values())[::-1]
+    return [*firsts, *(measure for measure in measures if measure not in firsts)]
 
 
 def _cell(found: Evaluation, value: Any, measure: MeasureView) -> str:
@@ -200,24 +242,184 @@ def _cell(found: Evaluation, value: Any, measure: MeasureView) -> str:
 
 def _plain_name(name: str) -> str:
     """Fit for a file, whatever the document calls its axis."""
-    return "".join(one if one.isascii() and one.isalnum() else "-" for one in name)[:40]
+    return "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in name)[:40]
 
 
 def _training(
     found: Evaluation, training: Training, number: int
-) -> tuple[Training, list[Plate], Plate | None]:
-    plates = draw_training(found.folder, training, number)
-    return training, plates, draw_strips(found.folder, training, number)
+) -> tuple[Training, list[DrawnFigure], DrawnFigure | None]:
+    figures = draw_training(found.folder, training, number)
+    return training, figures, draw_strips(found.folder, training, number)
 
 
 def _grid(found: Evaluation) -> list[Card]:
     """As many rows as the page can carry."""
     if not found.pictures:
         return []
-    each = 3 + 2 * max(len(one.models) for one in found.pictures)
+    each = 3 + 2 * max(len(picture.models) for picture in found.pictures)
     shown = in_order(found.pictures, max(3, min(_ROWS, _TILES // each)))
     return cards(shown, short=_short, places=places_of(found, found.headline), full=True)
 
 
 def _short(text: str) -> tuple[str, int]:
     return shortened(text, _TEXT_LIMIT)
+
+
+def cards(
+    pictures: Sequence[PictureView],
+    *,
+    short: Callable[[str], tuple[str, int]],
+    places: int,
+    full: bool = False,
+) -> list[Card]:
+    """One card for each picture.
+
+    Args:
+        pictures: what to show.
+        short: cuts a caption and counts what it cut.
+        places: decimals of scores.
+        full: all runs and the sample without control; False: the first run alone.
+    """
+    shown = []
+    for picture in pictures:
+        text, left_out = short(picture.text)
+        shown.append(
+            Card(
+                key=picture.key,
+                text=text,
+                left_out=left_out,
+                score=_score(picture.score, places),
+                tiles=_full(picture, places) if full else _brief(picture, places),
+            )
+        )
+    return shown
+
+
+def by_rank(found: Evaluation) -> list[tuple[str, list[PictureView]]]:
+    """Pictures that were chosen by their score: best, middle and worst, each the best one first.
+
+    As the document says; where it does not, by rank among those that it holds.
+    """
+    ranked = sorted(
+        (picture for picture in found.pictures if picture.score is not None),
+        key=lambda picture: (
+            -(picture.score or 0) if found.headline.higher_is_better else picture.score or 0
+        ),
+    )
+    said_so = {
+        why: [picture for picture in ranked if picture.why == why] for why in ("best", "median")
+    }
+    if all(said_so.values()):
+        worst = [picture for picture in ranked if picture.why == "worst"]
+        groups = [said_so["best"][:_EACH], said_so["median"][:_EACH], worst[-_EACH:]]
+    elif len(ranked) >= 3:
+        each = min(_EACH, len(ranked) // 3)
+        middle = (len(ranked) - each) // 2
+        groups = [ranked[:each], ranked[middle : middle + each], ranked[-each:]]
+    else:
+        return [("all", ranked)] if ranked else []
+    return [(n, g) for n, g in zip(("best", "median", "worst"), groups, strict=True) if g]
+
+
+def in_order(pictures: Sequence[PictureView], limit: int) -> list[PictureView]:
+    """The first pictures by key, one of each image: chosen by nobody."""
+    firsts = [picture for picture in pictures if picture.number == 0]
+    return sorted(firsts, key=lambda picture: picture.key)[:limit]
+
+
+def _brief(picture: PictureView, places: int) -> list[Tile]:
+    return [
+        _map("condition", picture.wanted),
+        *_pair(picture.models[:1], places),
+        _photo("original", picture.real),
+    ]
+
+
+def _full(picture: PictureView, places: int) -> list[Tile]:
+    floor = [
+        _photo("no control", sample.picture, score=_score(sample.score, places))
+        for sample in picture.floors[:1]
+    ]
+    ends = [_photo("original", picture.real), *floor]
+    return [_map("condition", picture.wanted), *_pair(picture.models, places), *ends]
+
+
+def _pair(samples: Sequence[Sample], places: int) -> list[Tile]:
+    tiles = []
+    for sample in samples:
+        run = sample.run if len(samples) > 1 else None
+        score = _score(sample.score, places)
+        tiles.append(_photo("sample", sample.picture, score=score, run=run, is_model=True))
+        nothing = "nothing found" if sample.picture else "not here"
+        tiles.append(_map("re-extracted", sample.found, run=run, nothing=nothing))
+    return tiles
+
+
+def _score(score: float | None, places: int) -> str:
+    return "" if score is None else plain(score, places)
+
+
+def _photo(
+    label: str,
+    path: Path | None,
+    *,
+    score: str = "",
+    run: str | None = None,
+    is_model: bool = False,
+) -> Tile:
+    encoded = None if path is None else _encoded_photo(path)
+    return _tile(label, path, encoded, "not here", score=score, run=run, is_model=is_model)
+
+
+def _map(
+    label: str, path: Path | None, *, run: str | None = None, nothing: str = "not here"
+) -> Tile:
+    encoded = None if path is None else _encoded_map(path)
+    return _tile(label, path, encoded, nothing, score="", run=run, is_model=False)
+
+
+def _tile(
+    label: str,
+    path: Path | None,
+    encoded: tuple[bytes, bool] | None,
+    nothing: str,
+    *,
+    score: str,
+    run: str | None,
+    is_model: bool,
+) -> Tile:
+    return Tile(
+        label=label,
+        run=run,
+        uri=None if encoded is None else data_uri(encoded[0]),
+        tiny=encoded is not None and encoded[1],
+        instead=nothing if path is None else "cannot be read",
+        score=score,
+        is_model=is_model,
+    )
+
+
+def _encoded_photo(path: Path) -> tuple[bytes, bool] | None:
+    """A small copy, and whether it is to be shown with its pixels."""
+    rgb = read_rgb(path)
+    if rgb is None:
+        return None
+    if max(rgb.shape[:2]) <= _LOSSLESS_PX:
+        return map_thumbnail(rgb, _LOSSLESS_PX, "lines"), True
+    return photo_jpeg(rgb, _SIDE_PX), False
+
+
+def _encoded_map(path: Path) -> tuple[bytes, bool] | None:
+    try:
+        picture = read_picture(path)
+        pixels = np.asarray(picture.convert("L" if picture.mode in {"1", "L"} else "RGB"))
+    except (OSError, Rejected):
+        return None
+    return map_thumbnail(pixels, _SIDE_PX, _form(pixels)), max(pixels.shape[:2]) <= _LOSSLESS_PX
+
+
+def _form(pixels: np.ndarray) -> MapForm:
+    """How it may be made smaller: by what it looks like, since no record lies beside it."""
+    if pixels.ndim == 2 and np.isin(pixels, (0, 255)).all():
+        return "bilevel"
+    return "lines" if pixels.mean() < 40 else "full"

@@ -182,7 +182,11 @@ class Evaluation(_Document):
 
     def of(self, row: str, run: str | None = None) -> RowView | None:
         """The first row of a kind, of any run or of this one."""
-        there = (one for one in self.rows if one.row == row and run in (None, one.run))
+        there = (
+            candidate
+            for candidate in self.rows
+            if candidate.row == row and run in (None, candidate.run)
+        )
         return next(there, None)
 
     def value(self, row: str, run: str | None = None) -> Value | None:
@@ -283,12 +287,12 @@ def _picture(folder: Path, record: Mapping[str, Any], changed: frozenset[str]) -
     def samples(row: str) -> list[Sample]:
         return [
             Sample(
-                run=one.get("run"),
-                picture=inside(one.get("picture")),
-                found=inside(one.get("found")),
-                score=one.get("score"),
+                run=sample.get("run"),
+                picture=inside(sample.get("picture")),
+                found=inside(sample.get("found")),
+                score=sample.get("score"),
             )
-            for one in rows.get(row) or ()
+            for sample in rows.get(row) or ()
         ]
 
     return PictureView(
@@ -384,8 +388,8 @@ def _cut(strip: RgbU8, sizes: Sequence[tuple[int, int]]) -> list[RgbU8]:
 
 def _sizes(protocol: Mapping[str, Any]) -> list[tuple[int, int]]:
     """(width, height) in px of the pictures that were judged."""
-    one = protocol.get("size")
-    return [(width, height) for width, height in protocol.get("sizes") or ([one] if one else ())]
+    size = protocol.get("size")
+    return [(width, height) for width, height in protocol.get("sizes") or ([size] if size else ())]
 
 
 def read_rgb(path: Path) -> RgbU8 | None:

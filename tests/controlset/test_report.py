@@ -20,8 +20,8 @@ from controlset.report.numbers import (
     said,
     verdict_of,
 )
+from controlset.report.page import by_rank, in_order
 from controlset.report.records import MeasureView, Value, gather
-from controlset.report.tiles import by_rank, in_order
 from schemas.errors import ConfigError
 from schemas.manifest import Manifest
 from tests.controlset.made_documents import estimates, four_rows
