@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +78,12 @@ class Tile:
     """One picture, or what is said in its place."""
 
     label: str
-    run: str | None  # said where there are several
     uri: str | None
     tiny: bool
     instead: str
-    score: str
-    is_model: bool
+    run: str | None = None  # said where there are several
+    score: str = ""
+    is_model: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -329,73 +329,53 @@ def in_order(pictures: Sequence[PictureView], limit: int) -> list[PictureView]:
 
 def _brief(picture: PictureView, places: int) -> list[Tile]:
     return [
-        _map("condition", picture.wanted),
+        _tile("condition", picture.wanted, _encoded_map),
         *_pair(picture.models[:1], places),
-        _photo("original", picture.real),
+        _tile("original", picture.real, _encoded_photo),
     ]
 
 
 def _full(picture: PictureView, places: int) -> list[Tile]:
-    floor = [
-        _photo("no control", sample.picture, score=_score(sample.score, places))
-        for sample in picture.floors[:1]
+    return [
+        _tile("condition", picture.wanted, _encoded_map),
+        *_pair(picture.models, places),
+        _tile("original", picture.real, _encoded_photo),
+        *(
+            _tile("no control", floor.picture, _encoded_photo, score=_score(floor.score, places))
+            for floor in picture.floors[:1]
+        ),
     ]
-    ends = [_photo("original", picture.real), *floor]
-    return [_map("condition", picture.wanted), *_pair(picture.models, places), *ends]
 
 
-def _pair(samples: Sequence[Sample], places: int) -> list[Tile]:
-    tiles = []
+def _pair(samples: Sequence[Sample], places: int) -> Iterator[Tile]:
+    """A sample and what the judge found in it."""
     for sample in samples:
         run = sample.run if len(samples) > 1 else None
         score = _score(sample.score, places)
-        tiles.append(_photo("sample", sample.picture, score=score, run=run, is_model=True))
+        yield _tile("sample", sample.picture, _encoded_photo, score=score, run=run, is_model=True)
         nothing = "nothing found" if sample.picture else "not here"
-        tiles.append(_map("re-extracted", sample.found, run=run, nothing=nothing))
-    return tiles
+        yield _tile("re-extracted", sample.found, _encoded_map, run=run, nothing=nothing)
 
 
 def _score(score: float | None, places: int) -> str:
     return "" if score is None else plain(score, places)
 
 
-def _photo(
-    label: str,
-    path: Path | None,
-    *,
-    score: str = "",
-    run: str | None = None,
-    is_model: bool = False,
-) -> Tile:
-    encoded = None if path is None else _encoded_photo(path)
-    return _tile(label, path, encoded, "not here", score=score, run=run, is_model=is_model)
-
-
-def _map(
-    label: str, path: Path | None, *, run: str | None = None, nothing: str = "not here"
-) -> Tile:
-    encoded = None if path is None else _encoded_map(path)
-    return _tile(label, path, encoded, nothing, score="", run=run, is_model=False)
-
-
 def _tile(
     label: str,
     path: Path | None,
-    encoded: tuple[bytes, bool] | None,
-    nothing: str,
+    encode: Callable[[Path], tuple[bytes, bool] | None],
     *,
-    score: str,
-    run: str | None,
-    is_model: bool,
+    nothing: str = "not here",
+    **said: Any,
 ) -> Tile:
+    encoded = None if path is None else encode(path)
     return Tile(
         label=label,
-        run=run,
         uri=None if encoded is None else data_uri(encoded[0]),
         tiny=encoded is not None and encoded[1],
         instead=nothing if path is None else "cannot be read",
-        score=score,
-        is_model=is_model,
+        **said,
     )
 
 
