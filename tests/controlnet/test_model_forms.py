@@ -12,17 +12,12 @@ from controlnet.architecture.control_files import find_control, load_control
 from controlnet.export import export
 from schemas.errors import ConfigError
 from tests.controlnet.tiny_bases import one_thread  # noqa: F401
-from tests.controlnet.tiny_runs import WEIGHTS, base, tensors_of, trained
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("finished") / "run", steps=2)
+from tests.controlnet.tiny_runs import WEIGHTS, base, finished, tensors_of, trained
 
 
 @pytest.fixture
-def run(finished, tmp_path):
-    return shutil.copytree(finished, tmp_path / "run")
+def run(tmp_path):
+    return shutil.copytree(finished(steps=2), tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +73,13 @@ FORMS = (as_run, as_folder, as_checkpoint, as_half, as_file, as_original, as_pth
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_controlnet_is_the_same_in_every_form(run, finished, locked, form):
+def test_a_controlnet_is_the_same_in_every_form(run, locked, form):
     control = load_control(find_control(str(form(run)), "--run"), locked.unet)
-    assert same(control, finished)
+    assert same(control, finished(steps=2))
     fits(control, locked)
 
 
-def test_a_name_on_the_hub_is_fetched_once_the_path_cannot_be_meant(run, monkeypatch, finished):
+def test_a_name_on_the_hub_is_fetched_once_the_path_cannot_be_meant(run, monkeypatch):
     asked = []
 
     def snapshot(name, **options):
@@ -93,7 +88,7 @@ def test_a_name_on_the_hub_is_fetched_once_the_path_cannot_be_meant(run, monkeyp
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     found = find_control("somebody/controlnet", "--run", offline=True)
-    assert same(load_control(found), finished)
+    assert same(load_control(found), run)
     assert asked == [("somebody/controlnet", True)]
     with pytest.raises(ConfigError, match="need the folder of a run"):
         find_control(f"{run}/nothing", "--run")
@@ -172,23 +167,23 @@ def turned(run):
     return run
 
 
-def test_a_network_for_bgr_is_one_for_rgb_from_then_on(run, finished, tmp_path):
+def test_a_network_for_bgr_is_one_for_rgb_from_then_on(run, tmp_path):
     turned(run)
     control = load_control(run / "controlnet")
-    assert same(control, finished)
+    assert same(control, finished(steps=2))
     assert control.config["controlnet_conditioning_channel_order"] == "rgb"
     other = trained(tmp_path / "other", steps=1, init=str(run), learning_rate=1e-9)
     written = json.loads((other / "controlnet" / "config.json").read_text())
     assert written["controlnet_conditioning_channel_order"] == "rgb"
     for name, tensor in tensors_of(other).items():
-        assert (tensor - tensors_of(finished)[name]).abs().max() < 1e-6
+        assert (tensor - tensors_of(finished(steps=2))[name]).abs().max() < 1e-6
 
 
-def test_an_export_of_a_network_for_bgr_is_one_for_rgb(run, finished, tmp_path):
+def test_an_export_of_a_network_for_bgr_is_one_for_rgb(run, tmp_path):
     turned(run)
     (run / "summary.json").unlink()  # of a run that was changed since, export would refuse it
     export(run, tmp_path / "folder", layout="diffusers")
-    assert same(load_control(tmp_path / "folder"), finished)
+    assert same(load_control(tmp_path / "folder"), finished(steps=2))
 
 
 def test_what_is_pooled_is_written_in_the_metadata(run, tmp_path):

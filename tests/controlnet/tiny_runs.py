@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import os
 import shutil
 import tempfile
@@ -132,6 +133,13 @@ def trained(output, judge=None, **changes):
     """Train; returns the output folder."""
     train(config_for(output, **changes), judge=judge)
     return Path(output)
+
+
+@functools.cache
+def finished(**changes):
+    """The folder of such a run, trained once in this process; take a copy to change it."""
+    name = hashlib.sha256(repr(sorted(changes.items())).encode()).hexdigest()[:12]
+    return trained(place(name) / "run", **changes)
 
 
 def flags_of(config):

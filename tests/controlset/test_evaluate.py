@@ -24,14 +24,14 @@ from controlnet.nano.scenes import draw, random_scene
 from controlset.cli import main
 from controlset.report.records import gather
 from schemas.errors import ConfigError
-from tests.controlnet.tiny_runs import data, keys_of, trained
+from tests.controlnet.tiny_runs import data, finished, keys_of, trained
 
 ROWS = ("ceiling", "model", "shuffled", "floor")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("trained") / "run", steps=3, keep_last=3)
+def run():
+    return finished(steps=3, keep_last=3)
 
 
 def words(run, output, *more):

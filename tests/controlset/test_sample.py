@@ -13,12 +13,12 @@ from controlset.cli import main
 from controlset.commands.sample import draw as drawing
 from schemas.dataset import open_dataset
 from schemas.pixels import decode_stored_map
-from tests.controlnet.tiny_runs import base, data, trained
+from tests.controlnet.tiny_runs import base, data, finished, trained
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("trained") / "run", steps=2)
+def run():
+    return finished(steps=2)
 
 
 @pytest.fixture(scope="module")

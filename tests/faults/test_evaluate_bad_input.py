@@ -9,18 +9,13 @@ from PIL import Image
 from controlset.cli import main
 from schemas.documents import with_digest
 from schemas.files import locked
-from tests.controlnet.tiny_runs import WEIGHTS, base, changed_base, data, trained
+from tests.controlnet.tiny_runs import WEIGHTS, base, changed_base, data, finished
 from tests.pipeline.handmade import photograph, row_of, write_dataset
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("finished") / "run", steps=1)
-
-
 @pytest.fixture
-def run(finished, tmp_path):
-    return shutil.copytree(finished, tmp_path / "run")
+def run(tmp_path):
+    return shutil.copytree(finished(steps=1), tmp_path / "run")
 
 
 def refusal(capsys, output, run, *more, dataset=None):

@@ -17,6 +17,7 @@ from tests.controlnet.tiny_runs import (
     base,
     changed_base,
     data,
+    finished,
     metrics_of,
     trained,
     weights_of,
@@ -24,15 +25,9 @@ from tests.controlnet.tiny_runs import (
 from tests.pipeline.handmade import photograph, row_of, without_map, write_dataset
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A run of two steps."""
-    return trained(tmp_path_factory.mktemp("finished") / "run", steps=2)
-
-
 @pytest.fixture
-def run(finished, tmp_path):
-    return shutil.copytree(finished, tmp_path / "run")
+def run(tmp_path):
+    return shutil.copytree(finished(steps=2), tmp_path / "run")
 
 
 def refusal(output, **changes):
