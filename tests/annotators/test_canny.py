@@ -129,7 +129,6 @@ def test_conditions_that_are_not_there_are_named():
         specs_of(options)
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # what importing controlnet-aux and its detectors says
 @pytest.mark.parametrize("name", ["astronaut", "coffee", "chelsea", "rocket"])
 def test_maps_equal_those_of_controlnet_aux(name):

@@ -69,7 +69,6 @@ def test_a_shuffle_depends_on_key_and_seed_alone():
     assert not np.array_equal(ShuffleSpec(seed=2).load(Runtime())([rgb], ["b"])[0].pixels, alone)
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # what importing controlnet-aux and its detectors says
 def test_a_shuffle_is_that_of_controlnet_aux(monkeypatch):
     from controlnet_aux import ContentShuffleDetector

@@ -91,7 +91,6 @@ def test_a_disk_may_get_full_at_any_moment(disk_of, photographs, undisturbed):
     assert contents(output) == expected
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("size_bytes", "checkpoints"), [(200_000, 0), (1_500_000, 1)])
 def test_a_disk_that_gets_full_leaves_whole_checkpoints_of_a_run(disk_of, size_bytes, checkpoints):
     from tests.controlnet.tiny_runs import trained

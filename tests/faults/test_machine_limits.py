@@ -28,7 +28,7 @@ from controlset.cli import main
 from controlset.console import load_arrow
 
 load_arrow()
-for name in sys.argv[2:]:
+for name in sys.argv[1:]:
     importlib.import_module(name)
 sys.dont_write_bytecode = True  # Python does not notice that a limit of file sizes cuts it short
 
@@ -37,7 +37,7 @@ def leave(memory_bytes):
         now = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (now + memory_bytes, resource.RLIM_INFINITY))
 
-for limits, words in json.loads(sys.argv[1]):
+for limits, words in (case for cases in sys.stdin for case in json.loads(cases)):
     reading, writing = os.pipe()
     if (child := os.fork()) == 0:  # one start of Python for all of them
         os.dup2(writing, 1)
@@ -84,21 +84,35 @@ def generating(source, output):
     return ["generate", str(source), "--output", str(output), *options]
 
 
-def told_under(cases, *modules):
-    """[(status, what was printed)] of commands, each in a process with its limits.
+@pytest.fixture(scope="module")
+def told_under():
+    """Cases -> [(status, what was printed)] of commands, each in a forked child with its limits.
 
     `modules` are imported before, once for all of them.
     """
-    command = [sys.executable, "-c", CHILD, json.dumps(cases), *modules]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=300)
-    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
+    started = {}
+
+    def told(cases, *modules):
+        if modules not in started:
+            command = [sys.executable, "-c", CHILD, *modules]
+            started[modules] = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+        process = started[modules]
+        process.stdin.write(f"{json.dumps(cases)}\n")
+        process.stdin.flush()
+        return [tuple(json.loads(process.stdout.readline())) for _ in cases]
+
+    yield told
+    for process in started.values():
+        process.communicate()
 
 
 def half_files(folder):
     return [path for path in folder.rglob("*") if path.name.startswith((".tmp", "tmp"))]
 
 
-def test_a_limit_of_file_sizes_is_one_line_and_leaves_nothing_half_written(place):
+def test_a_limit_of_file_sizes_is_one_line_and_leaves_nothing_half_written(told_under, place):
     assert main(generating(place / "photos", place / "set")) == 0
     page = place / "page.html"
     small = {"file_bytes": 6000}
@@ -119,7 +133,7 @@ def test_a_limit_of_file_sizes_is_one_line_and_leaves_nothing_half_written(place
     assert main(generating(place / "photos", place / "other")) == 0
 
 
-def test_what_may_not_be_read_or_written_is_one_line_or_a_reject(place):
+def test_what_may_not_be_read_or_written_is_one_line_or_a_reject(told_under, place):
     assert main(generating(place / "photos", place / "set")) == 0
     photos = shutil.copytree(place / "photos", place / "some")
     shutil.copytree(place / "photos", photos / "sub")
@@ -151,7 +165,7 @@ def test_what_may_not_be_read_or_written_is_one_line_or_a_reject(place):
 
 
 @pytest.mark.slow
-def test_whatever_the_umask_a_command_can_use_what_it_made(place):
+def test_whatever_the_umask_a_command_can_use_what_it_made(told_under, place):
     from tests.controlnet.tiny_runs import base, config_for, data, flags_of, trained
 
     run = trained(place / "run", steps=2)
@@ -198,7 +212,7 @@ def test_whatever_the_umask_a_command_can_use_what_it_made(place):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_that_does_not_suffice_for_a_library_is_one_line(place):
+def test_memory_that_does_not_suffice_for_a_library_is_one_line(told_under, place):
     assert main(generating(place / "photos", place / "set")) == 0
     little = {"memory_bytes": 20 << 20}
     ((status, told),) = told_under([[little, ["inspect", str(place / "set")]]])
@@ -207,7 +221,7 @@ def test_memory_that_does_not_suffice_for_a_library_is_one_line(place):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_run_with_little_memory_left_is_refused_at_its_start(place):
+def test_a_run_with_little_memory_left_is_refused_at_its_start(told_under, place):
     cases = [
         [{"memory_bytes": mebibytes << 20}, generating(place / "photos", place / "set")]
         for mebibytes in (1, 2, 3, 5, 12, 40, 200)

@@ -4,8 +4,7 @@ Each file is made here and read in a process of its own, whose peak is measured.
 """
 
 import json
-import subprocess
-import sys
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,23 +12,20 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.faults.test_hostile_set import SHARD, hostile, original  # noqa: F401
-
-MOST_EXTRA_BYTES = 1_500_000_000
-
-CHILD = """
-import json, sys
-from collections import Counter
-from pathlib import Path
 from pipeline.config import GenerateConfig
 from pipeline.sources import Container, index_container, iter_reads, list_source, resolve_source
 from pipeline.sources.spec import Notes
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError, Rejected
-import pyarrow.parquet
+from tests.faults.test_hostile_set import SHARD, hostile, original  # noqa: F401
 
-def peak():  # not getrusage: its maximum is inherited
+MOST_EXTRA_BYTES = 1_500_000_000
+
+
+def peak():
+    """Most memory that this process ever had; `getrusage` has the maximum of its parent, too."""
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+
 
 def outcomes(source):
     config = GenerateConfig(source=source, output="out", conditions=("canny",))
@@ -47,32 +43,29 @@ def outcomes(source):
                 problem = read.caption_problem
                 yield "kept" if problem is None else str(problem.reason)
 
-base = peak()
-try:
-    if sys.argv[1] == "set":
-        found = len(list(open_dataset(sys.argv[2])))
-    else:
-        found = dict(Counter(outcomes(sys.argv[2])))
-except ConfigError as error:
-    found = str(error)
-print(json.dumps([found, peak() - base]))
-"""
+
+def read_and_tell(kind, place, told):
+    """Runs in a child: what becomes of the rows, and how much memory that took."""
+    base = peak()
+    try:
+        found = len(list(open_dataset(place))) if kind == "set" else Counter(outcomes(place))
+    except ConfigError as error:
+        found = str(error)
+    told.write_text(json.dumps([found, peak() - base]))
 
 
-def read_apart(kind, place):
+@pytest.fixture
+def read_apart(crashes, tmp_path_factory):
     """What became of the rows, after its peak was asserted."""
-    finished = subprocess.run(
-        [sys.executable, "-c", CHILD, kind, str(place)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        cwd=Path(__file__).parents[2],
-    )
-    assert finished.returncode == 0, finished.stderr[-2000:]
-    found, extra_bytes = json.loads(finished.stdout)
-    assert extra_bytes < MOST_EXTRA_BYTES
-    return found
+
+    def read(kind, place):
+        told = tmp_path_factory.mktemp("told") / "told.json"
+        assert crashes.run(read_and_tell, kind, str(place), told)[0] == 0
+        found, extra_bytes = json.loads(told.read_text())
+        assert 0 <= extra_bytes < MOST_EXTRA_BYTES
+        return found
+
+    return read
 
 
 def repeated(size_bytes, rows):
@@ -84,7 +77,9 @@ def good(path):
     pq.write_table(pa.table({"image": [b"x", b"y"], "text": ["one", "two"]}), path)
 
 
-def test_a_page_that_unpacks_to_gigabytes_is_rejected_and_its_neighbours_are_read(tmp_path):
+def test_a_page_that_unpacks_to_gigabytes_is_rejected_and_its_neighbours_are_read(
+    read_apart, tmp_path
+):
     pq.write_table(
         pa.table({"image": repeated(400_000_000, 8)}), tmp_path / "a.parquet", compression="zstd"
     )
@@ -93,14 +88,14 @@ def test_a_page_that_unpacks_to_gigabytes_is_rejected_and_its_neighbours_are_rea
     assert read_apart("source", tmp_path) == {"broken_container": 8, "kept": 2}
 
 
-def test_a_long_value_that_a_dictionary_repeats_is_read_a_few_rows_at_a_time(tmp_path):
+def test_a_long_value_that_a_dictionary_repeats_is_read_a_few_rows_at_a_time(read_apart, tmp_path):
     pq.write_table(
         pa.table({"image": repeated(60_000_000, 12)}), tmp_path / "a.parquet", compression="zstd"
     )
     assert read_apart("source", tmp_path) == {"kept": 12}
 
 
-def test_a_row_of_a_million_long_captions_loses_them_and_stays(tmp_path):
+def test_a_row_of_a_million_long_captions_loses_them_and_stays(read_apart, tmp_path):
     items = pa.DictionaryArray.from_arrays(
         pa.array([0] * 1_000_000, pa.int32()), pa.array(["a" * 60_000])
     )
@@ -109,14 +104,14 @@ def test_a_row_of_a_million_long_captions_loses_them_and_stays(tmp_path):
     assert read_apart("source", tmp_path) == {"bad_caption": 1, "kept": 1}
 
 
-def test_captions_of_a_hundred_megabytes_are_rejected_and_their_pictures_stay(tmp_path):
+def test_captions_of_a_hundred_megabytes_are_rejected_and_their_pictures_stay(read_apart, tmp_path):
     texts = pa.DictionaryArray.from_arrays([0] * 60 + [1], ["a" * 100_000_000, "a cat"])
     table = pa.table({"image": [b"x"] * 61, "text": texts})
     pq.write_table(table, tmp_path / "a.parquet", compression="snappy")
     assert read_apart("source", tmp_path) == {"bad_caption": 60, "kept": 1}
 
 
-def test_a_caption_table_of_long_texts_is_bounded_and_its_pictures_stay(tmp_path):
+def test_a_caption_table_of_long_texts_is_bounded_and_its_pictures_stay(read_apart, tmp_path):
     names = [f"{number}.png" for number in range(31)]
     for name in names:
         Image.new("L", (8, 8)).save(tmp_path / name)
@@ -126,7 +121,7 @@ def test_a_caption_table_of_long_texts_is_bounded_and_its_pictures_stay(tmp_path
     assert read_apart("source", tmp_path) == {"bad_caption": 30, "kept": 1}
 
 
-def test_more_rows_than_bytes_are_one_problem(tmp_path):
+def test_more_rows_than_bytes_are_one_problem(read_apart, tmp_path):
     table = pa.table({"image": pa.nulls(3_000_000, pa.binary())})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=3_000_000)
     assert (tmp_path / "a.parquet").stat().st_size < 10_000
@@ -160,7 +155,7 @@ def listed_rows():
     return rows
 
 
-def test_a_shard_of_a_set_that_unpacks_to_gigabytes_is_refused(hostile):  # noqa: F811
+def test_a_shard_of_a_set_that_unpacks_to_gigabytes_is_refused(read_apart, hostile):  # noqa: F811
     path = hostile / SHARD
     table = pq.read_table(path)
     texts = pa.DictionaryArray.from_arrays([0] * table.num_rows, ["a" * 400_000_000])

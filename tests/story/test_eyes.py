@@ -12,11 +12,10 @@ import pytest
 import skimage
 from PIL import Image
 
+from controlset.cli import main
 from schemas.dataset import open_dataset
 from tests.faults.conftest import contents
 from tests.story.small_weights import write_small_weights
-
-pytestmark = pytest.mark.slow
 
 CONDITIONS = ["canny", "depth", "pose", "hed", "softedge"]
 PHOTOGRAPHS = ["astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png"]
@@ -70,6 +69,7 @@ def dataset(photographs, weights, tmp_path_factory):
     return output
 
 
+@pytest.mark.slow
 def test_every_image_has_every_map_or_a_reject_that_says_why(dataset):
     data = open_dataset(str(dataset))
     assert data.conditions == CONDITIONS
@@ -92,6 +92,7 @@ def test_every_image_has_every_map_or_a_reject_that_says_why(dataset):
         assert all(example.maps[condition] is not None for example in data)
 
 
+@pytest.mark.slow
 def test_a_persons_caption_stays_and_the_model_writes_the_others(dataset):
     sources = {
         example.fields["source"]: (example.text, example.fields["caption_source"])
@@ -103,6 +104,7 @@ def test_a_persons_caption_stays_and_the_model_writes_the_others(dataset):
     assert "blip" in others
 
 
+@pytest.mark.slow
 def test_maps_are_not_flat_and_follow_the_image(dataset):
     for example in open_dataset(str(dataset)):
         for condition in ("depth", "hed", "softedge"):
@@ -111,6 +113,7 @@ def test_maps_are_not_flat_and_follow_the_image(dataset):
         assert (depth.min(), depth.max()) == (0, 255)
 
 
+@pytest.mark.slow
 def test_records_name_weights_hashes_and_licences(dataset):
     manifest = json.loads((dataset / "manifest.json").read_text())
     for condition in CONDITIONS[1:]:
@@ -123,12 +126,14 @@ def test_records_name_weights_hashes_and_licences(dataset):
     assert {"torch", "transformers", "controlnet-aux"} <= manifest["software"].keys()
 
 
+@pytest.mark.slow
 def test_the_audit_finds_the_same_maps(dataset, weights):
     done = controlset("verify", dataset, "--audit", 1, weights=weights)
     assert done.returncode == 0, done.stdout
     assert "every check passed" in done.stdout
 
 
+@pytest.mark.slow
 def test_another_run_with_another_number_of_threads_gives_equal_bytes(
     dataset, photographs, weights, tmp_path
 ):
@@ -136,23 +141,25 @@ def test_another_run_with_another_number_of_threads_gives_equal_bytes(
     assert contents(tmp_path / "again") == contents(dataset)
 
 
-def test_without_weights_nothing_is_begun_and_all_that_is_missing_is_named(photographs, tmp_path):
+def test_without_weights_nothing_is_begun_and_all_that_is_missing_is_named(
+    photographs, tmp_path, monkeypatch, capsys
+):
     (tmp_path / "none").mkdir()
-    done = controlset(
-        "generate", photographs, "--output", tmp_path / "out", "--conditions", *CONDITIONS,
-        "--caption", "blip", "--offline", weights=tmp_path / "none",
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
+    monkeypatch.setenv("CONTROLSET_WEIGHTS", str(tmp_path / "none"))
+    words = ["generate", photographs, "--output", tmp_path / "out", "--conditions", *CONDITIONS]
+    assert main([*map(str, words), "--caption", "blip", "--offline"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
     for name in (
         "ControlNetHED.pth", "table5_pidinet.pth", "body_pose_model.pth",
         "depth-anything/Depth-Anything-V2-Small-hf", "Salesforce/blip-image-captioning-base",
         "non-commercial",
     ):  # fmt: skip
-        assert name in done.stderr
+        assert name in said
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_card_and_pages_open(dataset, weights, tmp_path):
     page = tmp_path / "report.html"
     done = controlset("inspect", dataset, "--html", page, weights=weights)
@@ -162,6 +169,7 @@ def test_the_card_and_pages_open(dataset, weights, tmp_path):
     assert "dtype: image" in (dataset / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_hugging_face_reads_every_column(dataset, tmp_path, monkeypatch):
     import datasets
 
