@@ -52,7 +52,7 @@ CHANGES = {
     "condition_dropout": {"condition_dropout": 1.0},
     "flip": {"flip": 1.0},
     "noise_offset": {"noise_offset": 0.3},
-    "min_snr": {"min_snr": 1.0},
+    "min_snr": {"min_snr": 0.01},
     "ema": {"ema": 0.5},
     "clip": {"clip": 1e-3},
     "warmup": {"warmup": 3},
