@@ -11,6 +11,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from controlnet.evaluator.result import MeasureRecord, NumberRecord, SweepRecord
 from controlnet.trainer.figures import (
     mark_level,
     mark_snap,
@@ -22,12 +23,9 @@ from controlnet.trainer.figures import (
 from controlset.report.numbers import direction, interval, places_of, said
 from controlset.report.records import (
     Evaluation,
-    MeasureView,
     PictureView,
-    Series,
     Strip,
     Training,
-    Value,
     read_rgb,
 )
 from pipeline.output.pages import shortened, visible
@@ -91,7 +89,7 @@ def draw_rows(found: Evaluation) -> DrawnFigure:
     Args:
         found: the evaluation; its folder gets the file.
     """
-    there = [(row, row.values.get(found.headline.name)) for row in found.rows]
+    there = [(row, row.values.get(found.headline.name)) for row in found.document.rows]
     shown = [(row, value) for row, value in there if value is not None]
     figure, panel = panel_of(0.9 + 0.34 * max(2, len(shown)))
     places = places_of(found, found.headline)
@@ -114,7 +112,7 @@ def draw_rows(found: Evaluation) -> DrawnFigure:
 
 @styled
 def draw_series(
-    found: Evaluation, lines: Sequence[Series], measure: MeasureView, file: str
+    found: Evaluation, lines: Sequence[SweepRecord], measure: MeasureRecord, file: str
 ) -> DrawnFigure:
     """Draw a measure along an axis, one line for each run, between floor and ceiling.
 
@@ -141,12 +139,14 @@ def draw_series(
     return saved(figure, found.folder, file, _title(measure), "")
 
 
-def _title(measure: MeasureView) -> str:
+def _title(measure: MeasureRecord) -> str:
     better = direction(measure).removesuffix(" is better")
     return f"{measure.label}{f', {measure.unit}' if measure.unit else ''} ({better})"
 
 
-def _errors(panel: Axes, points: Sequence[tuple[float, Value]], color: str, label: str) -> None:
+def _errors(
+    panel: Axes, points: Sequence[tuple[float, NumberRecord]], color: str, label: str
+) -> None:
     at = [place for place, _ in points]
     values = np.array([value.value for _, value in points])
     ends = np.array([value.ends for _, value in points]).reshape(-1, 2)

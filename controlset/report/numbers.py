@@ -8,7 +8,8 @@ from typing import Any
 
 import markupsafe
 
-from controlset.report.records import Evaluation, MeasureView, Value
+from controlnet.evaluator.result import MeasureRecord, NumberRecord
+from controlset.report.records import Evaluation
 from pipeline.output.pages import percent
 
 _CLOSE = {"°", "%"}  # units that stand right behind the number
@@ -32,13 +33,13 @@ NAMES = {
 """Row -> what it is called beside its numbers."""
 
 
-def places_of(found: Evaluation, measure: MeasureView) -> int:
+def places_of(found: Evaluation, measure: MeasureRecord) -> int:
     """Decimals for all numbers of a measure: two digits of the narrowest interval of a model."""
-    values = [row.values.get(measure.name) for row in found.rows if row.row == "model"]
+    values = [row.values.get(measure.name) for row in found.document.rows if row.row == "model"]
     return decimals([value for value in values if value is not None])
 
 
-def decimals(values: list[Value]) -> int:
+def decimals(values: list[NumberRecord]) -> int:
     """So many that half of the narrowest interval has a digit; at least three digits in all."""
     widths = [value.ends[1] - value.ends[0] for value in values if value.ends[1] > value.ends[0]]
     largest = max((abs(value.value) for value in values), default=1.0)
@@ -56,13 +57,13 @@ def plain(value: float, places: int) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def said(value: Value, measure: MeasureView, places: int) -> str:
+def said(value: NumberRecord, measure: MeasureRecord, places: int) -> str:
     """The number with its unit."""
     space = "" if not measure.unit or measure.unit in _CLOSE else "\N{NO-BREAK SPACE}"
     return f"{plain(value.value, places)}{space}{measure.unit}"
 
 
-def interval(value: Value, places: int) -> str:
+def interval(value: NumberRecord, places: int) -> str:
     """`0.87-0.90` with an en dash; empty where there is none."""
     if value.low is None or value.high is None:
         return ""
@@ -70,7 +71,7 @@ def interval(value: Value, places: int) -> str:
     return f"{low} to {high}" if value.low < 0 else f"{low}\N{EN DASH}{high}"
 
 
-def direction(measure: MeasureView) -> str:
+def direction(measure: MeasureRecord) -> str:
     """Which way is better, with an arrow."""
     if measure.name in BEST_AT_ONE:
         return "1 is best"
@@ -154,10 +155,10 @@ def verdict_of(found: Evaluation, run: str) -> Verdict:
 
 
 def _word(
-    model: Value | None,
-    shuffled: Value | None,
-    floor: Value | None,
-    ceiling: Value | None,
+    model: NumberRecord | None,
+    shuffled: NumberRecord | None,
+    floor: NumberRecord | None,
+    ceiling: NumberRecord | None,
     higher: bool,
 ) -> tuple[str, bool | None]:
     if model is None:
@@ -175,19 +176,21 @@ def _word(
     return ("obeys", True) if way >= HALF_WAY else ("obeys in part", False)
 
 
-def _clear(better: Value, worse: Value, higher: bool) -> bool:
+def _clear(better: NumberRecord, worse: NumberRecord, higher: bool) -> bool:
     """Whether the intervals do not touch, the right way round."""
     return better.ends[0] > worse.ends[1] if higher else better.ends[1] < worse.ends[0]
 
 
-def _way(model: Value, floor: Value | None, ceiling: Value | None) -> float | None:
+def _way(
+    model: NumberRecord, floor: NumberRecord | None, ceiling: NumberRecord | None
+) -> float | None:
     if floor is None or ceiling is None or floor.value == ceiling.value:
         return None
     return (model.value - floor.value) / (ceiling.value - floor.value)
 
 
-def _number(found: Evaluation, model: Value | None) -> str:
-    measure, name = found.headline, str(found.protocol.get("condition") or "")
+def _number(found: Evaluation, model: NumberRecord | None) -> str:
+    measure, name = found.headline, str(found.document.protocol.get("condition") or "")
     named = measure.label.lower().startswith(name.lower())
     label = measure.label if named else f"{name[:1].upper()}{name[1:]} {measure.label}"
     if model is None:
@@ -235,7 +238,7 @@ class Compared:
     drawing: markupsafe.Markup
 
 
-def forest(found: Evaluation, measure: MeasureView) -> Forest:
+def forest(found: Evaluation, measure: MeasureRecord) -> Forest:
     """The rows of a measure on one scale; those without a number say so.
 
     Args:
@@ -245,13 +248,13 @@ def forest(found: Evaluation, measure: MeasureView) -> Forest:
     Returns:
         Without any lines where no row has the number.
     """
-    there = [(row, row.values.get(measure.name)) for row in found.rows]
+    there = [(row, row.values.get(measure.name)) for row in found.document.rows]
     values = [value for _, value in there if value is not None]
     if not values:
         return Forest(label=measure.label, direction=direction(measure), lines=(), scale=("", ""))
     low, high = _scale(values)
     places = places_of(found, measure)
-    kinds = Counter(row.row for row in found.rows)
+    kinds = Counter(row.row for row in found.document.rows)
     lines = [
         Line(
             row=row.row,
@@ -271,17 +274,17 @@ def forest(found: Evaluation, measure: MeasureView) -> Forest:
 
 def differences(found: Evaluation) -> list[Compared]:
     """Run b minus run a for each measure, with whether zero lies inside of the interval."""
-    by_name = {measure.name: measure for measure in found.measures}
+    by_name = {measure.name: measure for measure in found.document.measures}
     compared = []
-    for pair in found.comparisons:
-        measure = by_name.get(pair.measure)
-        if measure is None:
+    for pair in found.document.comparisons:
+        measure, value = by_name.get(pair.measure), pair.number
+        if measure is None or value is None:
             continue
-        reach = max(map(abs, (pair.value, *pair.ends))) or 1.0
-        places = decimals([pair])
-        number = said(pair, measure, places)
-        low, high = pair.ends
-        good = None if low <= 0 <= high else (pair.value > 0) == measure.higher_is_better
+        reach = max(map(abs, (value.value, *value.ends))) or 1.0
+        places = decimals([value])
+        number = said(value, measure, places)
+        low, high = value.ends
+        good = None if low <= 0 <= high else (value.value > 0) == measure.higher_is_better
         meaning = {None: "may be chance", True: "better", False: "worse"}[good]
         if good is not None and measure.name in BEST_AT_ONE:
             good, meaning = None, "differs"
@@ -291,17 +294,19 @@ def differences(found: Evaluation) -> list[Compared]:
                 direction=direction(measure),
                 a=pair.a,
                 b=pair.b,
-                number=f"+{number}" if pair.value > 0 else number,
-                ends=interval(pair, places).replace("\N{EN DASH}", " to "),
+                number=f"+{number}" if value.value > 0 else number,
+                ends=interval(value, places).replace("\N{EN DASH}", " to "),
                 meaning=meaning,
                 good=good,
-                drawing=drawing(pair, -reach, reach, zero=True),
+                drawing=drawing(value, -reach, reach, zero=True),
             )
         )
     return compared
 
 
-def drawing(value: Value, low: float, high: float, *, zero: bool = False) -> markupsafe.Markup:
+def drawing(
+    value: NumberRecord, low: float, high: float, *, zero: bool = False
+) -> markupsafe.Markup:
     """A point on a line, with its interval; colours come from the page.
 
     Args:
@@ -326,7 +331,7 @@ def drawing(value: Value, low: float, high: float, *, zero: bool = False) -> mar
     )
 
 
-def _scale(values: Sequence[Value]) -> tuple[float, float]:
+def _scale(values: Sequence[NumberRecord]) -> tuple[float, float]:
     """From 0 to 1 for what lies there; else from what there is, with zero if that is near."""
     ends = [end for value in values for end in (*value.ends, value.value)]
     low, high = min(ends), max(ends)

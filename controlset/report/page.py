@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from controlnet.evaluator.result import MeasureRecord, SweepRecord
 from controlset.report.figures import (
     DrawnFigure,
     draw_rows,
@@ -34,10 +35,8 @@ from controlset.report.numbers import (
 )
 from controlset.report.records import (
     Evaluation,
-    MeasureView,
     PictureView,
     Sample,
-    Series,
     Training,
     gather,
     read_rgb,
@@ -69,7 +68,7 @@ class _Numbers:
 
     title: str
     axis: str
-    measures: Sequence[MeasureView]
+    measures: Sequence[MeasureRecord]
     rows: Sequence[tuple[str, Sequence[str]]]
 
 
@@ -124,7 +123,9 @@ def render_report(found: Evaluation) -> str:
     Args:
         found: from `gather`.
     """
-    names = [run.name for run in found.runs] or sorted({row.run for row in found.rows if row.run})
+    names = [run.name for run in found.document.runs] or sorted(
+        {row.run for row in found.document.rows if row.run}
+    )
     verdicts = [verdict_of(found, name) for name in names]
     places = places_of(found, found.headline)
     return (
@@ -148,7 +149,7 @@ def render_report(found: Evaluation) -> str:
                 for number, training in enumerate(found.trainings, 1)
             ],
             grid=_grid(found),
-            settings=list(flat(found.protocol)),
+            settings=list(flat(found.document.protocol)),
             short=_short,
         )
     )
@@ -185,27 +186,27 @@ def _nobody() -> Verdict:
 def _by_kind(found: Evaluation) -> list[tuple[str, list[Forest]]]:
     """All measures but the headline, by what they are about."""
     groups: dict[str, list[Forest]] = {}
-    for measure in found.measures[1:]:
+    for measure in found.document.measures[1:]:
         shown = forest(found, measure)
         if shown.lines:
             groups.setdefault(_KINDS.get(measure.kind, measure.kind), []).append(shown)
     return list(groups.items())
 
 
-def _sweeps(found: Evaluation) -> list[tuple[str, list[Series]]]:
-    by_axis: dict[str, list[Series]] = {}
-    for series in found.sweeps:
+def _sweeps(found: Evaluation) -> list[tuple[str, list[SweepRecord]]]:
+    by_axis: dict[str, list[SweepRecord]] = {}
+    for series in filter(lambda sweep: sweep.points, found.document.sweeps):
         by_axis.setdefault(series.what, []).append(series)
     return list(by_axis.items())
 
 
 def _drawn(
-    found: Evaluation, name: str, lines: Sequence[Series]
+    found: Evaluation, name: str, lines: Sequence[SweepRecord]
 ) -> tuple[list[DrawnFigure], _Numbers]:
     """Figures of the first measures that have numbers, and the table of all."""
     measures = [
         measure
-        for measure in found.measures
+        for measure in found.document.measures
         if any(point.values.get(measure.name) for line in lines for point in line.points)
     ]
     drawn = [
@@ -226,13 +227,13 @@ def _drawn(
     return drawn, _Numbers(title=name, axis=lines[0].what, measures=measures, rows=rows)
 
 
-def _varied(measures: Sequence[MeasureView]) -> list[MeasureView]:
+def _varied(measures: Sequence[MeasureRecord]) -> list[MeasureRecord]:
     """The first one of each kind, then the others."""
     firsts = list({measure.kind: measure for measure in reversed(measures)}.values())[::-1]
     return [*firsts, *(measure for measure in measures if measure not in firsts)]
 
 
-def _cell(found: Evaluation, value: Any, measure: MeasureView) -> str:
+def _cell(found: Evaluation, value: Any, measure: MeasureRecord) -> str:
     if value is None:
         return "not computed"
     places = places_of(found, measure)

@@ -8,6 +8,20 @@ from typing import Any
 
 import numpy as np
 
+from controlnet.evaluator.result import (
+    FORMAT,
+    RESULT,
+    VERSION,
+    CurveRecord,
+    EvaluationRecord,
+    MeasureRecord,
+    NumberRecord,
+    PictureRecord,
+    RowRecord,
+    RunRecord,
+    SweepPoint,
+    SweepRecord,
+)
 from controlnet.trainer.judge import Bounds
 from controlnet.trainer.log import METRICS, PROBES, SAMPLES, read_journal
 from controlnet.trainer.run_folder import CONFIG_NAME, SUMMARY_NAME, read_record
@@ -18,83 +32,8 @@ from schemas.files import file_digest, read_plain
 from schemas.manifest import Manifest
 from schemas.pixels import RgbU8, decode_stored_rgb
 
-DOCUMENT, FORMAT, VERSION = "evaluation.json", "controlset-evaluation", 1
-
 _AGAIN = "run `controlset evaluate` again"
 _STRIPS, _PICTURES = 7, 8  # probes, and pictures of each, that are shown
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Value:
-    """A number and, where there is one, its 95 % interval."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-    count: int | None = None  # pictures behind it
-
-    @property
-    def ends(self) -> tuple[float, float]:
-        """Of the interval; twice the number where there is none."""
-        low = self.value if self.low is None else self.low
-        return low, self.value if self.high is None else self.high
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class MeasureView:
-    """A measure as the document names it."""
-
-    name: str
-    label: str
-    unit: str = ""
-    higher_is_better: bool = True
-    kind: str = "adherence"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class RunView:
-    """A ControlNet that was judged."""
-
-    name: str
-    path: str
-    step: int | None = None
-    base: str | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class RowView:
-    """One of the four rows; those of a network once for each run."""
-
-    row: str  # ceiling, model, shuffled, floor
-    values: Mapping[str, Value | None]  # by measure; None: could not be computed
-    run: str | None = None
-    cell: str | None = None  # tells two floors of two bases apart
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Difference(Value):
-    """Run b minus run a, paired by image."""
-
-    a: str
-    b: str
-    measure: str
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Point:
-    """Values at one place of an axis."""
-
-    at: float
-    values: Mapping[str, Value | None]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Series:
-    """Values of one run along an axis: steps, guidance, conditioning scale."""
-
-    what: str
-    run: str
-    points: Sequence[Point]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,48 +87,28 @@ class Training:
     strips: Sequence[Strip]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Document:
-    """What is shown as the document has it; parts that it lacks are empty."""
-
-    protocol: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    runs: Sequence[RunView] = ()
-    measures: Sequence[MeasureView] = ()  # the headline first
-    rows: Sequence[RowView] = ()
-    missing: Sequence[Mapping[str, str]] = ()  # measure, why
-    warnings: Sequence[str] = ()
-    comparisons: Sequence[Difference] = ()
-    sweeps: Sequence[Series] = ()
-    curves: Sequence[Series] = ()
-    software: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    hardware: str | None = None
-    seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluation(_Document):
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
     """All of it: the document, its pictures, and what runs and data set still say."""
 
     folder: Path
+    document: EvaluationRecord
+    warnings: Sequence[str]
+    curves: Sequence[SweepRecord]  # over training steps
     pictures: Sequence[PictureView]
     trainings: Sequence[Training]
     manifest: Manifest | None  # None: the data set is not there any more
 
     @property
-    def headline(self) -> MeasureView:
-        return self.measures[0]
+    def headline(self) -> MeasureRecord:
+        return self.document.measures[0]
 
-    def of(self, row: str, run: str | None = None) -> RowView | None:
+    def of(self, row: str, run: str | None = None) -> RowRecord | None:
         """The first row of a kind, of any run or of this one."""
-        there = (
-            candidate
-            for candidate in self.rows
-            if candidate.row == row and run in (None, candidate.run)
-        )
+        there = (one for one in self.document.rows if one.row == row and run in (None, one.run))
         return next(there, None)
 
-    def value(self, row: str, run: str | None = None) -> Value | None:
+    def value(self, row: str, run: str | None = None) -> NumberRecord | None:
         """The headline's number in a row."""
         found = self.of(row, run)
         return None if found is None else found.values.get(self.headline.name)
@@ -205,53 +124,41 @@ def gather(folder: Path) -> Evaluation:
         ConfigError: no evaluation there, or one that this release cannot read.
     """
     document = _document(folder)
-    try:
-        pictures, files = document.pop("pictures", []), document.pop("files", {})
-        document["comparisons"] = [
-            pair for pair in document.get("comparisons", ()) if pair["value"] is not None
-        ]
-        document["sweeps"] = [line for line in document.get("sweeps", ()) if line["points"]]
-        document["curves"] = [
-            {"what": "step", "run": line["run"], "points": [*map(_at_its_step, line["points"])]}
-            for line in document.pop("curve", ())
-            if line["points"]
-        ]
-        changed = _changed(folder, files)
-        shown = [_picture(folder, picture, changed) for picture in pictures]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        # The document is one of ours by its first lines, yet not by the rest.
-        found = f"one with {type(error).__name__} {error}"
-        raise misfit(str(folder / DOCUMENT), found, _AGAIN) from error
-    said = as_record(document, _Document, where=str(folder / DOCUMENT), advice=_AGAIN)
-    warnings = list(said.warnings)
+    changed = _changed(folder, document.files)
+    warnings = list(document.warnings)
     if changed:
         warnings.append(
             f"{len(changed)} files were changed or lost since the evaluation and are not shown, "
             f"{min(changed)} for example; {_AGAIN}"
         )
-    trainings = [_training(folder, run, _sizes(said.protocol), warnings) for run in said.runs]
-    parts: dict[str, Any] = {
-        part.name: getattr(said, part.name) for part in dataclasses.fields(said)
-    }
-    parts["warnings"] = warnings
+    try:
+        sizes = _sizes(document.protocol)
+        manifest = _manifest(folder, document.data.get("path"))
+    except (TypeError, ValueError) as error:  # these parts have no record of their own
+        found = f"one with {type(error).__name__} {error}"
+        raise misfit(str(folder / RESULT), found, _AGAIN) from error
+    trainings = [_training(folder, run, sizes, warnings) for run in document.runs]
     return Evaluation(
-        **parts,
         folder=folder,
-        pictures=shown,
+        document=document,
+        warnings=warnings,
+        curves=[_over_steps(curve) for curve in document.curve if curve.points],
+        pictures=[_picture(folder, picture, changed) for picture in document.pictures],
         trainings=[training for training in trainings if training.metrics or training.probes],
-        manifest=_manifest(folder, said.data.get("path")),
+        manifest=manifest,
     )
 
 
-def _at_its_step(point: Mapping[str, Any]) -> dict[str, Any]:
-    return {"at": point["step"], "values": point["values"]}
+def _over_steps(curve: CurveRecord) -> SweepRecord:
+    points = [SweepPoint(at=float(point.step), values=point.values) for point in curve.points]
+    return SweepRecord(what="step", run=curve.run, points=points)
 
 
-def _document(folder: Path) -> dict[str, Any]:
-    path = folder / DOCUMENT
+def _document(folder: Path) -> EvaluationRecord:
+    path = folder / RESULT
     if not os.path.lexists(path):
         raise ConfigError(
-            f"{folder}: need an evaluation, found no {DOCUMENT}; run `controlset evaluate` (again, "
+            f"{folder}: need an evaluation, found no {RESULT}; run `controlset evaluate` (again, "
             "if it was interrupted)"
         )
     document: dict[str, Any] = read_checked(path, dict, advice=_AGAIN)
@@ -265,7 +172,7 @@ def _document(folder: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path}: need at least one measure, got none; run `controlset evaluate` again"
         )
-    return document
+    return as_record(document, EvaluationRecord, where=str(path), advice=_AGAIN)
 
 
 def _changed(folder: Path, files: Mapping[str, str]) -> frozenset[str]:
@@ -278,30 +185,28 @@ def _changed(folder: Path, files: Mapping[str, str]) -> frozenset[str]:
     return frozenset(changed)
 
 
-def _picture(folder: Path, record: Mapping[str, Any], changed: frozenset[str]) -> PictureView:
-    rows = record.get("rows") or {}
-
+def _picture(folder: Path, record: PictureRecord, changed: frozenset[str]) -> PictureView:
     def inside(name: str | None) -> Path | None:
         return None if name in changed else _there(folder, name)
 
     def samples(row: str) -> list[Sample]:
         return [
             Sample(
-                run=sample.get("run"),
-                picture=inside(sample.get("picture")),
-                found=inside(sample.get("found")),
-                score=sample.get("score"),
+                run=sample.run,
+                picture=inside(sample.picture),
+                found=inside(sample.found),
+                score=sample.score,
             )
-            for sample in rows.get(row) or ()
+            for sample in record.rows.get(row, ())
         ]
 
     return PictureView(
-        key=record["key"],
-        text=record.get("text") or "",
-        why=record.get("why"),
-        number=record.get("number", 0),
-        real=inside(record.get("real")),
-        wanted=inside(record.get("wanted")),
+        key=record.key,
+        text=record.text or "",
+        why=record.why,
+        number=record.number,
+        real=inside(record.real),
+        wanted=inside(record.wanted),
         models=samples("model"),
         floors=samples("floor"),
     )
@@ -317,7 +222,7 @@ def _there(folder: Path, name: str | None) -> Path | None:
 
 
 def _training(
-    evaluation: Path, run: RunView, sizes: Sequence[tuple[int, int]], warnings: list[str]
+    evaluation: Path, run: RunRecord, sizes: Sequence[tuple[int, int]], warnings: list[str]
 ) -> Training:
     """What a run's folder still says; what is damaged there is added to the warnings."""
     folder = evaluation.resolve() / run.path

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from controlnet.evaluator.result import MeasureRecord, NumberRecord
 from controlset.report import write_report
 from controlset.report.numbers import (
     decimals,
@@ -21,7 +22,7 @@ from controlset.report.numbers import (
     verdict_of,
 )
 from controlset.report.page import by_rank, in_order
-from controlset.report.records import MeasureView, Value, gather
+from controlset.report.records import gather
 from schemas.errors import ConfigError
 from schemas.manifest import Manifest
 from tests.controlset.made_documents import estimates, four_rows
@@ -245,7 +246,8 @@ def test_without_reasons_in_the_document_ranks_are_worked_out_here(lean):
     bare = [dataclasses.replace(one, why=None) for one in found.pictures]
     everything = sorted(one.score for one in bare)
     falling = dataclasses.replace(found.headline, higher_is_better=False)
-    turned = dataclasses.replace(found, pictures=bare, measures=[falling])
+    document = dataclasses.replace(found.document, measures=[falling])
+    turned = dataclasses.replace(found, document=document, pictures=bare)
     groups = dict(by_rank(turned))
     assert [one.score for one in groups["best"]] == everything[:2]
     assert [one.score for one in groups["worst"]] == everything[-2:]
@@ -414,11 +416,11 @@ def test_a_result_that_was_changed_or_is_of_another_form_is_one_line(tmp_path, c
 
 
 def test_numbers_have_as_many_digits_as_their_interval_deserves():
-    degrees = MeasureView(name="a", label="a", unit="°", higher_is_better=False, kind="adherence")
+    degrees = MeasureRecord(name="a", label="a", unit="°", higher_is_better=False, kind="adherence")
     pixels = dataclasses.replace(degrees, unit="px")
 
     def value(number, low, high):
-        return Value(value=number, low=low, high=high, count=None)
+        return NumberRecord(value=number, low=low, high=high, count=None)
 
     assert decimals([value(0.883, 0.87, 0.90)]) == 2
     assert decimals([value(0.8831, 0.8811, 0.8851)]) == 3
