@@ -254,8 +254,8 @@ class Rows:
             ]
             rows.append([_tile("image", row["image"], None), *maps, text + "…" * bool(left_out)])
         splits = {
-            split: sum(shard.data.rows for shard in shards)
-            for split, shards in self.manifest.splits.items()
+            split: rows
+            for split, rows in self.manifest.rows_of_splits.items()
             if self.split in {None, split}
         }
         facts = [f"{len(self):,} rows", *(f"{name} {count:,}" for name, count in splits.items())]

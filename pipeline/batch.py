@@ -26,7 +26,7 @@ from schemas.errors import Reason, Rejected
 from schemas.ledger import CaptionCounts, ColumnCounts, Counts, Unused
 from schemas.pixels import RgbU8
 from schemas.records import ImageRef, RejectRow, reject_of
-from schemas.triple import border_of
+from schemas.triple import BORDER_COLUMNS, border_of
 
 Read = tuple[ImageRef, Callable[[], RawImage]]
 Row = dict[str, Any]
@@ -60,14 +60,10 @@ class _Stored:
 
     ref: ImageRef
     source: RawImage
-    sha256: str
-    encoded: bytes
-    suffix: str
+    row: Row  # all columns that need no annotator
     rgb: RgbU8
     geometry: Geometry
     decoded_size: tuple[int, int]  # (width, height) that the geometry was planned for, px
-    original_width: int
-    original_height: int
 
 
 def make_batch(
@@ -98,12 +94,14 @@ def make_batch(
             captions.kept(ref, outcome.source)
         else:
             rejects.append(outcome)
-    rows = [_base_row(image) for image in stored]
+    rows = [image.row for image in stored]
     columns = {name: _keep(name, kind, rows, stored) for name, kind in job.columns.items()}
     images = [image.rgb for image in stored]
     if captioner is None:
         for image in stored:
-            rejects.extend(_caption_reject(image))
+            if (problem := image.source.caption_problem) is not None:
+                found = Rejected(problem.reason, problem.detail)
+                rejects.append(reject_of(image.row, "caption", found, kind="text"))
     else:  # it also speaks for images whose own caption cannot be read
         rejects.extend(add_captions(rows, images, captioner, watch))
     for spec in job.specs:
@@ -218,39 +216,22 @@ def _store(
     height, width = decoded.rgb.shape[:2]
     geometry = plan_geometry(width, height, resolution=config.resolution, fit=config.fit)
     encoded, suffix, rgb = stored_form(source.raw, decoded, geometry, config, watch)
-    return _Stored(
-        ref=ref,
-        source=source,
-        sha256=sha256,
-        encoded=encoded,
-        suffix=suffix,
-        rgb=rgb,
-        geometry=geometry,
-        decoded_size=(width, height),
-        original_width=decoded.original_width,
-        original_height=decoded.original_height,
-    )
-
-
-def _base_row(image: _Stored) -> Row:
-    return {
-        "key": image.ref.key,
-        "source": image.ref.source,
-        "sha256": image.sha256,
-        "image": {"bytes": image.encoded, "path": f"{image.ref.key}{image.suffix}"},
-        "text": image.source.caption,
-        "caption_source": image.source.caption_source,
-        "width": image.geometry.width,
-        "height": image.geometry.height,
-        "original_width": image.original_width,
-        "original_height": image.original_height,
-        "crop_x": image.geometry.crop_x,
-        "crop_y": image.geometry.crop_y,
-        "pad_left": image.geometry.pad_left,
-        "pad_top": image.geometry.pad_top,
-        "pad_right": image.geometry.pad_right,
-        "pad_bottom": image.geometry.pad_bottom,
+    row = {
+        "key": ref.key,
+        "source": ref.source,
+        "sha256": sha256,
+        "image": {"bytes": encoded, "path": f"{ref.key}{suffix}"},
+        "text": source.caption,
+        "caption_source": source.caption_source,
+        "original_width": decoded.original_width,
+        "original_height": decoded.original_height,
+        **{name: getattr(geometry, name) for name in _OF_GEOMETRY},
     }
+    size = width, height
+    return _Stored(ref=ref, source=source, row=row, rgb=rgb, geometry=geometry, decoded_size=size)
+
+
+_OF_GEOMETRY = ("width", "height", "crop_x", "crop_y", *BORDER_COLUMNS)
 
 
 def _keep(name: str, kind: str, rows: Sequence[Row], stored: Sequence[_Stored]) -> ColumnCounts:
@@ -300,12 +281,5 @@ def import_map(
     return []
 
 
-def _caption_reject(image: _Stored) -> list[RejectRow]:
-    problem = image.source.caption_problem
-    if problem is None:
-        return []
-    return [_reject(image.ref, "caption", Rejected(problem.reason, problem.detail), kind="text")]
-
-
-def _reject(ref: ImageRef, stage: str, rejected: Rejected, kind: str | None = None) -> RejectRow:
-    return reject_of({"key": ref.key, "source": ref.source}, stage, rejected, kind=kind)
+def _reject(ref: ImageRef, stage: str, rejected: Rejected) -> RejectRow:
+    return reject_of({"key": ref.key, "source": ref.source}, stage, rejected, kind=None)

@@ -145,68 +145,40 @@ class GenerateConfig(AnnotateConfig):
 
     def __post_init__(self) -> None:
         AnnotateConfig.__post_init__(self)
-        need(bool(self.output), "--output", "a folder", self.output)
-        need(bool(self.source), "SOURCE", "a folder, glob, tar or Parquet file", self.source)
-        need(
-            bool(self.conditions or self.import_condition),
-            "--conditions",
-            "at least one, or --import-condition",
-            self.conditions,
-        )
-        for asked in self.keep_columns:
+        for column in self.keep_columns:
             need(
-                _KEPT.fullmatch(asked) is not None,
+                _KEPT.fullmatch(column) is not None,
                 "--keep-columns",
                 "names of letters, digits, _ and - (64 at most) as COLUMN or COLUMN:TYPE, TYPE "
                 "being bool, int64, float64, string, list:string and the like",
-                asked,
+                column,
             )
-        kept = [asked.partition(":")[0] for asked in self.keep_columns]
-        need(len(set(kept)) == len(kept), "--keep-columns", "each column once", " ".join(kept))
-        need(
-            8 <= self.resolution <= 8192 and self.resolution % 8 == 0,
-            "--resolution",
-            "a multiple of 8 from 8 to 8192",
-            self.resolution,
-        )
-        if self.fit == "bucket":
-            need(
-                self.resolution % 64 == 0,
-                "--resolution",
-                "a multiple of 64 with --fit bucket",
-                self.resolution,
-            )
-        need(
-            _rgb_of(self.pad_color) is not None,
-            "--pad-color",
-            "white, black, grey or six hexadecimal digits RRGGBB",
-            self.pad_color,
-        )
-        need(
-            self.fit == "pad" or self.pad_color == "white",
-            "--pad-color",
-            "--fit pad",
-            self.fit,
-        )
-        need(1 <= self.quality <= 100, "--quality", "1 to 100", self.quality)
-        need(self.max_pixels > 0, "--max-pixels", "a positive number", self.max_pixels)
-        need(self.min_side is None or self.min_side >= 1, "--min-side", "1 or more", self.min_side)
-        need(self.max_aspect >= 1, "--max-aspect", "1 or more", self.max_aspect)
-        need(self.shard_rows >= 1, "--shard-rows", "1 or more", self.shard_rows)
-        need(0 <= self.validation < 1, "--validation", "0 <= fraction < 1", self.validation)
-        need(
-            bool(self.validation) or not self.keep_copies_together,
-            "--keep-copies-together",
-            "--validation above 0",
-            self.validation,
-        )
-        need(self.limit is None or self.limit >= 1, "--limit", "1 or more", self.limit)
-        need(
-            self.num_workers is None or self.num_workers >= 1,
-            "--num-workers",
-            "1 or more",
-            self.num_workers,
-        )
+        conditions = bool(self.conditions or self.import_condition)
+        kept = [column.partition(":")[0] for column in self.keep_columns]
+        color = "white, black, grey or six hexadecimal digits RRGGBB"
+        is_multiple = 8 <= self.resolution <= 8192 and self.resolution % 8 == 0
+        fits_buckets = self.fit != "bucket" or self.resolution % 64 == 0
+        apart = bool(self.validation) or not self.keep_copies_together
+        for holds, option, rule, got in (
+            (self.output, "--output", "a folder", self.output),
+            (self.source, "SOURCE", "a folder, glob, tar or Parquet file", self.source),
+            (conditions, "--conditions", "at least one, or --import-condition", self.conditions),
+            (len({*kept}) == len(kept), "--keep-columns", "each column once", " ".join(kept)),
+            (is_multiple, "--resolution", "a multiple of 8 from 8 to 8192", self.resolution),
+            (fits_buckets, "--resolution", "a multiple of 64 with --fit bucket", self.resolution),
+            (_rgb_of(self.pad_color), "--pad-color", color, self.pad_color),
+            (self.fit == "pad" or self.pad_color == "white", "--pad-color", "--fit pad", self.fit),
+            (1 <= self.quality <= 100, "--quality", "1 to 100", self.quality),
+            (self.max_pixels > 0, "--max-pixels", "a positive number", self.max_pixels),
+            (_or_none(self.min_side), "--min-side", "1 or more", self.min_side),
+            (self.max_aspect >= 1, "--max-aspect", "1 or more", self.max_aspect),
+            (self.shard_rows >= 1, "--shard-rows", "1 or more", self.shard_rows),
+            (0 <= self.validation < 1, "--validation", "0 <= fraction < 1", self.validation),
+            (apart, "--keep-copies-together", "--validation above 0", self.validation),
+            (_or_none(self.limit), "--limit", "1 or more", self.limit),
+            (_or_none(self.num_workers), "--num-workers", "1 or more", self.num_workers),
+        ):
+            need(bool(holds), option, rule, got)
         if self.caption == "fixed":
             need(bool(self.caption_text), "--caption fixed", "--caption-text TEXT", None)
         else:
@@ -259,6 +231,11 @@ class GenerateConfig(AnnotateConfig):
             if not recipe[name]:
                 del recipe[name]
         return recipe
+
+
+def _or_none(count: int | None) -> bool:
+    """Whether it is left out, or 1 or more."""
+    return count is None or count >= 1
 
 
 _COLORS = {"white": (255, 255, 255), "black": (0, 0, 0), "grey": (128, 128, 128)}

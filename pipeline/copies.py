@@ -26,7 +26,7 @@ from pipeline.shard import cut, in_order, reads_of
 from pipeline.worker import OnWorker, Worker
 from schemas.records import ShardPlan
 
-_LOOK = np.dtype([("key", "V16"), ("sha256", "V32"), ("image", IMAGE)])
+_COMPARED = np.dtype([("key", "V16"), ("sha256", "V32"), ("image", IMAGE)])
 """What a picture is compared by, with the hash of its source's bytes: 281 bytes."""
 
 
@@ -45,33 +45,28 @@ class FindCopies(beam.PTransform):
         return (
             refs
             | PlanShards(self._job, validation=0.0)
-            | "Look" >> beam.ParDo(OnWorker(_keyed, self._job))
+            | "Measure" >> beam.ParDo(OnWorker(_keyed, self._job))
             | "Together" >> beam.GroupByKey()
             | "Leaders" >> beam.MapTuple(_leaders)
         )
 
 
 def _keyed(plan: ShardPlan, job: Job, worker: Worker) -> tuple[None, bytes]:
-    return None, looks_of(plan, job, worker)
+    return None, compared_by(plan, job, worker)
 
 
-def _leaders(_: None, looks: Iterable[bytes]) -> Mapping[str, str]:
+def _leaders(_: None, compared: Iterable[bytes]) -> Mapping[str, str]:
     with PROGRESS.remembering_failure():
-        leaders = leaders_of(looks)
-    PROGRESS.looking_ends()
+        leaders = leaders_of(compared)
+    PROGRESS.copies_known()
     return leaders
 
 
-def looks_of(plan: ShardPlan, job: Job, worker: Worker) -> bytes:
+def compared_by(plan: ShardPlan, job: Job, worker: Worker) -> bytes:
     """What the pictures of a plan are compared by; those that will be rejected are left out.
 
-    Args:
-        plan: references in the order in which they are read.
-        job: the resolved job.
-        worker: this process's threads; its models are not used.
-
     Returns:
-        Records of `_LOOK`, in the plan's order.
+        Records of `_COMPARED`, in the plan's order.
     """
     bare = dataclasses.replace(  # pictures alone: no captions, maps or other columns
         job,
@@ -85,13 +80,14 @@ def looks_of(plan: ShardPlan, job: Job, worker: Worker) -> bytes:
         dataclasses.replace(ref, caption_place=None, more_captions=(), maps=()) for ref in plan.refs
     ]
     calls = (
-        functools.partial(_looks, reads, bare) for reads in cut(reads_of(refs, bare), BATCH_IMAGES)
+        functools.partial(_compared_in, reads, bare)
+        for reads in cut(reads_of(refs, bare), BATCH_IMAGES)
     )
     return b"".join(in_order(calls, worker))
 
 
-def _looks(reads: Sequence[Read], job: Job) -> bytes:
-    looks = np.array(
+def _compared_in(reads: Sequence[Read], job: Job) -> bytes:
+    compared = np.array(
         [
             (
                 bytes.fromhex(row["key"]),
@@ -100,17 +96,14 @@ def _looks(reads: Sequence[Read], job: Job) -> bytes:
             )
             for row in make_batch(reads, job, {}).rows
         ],
-        _LOOK,
+        _COMPARED,
     )
-    PROGRESS.looked_at(len(reads))
-    return looks[looks["image"]["decodes"]].tobytes()  # `inspect` calls the others broken
+    PROGRESS.copies_sought(len(reads))
+    return compared[compared["image"]["decodes"]].tobytes()  # `inspect` calls the others broken
 
 
 def leaders_of(parts: Iterable[bytes]) -> dict[str, str]:
     """Which pictures follow which.
-
-    Args:
-        parts: results of `looks_of`, in any order.
 
     Returns:
         Key of a picture -> smallest key of its copies, itself among them; pictures without a copy,
@@ -119,18 +112,18 @@ def leaders_of(parts: Iterable[bytes]) -> dict[str, str]:
     Cost: 1.8 s and 190 MB for 100,000 different pictures, on one core; see docs/generate.md for
     the whole pass (measured 2026-11-30).
     """
-    looks = np.frombuffer(b"".join(parts), _LOOK)
-    looks = looks[np.argsort(looks["key"])]
-    rows = np.arange(len(looks))
-    sets = Sets(len(looks))
-    images = looks["image"]
-    join_equal(sets, looks["sha256"], rows)
+    compared = np.frombuffer(b"".join(parts), _COMPARED)
+    compared = compared[np.argsort(compared["key"])]
+    rows = np.arange(len(compared))
+    sets = Sets(len(compared))
+    images = compared["image"]
+    join_equal(sets, compared["sha256"], rows)
     join_equal(sets, images["digest"], rows)
     shown = images["deviation"] >= FLAT_DEVIATION
     join_near(sets, images["phash"][shown], images["signature"][shown], rows[shown])
     leaders = sets.labels()  # the smallest row of each set
     copies = np.flatnonzero(leaders != rows)
     return {
-        looks["key"][row].tobytes().hex(): looks["key"][leaders[row]].tobytes().hex()
+        compared["key"][row].tobytes().hex(): compared["key"][leaders[row]].tobytes().hex()
         for row in copies
     }

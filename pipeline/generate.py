@@ -225,12 +225,7 @@ def _plain(value: object) -> str:
 
 
 def run_graph(job: AnyJob, wire: Callable[[beam.Pipeline, AnyJob], object]) -> None:
-    """Run a graph to its end; the caller is `running`.
-
-    Args:
-        job: says where and on how many threads.
-        wire: adds the graph to the pipeline.
-    """
+    """Run a graph to its end; the caller is `running`."""
     runner, options = beam_options(job)
     pipeline = beam.Pipeline(runner=runner, options=options)
     wire(pipeline, job)

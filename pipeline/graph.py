@@ -10,7 +10,7 @@ records = plans | MakeShards          one element = one shard, read to commit, o
 records | WriteManifest               sums checked, card and preview, manifest last
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -68,7 +68,7 @@ def list_images(
     if job.config.limit is None:
         return refs, notes
     first = beam.combiners.Top.Of(job.config.limit, key=order, reverse=True)
-    return refs | "Limit" >> first | "Limited" >> beam.FlatMap(_unpacked), notes
+    return refs | "Limit" >> first | "Limited" >> beam.FlatMap(list), notes
 
 
 def _made(plan: ShardPlan, job: Job, worker: Worker) -> ShardRecord:
@@ -107,7 +107,3 @@ def _by_type(listed: ImageRef | Container | Notes, count: int) -> int:
 def order(ref: ImageRef) -> tuple[str, int, str]:
     """Which references come first where only some are taken."""
     return ref.group, ref.ordinal, ref.key
-
-
-def _unpacked(refs: Sequence[ImageRef]) -> Iterator[ImageRef]:
-    yield from refs

@@ -124,10 +124,6 @@ def _weights_here(folder: str | None) -> str | None:
 def check_names(conditions: Iterable[Condition], kept: Iterable[str]) -> None:
     """Refuse two columns of one name.
 
-    Args:
-        conditions: of the set.
-        kept: columns from its source.
-
     Raises:
         ConfigError: says which two.
     """

@@ -121,12 +121,7 @@ def shard_plan(split: str, index: int, refs: Iterable[ImageRef], layout: Layout)
 
 
 def fingerprint(references: str, identity: str) -> str:
-    """Hash of everything that a shard's bytes depend on.
-
-    Args:
-        references: from `hash_of_references`.
-        identity: `Job.identity`, the recipe's hash.
-    """
+    """Hash of everything that a shard's bytes depend on."""
     return hashlib.sha256(f"{identity} {references}".encode()).hexdigest()
 
 

@@ -28,7 +28,7 @@ class RunProgress:
     planned: int | None = None  # images; known once the source is listed
     kept: int = 0  # rows written by this run
     rejected: int = 0  # whole images rejected by this run
-    looked: int | None = None  # images compared with others; None: nobody looks for copies
+    sought: int | None = None  # images compared with others; None: nobody looks for copies
     resumed: int = 0  # images of shards that an earlier run committed
     stored_bytes: int = 0
     reasons: Counter[str] = dataclasses.field(default_factory=Counter)
@@ -55,15 +55,15 @@ class RunProgress:
         """Throughput after start-up, rejected images included."""
         return (self.kept + self.rejected) / self.work_seconds if self.work_seconds else 0.0
 
-    def looked_at(self, images: int) -> None:
+    def copies_sought(self, images: int) -> None:
         """Add a batch that was read to find copies."""
         with self._lock:
-            self.looked = (self.looked or 0) + images
+            self.sought = (self.sought or 0) + images
 
-    def looking_ends(self) -> None:
+    def copies_known(self) -> None:
         """All copies are known."""
         with self._lock:
-            self.looked = None
+            self.sought = None
 
     def batch_done(
         self, *, kept: int, rejected: int, stored_bytes: int, seconds: Counter[str]
@@ -163,13 +163,13 @@ def _bar(progress: RunProgress, terminal: Terminal, stop: threading.Event) -> No
         task = bar.add_task("listing", total=None, speed="", rejects="")
         while True:
             last = stop.wait(_REFRESH_S)
-            looked = progress.looked
-            stage = "generating" if looked is None else "finding copies"
+            sought = progress.sought
+            stage = "generating" if sought is None else "finding copies"
             bar.update(
                 task,
                 description=stage if progress.planned is not None else "listing",
                 total=progress.planned,
-                completed=progress.done if looked is None else looked,
+                completed=progress.done if sought is None else sought,
                 speed=speed_text(progress.images_per_second),
                 rejects=f"{progress.rejected:,} rejected",
             )
@@ -182,9 +182,9 @@ def _lines(progress: RunProgress, _terminal: Terminal, stop: threading.Event) ->
         if progress.planned is None:
             say("listing …", error=True)
             continue
-        looked = progress.looked
-        if looked is not None:
-            say(f"finding copies: {looked:,} of {progress.planned:,} images", error=True)
+        sought = progress.sought
+        if sought is not None:
+            say(f"finding copies: {sought:,} of {progress.planned:,} images", error=True)
             continue
         speed = progress.images_per_second
         left = f"{(progress.planned - progress.done) / speed:.0f} s left" if speed else "starting"
@@ -201,9 +201,9 @@ def show_result(manifest: Manifest, progress: RunProgress, output: str) -> None:
     terminal.tell(f"Data set {output}", style="italic")
     table = Table(show_header=False)
     table.add_row("images planned", f"{manifest.planned:,}")
-    for split, shards in manifest.splits.items():
-        rows = sum(shard.data.rows for shard in shards)
-        table.add_row(f"rows, {split}", f"{rows:,} in {shards_text(len(shards))}")
+    for split, rows in manifest.rows_of_splits.items():
+        shards = shards_text(len(manifest.splits[split]))
+        table.add_row(f"rows, {split}", f"{rows:,} in {shards}")
     table.add_row("images rejected", f"{manifest.rejected_images:,}")
     for reason, count in manifest.reasons.items():
         table.add_row(f"  {reason}", f"{count:,}")
@@ -322,12 +322,7 @@ class LedgerFact:
 
 
 def ledger_facts(ledger: Ledger, *, rows: int) -> Iterator[LedgerFact]:
-    """What a person should see of a ledger.
-
-    Args:
-        ledger: of the run.
-        rows: that the data set has.
-    """
+    """What a person should see of a ledger."""
     yield from not_used_facts("files not used", ledger.ignored)
     if ledger.captions is not None:
         yield from _caption_facts(ledger.captions, rows)

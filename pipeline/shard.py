@@ -33,11 +33,6 @@ Item = TypeVar("Item")
 def make_shard(plan: ShardPlan, job: Job, worker: Worker) -> ShardRecord:
     """Generate and commit a shard, or find that it is committed already.
 
-    Args:
-        plan: the shard's references.
-        job: the resolved job.
-        worker: this process's threads and models.
-
     Returns:
         The committed record.
 
@@ -95,8 +90,7 @@ def committed_record(output: str, name: str) -> ShardRecord | None:
         record = read_record(text, where=where)
     except ConfigError:
         return None  # not ours or torn by hand: make the shard again
-    files = [record.data] if record.rejects is None else [record.data, record.rejects]
-    there = all(store.size_of(f"{output}/{file.path}") == file.size_bytes for file in files)
+    there = all(store.size_of(f"{output}/{file.path}") == file.size_bytes for file in record.files)
     return record if there and record_text(record) == text else None
 
 

@@ -85,12 +85,22 @@ def at_work(worker: Worker) -> Iterator[None]:
 
 @contextlib.contextmanager
 def closing_workers(job: Job) -> Iterator[None]:
-    """Around a run: what this process set up for it goes when it ends, well or not."""
+    """Around a run: what this process set up for it goes when it ends, well or not.
+
+    After a failure other shards may still be under way: without a pool they fail at their next
+    batch and sweep up; only then is the output folder free for the next run.
+    """
     with threads_kept() if job.needs_networks else contextlib.nullcontext():
         try:
             yield
         finally:
-            _close()
+            with _CHANGE:
+                closing = list(_OPEN.values())
+                _OPEN.clear()
+            for worker in closing:
+                worker.pool.shutdown(wait=True, cancel_futures=True)
+            with _CHANGE:
+                _CHANGE.wait_for(lambda: not _AT_WORK)
 
 
 class OnWorker(beam.DoFn):
@@ -108,21 +118,6 @@ class OnWorker(beam.DoFn):
         with PROGRESS.remembering_failure(), at_work(self._worker):
             made = self._make(element, self._job, self._worker)
         yield made
-
-
-def _close() -> None:
-    """Let threads and models go.
-
-    After a failure other shards may still be under way: without a pool they fail at their next
-    batch and sweep up; only then is the output folder free for the next run.
-    """
-    with _CHANGE:
-        closing = list(_OPEN.values())
-        _OPEN.clear()
-    for worker in closing:
-        worker.pool.shutdown(wait=True, cancel_futures=True)
-    with _CHANGE:
-        _CHANGE.wait_for(lambda: not _AT_WORK)
 
 
 # Memory -------------------------------------------------------------------------------------------

@@ -4,8 +4,10 @@ import contextlib
 import errno
 import mmap
 import os
+import platform
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from schemas.errors import ConfigError
 
@@ -28,6 +30,16 @@ def cores() -> int:
     """Cores that this process may use."""
     allowed = getattr(os, "sched_getaffinity", None)  # of Linux
     return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
+
+
+def processor() -> str:
+    """Name of the processor; of its architecture where the system does not tell more."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
 def memory_bytes() -> tuple[int, int]:

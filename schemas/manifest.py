@@ -110,6 +110,11 @@ class ShardRecord:
                 f"and reasons {dict(self.reasons)}"
             )
 
+    @property
+    def files(self) -> list[FileRecord]:
+        """Its Parquet files: rows, and rejects if there are any."""
+        return [self.data] if self.rejects is None else [self.data, self.rejects]
+
     def to_json(self) -> dict[str, Any]:
         record = dataclasses.asdict(self)
         if self.captions is None:
@@ -244,6 +249,18 @@ class Manifest:
         """Name -> type of the columns that every shard has."""
         moments = () if self.latents is None else LatentInfo.from_json(self.latents).columns
         return column_types(self.conditions, self.columns) | dict.fromkeys(moments, pa.binary())
+
+    @property
+    def files(self) -> list[FileRecord]:
+        """Parquet files of all shards."""
+        return [file for shard in self.shards for file in shard.files]
+
+    @property
+    def rows_of_splits(self) -> dict[str, int]:
+        """Split -> its rows."""
+        return {
+            split: sum(shard.data.rows for shard in shards) for split, shards in self.splits.items()
+        }
 
     @property
     def planned(self) -> int:

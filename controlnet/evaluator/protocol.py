@@ -16,7 +16,7 @@ from controlnet.evaluator.samples import CODEC
 from schemas.documents import read_checked, with_digest
 from schemas.errors import ConfigError
 from schemas.files import clear_temporary, write_json
-from schemas.machine import cores, memory_bytes
+from schemas.machine import cores, memory_bytes, processor
 
 IDENTITY = ".identity.json"
 _PACKAGES = ("controlset", "torch", "diffusers", "transformers", "numpy", "opencv-python-headless")
@@ -83,23 +83,12 @@ def software() -> dict[str, str]:
 def hardware(device: str) -> str:
     """`AMD EPYC …, 2 cores, 23 GB`, and the GPU if one was used."""
     memory_gb = memory_bytes()[0] / 1e9
-    parts = [_processor(), f"{cores()} cores", f"{memory_gb:.0f} GB"]
+    parts = [processor(), f"{cores()} cores", f"{memory_gb:.0f} GB"]
     if device.startswith("cuda"):
         import torch
 
         parts.insert(0, torch.cuda.get_device_name(device))
     return ", ".join(parts)
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            names = [
-                line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-            ]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def claim_folder(folder: Path, identity: Mapping[str, Any]) -> None:

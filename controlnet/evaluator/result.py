@@ -314,7 +314,7 @@ def _warnings(findings: Findings) -> list[str]:
 
 def _data(findings: Findings) -> dict[str, Any]:
     manifest = open_dataset(findings.config.data).manifest
-    rows = {split: sum(s.data.rows for s in shards) for split, shards in manifest.splits.items()}
+    rows = manifest.rows_of_splits
     return {
         "path": _path_of_data(findings),
         "split": findings.config.split,

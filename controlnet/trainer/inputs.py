@@ -30,9 +30,7 @@ def check_inputs(config: TrainConfig) -> dict[str, object]:
             f"{', '.join(data.conditions) or 'none'}; name one of these or run "
             f"`controlset add {config.data} --conditions {config.condition}`"
         )
-    rows = {
-        name: sum(shard.data.rows for shard in many) for name, many in data.manifest.splits.items()
-    }
+    rows = data.manifest.rows_of_splits
     if config.probe_every and not rows.get("validation"):
         raise ConfigError(
             f"{config.data}: need validation rows to see whether control works, found none; "

@@ -15,7 +15,7 @@ from annotators.runtime import resolve_device, resolve_precision
 from controlset.commands.weights import Entry, entries, everything, known, print_entries
 from controlset.console import leaving_at_once
 from controlset.parse import Command
-from schemas.machine import cores, memory_bytes
+from schemas.machine import cores, memory_bytes, processor
 from schemas.printable import say, say_json
 from schemas.terminal import Terminal
 
@@ -154,22 +154,13 @@ def _hardware(options: AnnotateConfig) -> dict[str, Any]:
         properties = torch.cuda.get_device_properties(number)
         gpus.append({"name": properties.name, "memory_gb": round(properties.total_memory / 1e9, 1)})
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": cores(),
         "features": {name: bool(has.get(name)) for name in _FEATURES},
         "gpus": gpus,
         "device": device,
         "precision": resolve_precision(options.precision, device),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _room(options: AnnotateConfig) -> dict[str, Any]:

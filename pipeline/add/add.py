@@ -86,25 +86,21 @@ def dry_run(config: AddConfig) -> str:
         f"in {shards_text(len(job.old.shards))}"
     ]
     new = [condition.name for condition in (*job.specs, *job.imports)]
-    lines += [f"condition {name}: {_plain(job.annotators[name])}" for name in new]
+    lines += [f"condition {name}: {json.dumps(job.annotators[name])}" for name in new]
     if job.captioner is not None:
-        lines.append(f"captions: {_plain(job.captioner_record)}")
+        lines.append(f"captions: {json.dumps(job.captioner_record)}")
     if job.latents is not None:
         found = job.new_latents
         said = (
             f"{job.latents.base}, which is not here yet"
             if found is None
-            else _plain(found.to_json())
+            else json.dumps(found.to_json())
         )
         lines.append(f"latents: {said}")
     lines.append(
         f"room needed meanwhile: {job.old.size_bytes / 1e6:,.1f} MB and the size of what is added"
     )
     return "\n".join(lines)
-
-
-def _plain(value: object) -> str:
-    return json.dumps(value)
 
 
 def _check_place(output: str) -> None:
@@ -144,9 +140,7 @@ def _add(job: Addition) -> Manifest:
 
 def _check_files(job: Addition) -> None:
     """Refuse a data set that is not what its manifest says, before anything is written."""
-    files = [
-        file for shard in job.old.shards for file in (shard.data, shard.rejects) if file is not None
-    ]
+    files = job.old.files
     with ThreadPoolExecutor(job.config.workers) as pool:
         digests = pool.map(_digest, files, [job.output] * len(files))
         for file, found in zip(files, digests, strict=True):

@@ -242,12 +242,6 @@ def _resolve_imported(
 ) -> tuple[SourceSpec, tuple[ImportedCondition, ...]]:
     """Find the first maps; a condition that the set has from the same place is left out.
 
-    Args:
-        asked: `NAME=TEMPLATE` each; relative ones to the set's source.
-        conditions: that annotators draw in the same run.
-        old: the set's manifest.
-        folder: of the set.
-
     Returns:
         Where to look for maps, and what they are like.
 
@@ -348,13 +342,6 @@ def _resolve_latents(
     spec: LatentSpec, old: Manifest, runtime: Runtime, *, folder: str, download: bool
 ) -> tuple[LatentSpec | None, LatentInfo | None]:
     """Find the VAE, and set the wish aside where the data set has its moments already.
-
-    Args:
-        spec: what was asked for.
-        old: the data set's manifest.
-        runtime: where to look.
-        folder: of the data set, for errors.
-        download: get a VAE that is not here.
 
     Returns:
         What to encode with and what to say of it, the latter None where it is not here; two Nones

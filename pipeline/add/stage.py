@@ -42,11 +42,6 @@ _SCALES = (1, 2, 4, 8)  # that a JPEG may have been divided by
 def stage_shard(shard: ShardRecord, job: Addition, worker: Worker) -> ShardRecord:
     """Write a shard again with its new columns, or find that an earlier run did.
 
-    Args:
-        shard: the old record.
-        job: what to add.
-        worker: this process's threads and models.
-
     Returns:
         The record that the shard will have.
 
@@ -177,12 +172,6 @@ def add_imported(
 ) -> list[RejectRow]:
     """Add the columns of imported conditions to rows, cut as their images were.
 
-    Args:
-        rows: as stored; changed in place.
-        imports: from the job.
-        spec: where maps lie.
-        recipe: of the set.
-
     Returns:
         One reject for each map that is null.
     """
@@ -231,14 +220,7 @@ def add_latents(
     encoder: LoadedModel[Moments],
     watch: Stopwatch,
 ) -> list[RejectRow]:
-    """Add the columns of moments to the rows.
-
-    Args:
-        rows: with at least `key` and `source`; changed in place.
-        images: what the `image` of each row decodes to.
-        info: of the moments.
-        encoder: the loaded encoder.
-        watch: gets the seconds.
+    """Add the columns of moments to the rows, in place.
 
     Returns:
         One reject for each null: a row without moments has them in no column.
@@ -261,11 +243,6 @@ def add_latents(
 
 def check_some_finite(manifest: Manifest, info: LatentInfo, place: str) -> None:
     """Refuse columns without a single value; a data set would keep them for good.
-
-    Args:
-        manifest: of the data set with the new columns.
-        info: of the moments.
-        place: folder that its shards are staged in.
 
     Raises:
         ConfigError: the VAE gave NaN for every image.

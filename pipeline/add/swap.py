@@ -9,7 +9,6 @@ old column can be read, from either file of a shard.
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from typing import Any
 
 from pipeline.output.card import render_card
@@ -50,9 +49,6 @@ def pending_manifest(output: str) -> Manifest | None:
 def finish_adding(output: str) -> None:
     """Take the remaining steps of an addition, if there are any. The caller holds the lock.
 
-    Args:
-        output: folder of a data set.
-
     Raises:
         ConfigError: a staged file is gone.
         OutputError: the output place refuses; all steps can be taken again.
@@ -61,7 +57,7 @@ def finish_adding(output: str) -> None:
     if manifest is None:
         return
     with store.writing(output):
-        for file in _files_of(manifest):
+        for file in manifest.files:
             _move(file, output)
         for shard in manifest.shards:
             store.commit_text(record_text(shard), record_path(output, shard.name))
@@ -92,13 +88,6 @@ def clear_staging(output: str) -> None:
             store.remove(path)
     store.remove(f"{place}/{MANIFEST_NAME}")
     os.rmdir(place)
-
-
-def _files_of(manifest: Manifest) -> Iterator[FileRecord]:
-    for shard in manifest.shards:
-        yield shard.data
-        if shard.rejects is not None:
-            yield shard.rejects
 
 
 def _move(file: FileRecord, output: str) -> None:

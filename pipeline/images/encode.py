@@ -23,15 +23,7 @@ def stored_form(
     config: GenerateConfig,
     watch: Stopwatch,
 ) -> tuple[bytes, str, RgbU8]:
-    """Bytes to store, the suffix of their file, and what they decode to.
-
-    Args:
-        raw: the file as it lies in the source.
-        decoded: what `decode` made of it.
-        geometry: planned for `decoded`.
-        config: how to store it, and whether private metadata may stay.
-        watch: gets the seconds.
-    """
+    """Bytes to store, the suffix of their file, and what they decode to."""
     height, width = decoded.rgb.shape[:2]
     if decoded.pristine and geometry.is_identity(width, height):
         stored = raw if config.keep_metadata else without_trailer(decoded.lean)

@@ -416,11 +416,7 @@ def formats() -> tuple[str, ...]:
 
 
 def looks_like_picture(head: bytes) -> bool:
-    """Whether a file starts as a picture that is read, whatever it is called.
-
-    Args:
-        head: its first bytes, 32 or more.
-    """
+    """Whether first bytes, 32 or more, are those of a picture that is read."""
     return _STARTS.match(head) is not None or is_tga(head)
 
 
@@ -435,9 +431,6 @@ def unknown(raw: bytes) -> Rejected:
 
 def ends_early(raw: bytes) -> bool:
     """Whether a picture that failed to decode was cut off rather than damaged.
-
-    Args:
-        raw: bytes of a file that starts as a picture.
 
     Returns:
         True if the end mark or the announced length is missing; False also where the format (TIFF)

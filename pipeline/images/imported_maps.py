@@ -91,11 +91,6 @@ def imports_of(
 ) -> tuple[ImportedCondition, ...]:
     """Look at the first condition images, to know how all of them are stored.
 
-    Args:
-        pairings: of all imported conditions.
-        first: of each of the first pictures, condition -> its condition image.
-        max_pixels: larger ones are left unread.
-
     Raises:
         ConfigError: none of the first pictures has one that can be read.
     """

@@ -25,10 +25,6 @@ def find_duplicates(
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Groups of rows that show the same picture.
 
-    Args:
-        source_digests: of the source's bytes, one for each row of the data set.
-        pixels: of the rows that were measured.
-
     Returns:
         (exact, near): exact copies share source bytes or stored bytes; a near group holds at least
         two pictures that are no exact copies, and all exact copies of them.

@@ -20,7 +20,7 @@ AGAIN = "then run controlset generate again"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Wish:
+class ShownRow:
     """A row to show, and the condition whose map belongs to it."""
 
     row: int
@@ -31,12 +31,12 @@ class Wish:
 class Draft(Flag):
     """A flag whose examples are still row numbers."""
 
-    wishes: Sequence[Wish] = ()
+    to_show: Sequence[ShownRow] = ()
 
-    def flag(self, members: Mapping[Wish, Member]) -> Flag:
+    def flag(self, members: Mapping[ShownRow, Member]) -> Flag:
         """The flag, once its examples were looked up."""
         known = {field.name: getattr(self, field.name) for field in dataclasses.fields(Flag)}
-        known["examples"] = [members[wish] for wish in self.wishes]
+        known["examples"] = [members[asked] for asked in self.to_show]
         return Flag(**known)
 
 
@@ -64,13 +64,13 @@ def _of_rows(
         advice=advice,
         threshold=threshold,
         about_text=about_text,
-        wishes=wishes_for(rows, condition),
+        to_show=rows_to_show(rows, condition),
     )
 
 
-def wishes_for(rows: Sequence[int] | np.ndarray, condition: str | None = None) -> list[Wish]:
+def rows_to_show(rows: Sequence[int] | np.ndarray, condition: str | None = None) -> list[ShownRow]:
     """The first few rows, to be shown with their map of a condition if one is named."""
-    return [Wish(row=int(row), condition=condition) for row in rows[:EXAMPLES]]
+    return [ShownRow(row=int(row), condition=condition) for row in rows[:EXAMPLES]]
 
 
 _GREY_SHARE = 0.05
@@ -240,12 +240,7 @@ _THRESHOLDS = {"canny": "--canny-thresholds", "mlsd": "--mlsd-thresholds"}
 
 
 def density_limits(name: str, record: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Edge densities between which nothing stands out; None for maps without edges.
-
-    Args:
-        name: of the condition.
-        record: of its annotator, from the manifest.
-    """
+    """Edge densities between which nothing stands out; None for maps without edges."""
     if "edge_density" not in record.get("stats", {}):
         return None
     if name == "mlsd":
@@ -432,7 +427,7 @@ def _people_flags(name: str, people: People) -> Iterator[Draft]:
             meaning="An ear and a shoulder tell no pose: people cut off, hidden or made up.",
             advice="Nothing to do if they are few. pose_visible_joints lets a reader leave them "
             "out.",
-            wishes=wishes_for(list(dict.fromkeys(rows.tolist())), name),
+            to_show=rows_to_show(list(dict.fromkeys(rows.tolist())), name),
         )
 
 
@@ -507,7 +502,7 @@ def _monotony_flags(
             of=present,
             meaning="A text that says the same of every picture tells no more than none.",
             advice="Intended with --caption fixed; otherwise look where the captions come from.",
-            wishes=wishes_for([row]),
+            to_show=rows_to_show([row]),
             about_text=True,
         )
     if openings and openings[0][1] > max(_OPENING_SHARE * present, _OPENING_ROWS):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.inspection.duplicates import find_duplicates
-from pipeline.inspection.findings import EXAMPLES, Wish, density_limits, depth_range, drafts
+from pipeline.inspection.findings import EXAMPLES, ShownRow, density_limits, depth_range, drafts
 from pipeline.inspection.measure import Pixels, read_pixels
 from pipeline.inspection.records import (
     Captions,
@@ -73,8 +73,8 @@ def _conclude(dataset: Dataset, scalars: Scalars, pixels: Pixels) -> Inspection:
     texts = [(dataset.row(row, ["text"])["text"], count) for row, count in repeated]
     captions = scalars.captions.facts(texts)
     found = drafts(dataset.manifest, scalars, pixels, copies=(exact, near), captions=captions)
-    wishes = [wish for draft in found for wish in draft.wishes] + group_wishes((exact, near))
-    shown = show_members(dataset, scalars, wishes)
+    to_show = [asked for draft in found for asked in draft.to_show] + rows_of_groups((exact, near))
+    shown = show_members(dataset, scalars, to_show)
     named = name_members(dataset, scalars, (int(row) for rows in (*exact, *near) for row in rows))
     return summary(
         dataset,
@@ -117,7 +117,7 @@ def summary(
         path=dataset.path,
         source=manifest.source,
         rows=scalars.rows,
-        splits={name: sum(s.data.rows for s in shards) for name, shards in manifest.splits.items()},
+        splits=manifest.rows_of_splits,
         size_bytes=manifest.size_bytes,
         planned=manifest.planned,
         rejected_images=manifest.rejected_images,
@@ -252,28 +252,30 @@ def name_members(dataset: Dataset, scalars: Scalars, rows: Iterable[int]) -> dic
     return members
 
 
-def show_members(dataset: Dataset, scalars: Scalars, wishes: Iterable[Wish]) -> dict[Wish, Member]:
+def show_members(
+    dataset: Dataset, scalars: Scalars, to_show: Iterable[ShownRow]
+) -> dict[ShownRow, Member]:
     """Members with caption and thumbnails; reads their row groups again."""
-    shown: dict[Wish, Member] = {}
-    for wish in sorted(set(wishes), key=lambda wish: (wish.row, wish.condition or "")):
+    shown: dict[ShownRow, Member] = {}
+    for asked in sorted(set(to_show), key=lambda asked: (asked.row, asked.condition or "")):
         columns = ["key", "source", "text", "image"]
-        row = dataset.row(wish.row, columns + ([wish.condition] if wish.condition else []))
-        shown[wish] = Member(
-            row=wish.row,
-            split=scalars.split(wish.row),
+        row = dataset.row(asked.row, columns + ([asked.condition] if asked.condition else []))
+        shown[asked] = Member(
+            row=asked.row,
+            split=scalars.split(asked.row),
             key=row["key"],
             source=row["source"],
             text=row["text"],
             thumbnail=_photo(row["image"]),
-            map_thumbnail=_map(dataset, row, wish.condition),
+            map_thumbnail=_map(dataset, row, asked.condition),
         )
     return shown
 
 
-def group_wishes(kinds: Iterable[Sequence[np.ndarray]]) -> list[Wish]:
+def rows_of_groups(kinds: Iterable[Sequence[np.ndarray]]) -> list[ShownRow]:
     """Rows of the largest groups of each kind that get a thumbnail."""
     return [
-        Wish(row=int(row))
+        ShownRow(row=int(row))
         for groups in kinds
         for group in groups[:_GROUPS]
         for row in group[:EXAMPLES]
@@ -281,11 +283,11 @@ def group_wishes(kinds: Iterable[Sequence[np.ndarray]]) -> list[Wish]:
 
 
 def as_groups(
-    groups: Sequence[np.ndarray], named: Mapping[int, Member], shown: Mapping[Wish, Member]
+    groups: Sequence[np.ndarray], named: Mapping[int, Member], shown: Mapping[ShownRow, Member]
 ) -> list[Group]:
     """Groups of rows as groups of members."""
     return [
-        Group(members=[shown.get(Wish(row=int(row)), named[int(row)]) for row in group])
+        Group(members=[shown.get(ShownRow(row=int(row)), named[int(row)]) for row in group])
         for group in groups
     ]
 

@@ -60,10 +60,6 @@ def measure_batch(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Measure every row of a batch.
 
-    Args:
-        batch: with the columns `image` and the conditions.
-        conditions: names of map columns.
-
     Returns:
         (n,) of `IMAGE`, and (n, conditions) of `MAP`.
 

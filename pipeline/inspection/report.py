@@ -41,9 +41,6 @@ class _Chart:
 def render_inspection(inspection: Inspection) -> str:
     """A page a person can act on: what to fix first, then charts, copies and rejects.
 
-    Args:
-        inspection: from `inspect_dataset`.
-
     Returns:
         HTML without script or outside addresses.
     """
@@ -134,12 +131,7 @@ _STYLES = {"fix": "bold red", "look": "yellow"}
 
 
 def print_inspection(inspection: Inspection, console: Terminal) -> None:
-    """Print what was found; names out of the data are shown literally.
-
-    Args:
-        inspection: from `inspect_dataset`.
-        console: where to.
-    """
+    """Print what was found; names out of the data are shown literally."""
     console.tell(f"Data set {inspection.path}", style="italic")
     table = Table(show_header=False)
     for name, value in _facts(inspection):

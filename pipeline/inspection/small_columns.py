@@ -101,11 +101,7 @@ class CaptionCounter:
     """Counts captions one by one; keeps hashes and lengths, never all texts."""
 
     def __init__(self, *, model: str | None = None) -> None:
-        """Begin to count.
-
-        Args:
-            model: the `caption_source` of what a model wrote.
-        """
+        """`model` is the `caption_source` of what a model wrote."""
         self.model = model
         self._sources: dict[str, _OfSource] = {}
         self._characters: list[int] = []
@@ -157,11 +153,7 @@ class CaptionCounter:
         return sorted(repeated, key=lambda pair: (-pair[1], pair[0]))[:_LISTED]
 
     def facts(self, repeats: Sequence[tuple[str, int]]) -> Captions:
-        """All counts.
-
-        Args:
-            repeats: `most_repeated` with texts for rows.
-        """
+        """All counts."""
         words = [length for counts in self._sources.values() for length in counts.words]
         sources = [counts.facts(name) for name, counts in self._sources.items()]
         return Captions(

@@ -95,10 +95,7 @@ def render_card(manifest: Manifest, schema: pa.Schema, *, licence: str = "unknow
             front_matter=_front_matter(manifest, schema, licence),
             manifest=manifest,
             conditions=list(manifest.annotators),
-            splits={
-                split: sum(shard.data.rows for shard in shards)
-                for split, shards in manifest.splits.items()
-            },
+            splits=manifest.rows_of_splits,
             stored_size=stored_size(manifest.recipe),
             metadata_left_out=_metadata_left_out(manifest.recipe),
             command=_fenced("\n".join(commands_of(manifest)), "sh"),
@@ -259,8 +256,10 @@ def _makers(manifest: Manifest) -> Iterator[tuple[str, str, str, str, str]]:
         parameters = ", ".join(
             f"{key} = {_range_text(value)}" for key, value in record["parameters"].items()
         )
-        weights = "; ".join(map(_weights_text, record.get("weights") or [])) or "none needed"
-        yield what, str(record["revision"]), parameters, weights, _licence_text(record)
+        files = record.get("weights") or []
+        weights = "; ".join(f"{_title(file)}, sha256 {file['sha256']}" for file in files)
+        made_with = weights or "none needed"
+        yield what, str(record["revision"]), parameters, made_with, _licence_text(record)
 
 
 def _range_text(value: object) -> str:
@@ -270,10 +269,6 @@ def _range_text(value: object) -> str:
             return str(first) if first == last else f"{first} to {last}, drawn for each image"
         return " and ".join(map(str, value)) or "none"
     return str(value)
-
-
-def _weights_text(weights: Mapping[str, Any]) -> str:
-    return f"{_title(weights)}, sha256 {weights['sha256']}"
 
 
 def _title(weights: Mapping[str, Any]) -> str:
@@ -343,15 +338,12 @@ class _Command:
 
 
 def commands_of(manifest: Manifest) -> list[str]:
-    """Commands that make a data set again; options at their defaults are left out.
+    """Commands that make a data set DIR again; options at their defaults are left out.
 
     One `generate`; where a model had another seed or precision than those before it, it was added
     later, and so an `add` follows. The precision is always said, since its default depends on the
     machine; except beside 16-bit depth, which is never computed in less than fp32: then the other
     networks had the precision that `auto` means on a machine like the one that made the set.
-
-    Args:
-        manifest: of the data set, which is called DIR.
 
     Returns:
         Command lines for a POSIX shell, in the order in which to run them.

@@ -147,9 +147,7 @@ def is_shard_file(name: str) -> bool:
 
 def _remove_stale(manifest: Manifest, output: str) -> None:
     """Delete shards of an earlier plan (the source had another size then)."""
-    current = {
-        file.path for shard in manifest.shards for file in (shard.data, shard.rejects) if file
-    }
+    current = {file.path for file in manifest.files}
     current |= {f"{RECORDS_DIR}/{shard.name}.json" for shard in manifest.shards}
     for folder in ("data", "rejects", RECORDS_DIR):
         for name in filter(is_shard_file, store.names_in(f"{output}/{folder}")):

@@ -70,11 +70,7 @@ def _shown(value: Any) -> Any:
 
 
 def visible(text: str) -> str:
-    """The text with everything that acts (control and bidi characters, surrogates) as escapes.
-
-    Args:
-        text: anything from a file name to a caption; line breaks and tabs stay.
-    """
+    """The text with everything that acts (control and bidi characters, surrogates) as escapes."""
     if text.isprintable():
         return text
     lines = text.replace("\r\n", "\n").split("\n")

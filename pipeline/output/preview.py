@@ -87,10 +87,7 @@ def render_preview(manifest: Manifest, rows: Sequence[Mapping[str, Any]]) -> str
             captions=captions_text(manifest),
             columns=_columns(len(conditions) + 1),
             conditions=conditions,
-            splits={
-                split: sum(shard.data.rows for shard in shards)
-                for split, shards in manifest.splits.items()
-            },
+            splits=manifest.rows_of_splits,
             rejects=reject_lines(manifest),
             stored_size=stored_size(manifest.recipe),
             cards=_cards_within_budget(decoded, manifest),

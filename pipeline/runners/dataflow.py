@@ -174,9 +174,8 @@ def submitted(config: GenerateConfig) -> Iterator[None]:
         except KeyboardInterrupt:
             if told.job is not None:
                 place = f"--project {cloud.project} --region {cloud.region}"
-                _say(
-                    f"Dataflow goes on with the job; gcloud dataflow jobs cancel {told.job} {place}"
-                )
+                cancel = f"gcloud dataflow jobs cancel {told.job} {place}"
+                say(f"Dataflow goes on with the job; {cancel}", error=True)
             raise
         except DataflowRuntimeException as error:
             raise ConfigError(
@@ -214,9 +213,9 @@ class _Told(logging.Handler):
         message = record.getMessage()
         if record.msg == _SUBMITTED:
             self.job = message.removeprefix("Submitted job: ")
-            _say(f"Dataflow job {self.job}")
+            say(f"Dataflow job {self.job}", error=True)
         elif message.startswith(_CONSOLE) or (self.job and record.name == _RUNNER_LOG):
-            _say(message)
+            say(message, error=True)
 
 
 @contextlib.contextmanager
@@ -232,10 +231,6 @@ def _heard(told: _Told) -> Iterator[None]:
         logger.removeHandler(told)
         logger.setLevel(level)
         logger.propagate = spread
-
-
-def _say(message: str) -> None:
-    say(message, error=True)
 
 
 def _reason(error: "DataflowRuntimeException") -> str:

@@ -55,17 +55,17 @@ def prepared(config: GenerateConfig) -> GenerateConfig:
 
 
 def check_endpoint(arguments: Sequence[str]) -> None:
-    """Knock at the job service; Beam would wait for it without an end.
+    """Ask whether the job service is there; Beam would wait for it without an end.
 
     Raises:
         ConfigError: nobody answers.
     """
     endpoint = PipelineOptions(list(arguments)).view_as(PortableOptions).job_endpoint
     if endpoint and endpoint != "embed":
-        _knock(endpoint)
+        _need_answer(endpoint)
 
 
-def _knock(endpoint: str) -> None:
+def _need_answer(endpoint: str) -> None:
     host, _, port = endpoint.rpartition(":")
     if not host or not port.isdigit():
         raise ConfigError(f"--job_endpoint: need HOST:PORT, got {endpoint!r}")
@@ -89,7 +89,7 @@ def unknown_to(endpoint: str, given: Sequence[str]) -> list[str]:
     import grpc
     from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 
-    _knock(endpoint)
+    _need_answer(endpoint)
     request = beam_job_api_pb2.DescribePipelineOptionsRequest()
     with grpc.insecure_channel(endpoint) as channel:
         service = beam_job_api_pb2_grpc.JobServiceStub(channel)

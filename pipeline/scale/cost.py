@@ -353,13 +353,7 @@ def check_ends(core_seconds: float, cluster: Cluster, faults: Faults) -> None:
 
 
 def machines_for(images: int, core_seconds: float, cluster: Cluster) -> int:
-    """As many as were asked for, or as finish in time if nothing goes wrong; never idle ones.
-
-    Args:
-        images: of the data set.
-        core_seconds: of one image.
-        cluster: what was asked for.
-    """
+    """As many as were asked for, or as finish in time if nothing goes wrong; never idle ones."""
     if cluster.machines is not None:
         return cluster.machines
     machine_hours = images * core_seconds / cluster.vcpus / HOUR_S

@@ -4,7 +4,6 @@ import dataclasses
 import datetime
 import math
 import os
-import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from pipeline.plan import Packer
 from pipeline.progress import PROGRESS
 from pipeline.scale.cost import CAPTION, Figures
 from schemas.errors import ConfigError, NothingKept
+from schemas.machine import processor
 from schemas.manifest import MANIFEST_NAME, Manifest
 
 CHEAP = ("canny", "grey")
@@ -190,12 +190,7 @@ def _bytes_of_source(config: GenerateConfig) -> tuple[float, float]:
 
 def _machine(cores: int, device: str) -> str:
     """Processor, cores used, GPU."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    text = f"{next(names, platform.machine())}, {cores} cores"
+    text = f"{processor()}, {cores} cores"
     if not device.startswith("cuda"):
         return text if device == "cpu" else f"{text}, {device}"
     import torch

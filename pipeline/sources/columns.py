@@ -55,14 +55,7 @@ def image_column(schema: pa.Schema, wanted: str | None, but: Collection[str] = f
 
 
 def why_none(schema: pa.Schema, wanted: str | None, heads: Mapping[str, str], where: str) -> str:
-    """Why a file cannot be a source, and what to do, in one line.
-
-    Args:
-        schema: of the file, for which `image_column` raised.
-        wanted: the column that was asked for.
-        heads: column of text -> how its first value starts.
-        where: the file.
-    """
+    """Why a file cannot be a source, and what to do, in one line."""
     found = _columns(schema)
     if wanted is not None and wanted not in schema.names:
         columns = ", ".join(schema.names)

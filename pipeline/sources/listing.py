@@ -379,11 +379,7 @@ class Splits:
         self._seen: dict[Selection, dict[str, str]] = {}  # split -> a file of it
 
     def takes(self, uri: str, selection: Selection) -> bool:
-        """Whether a file of the source is to be read.
-
-        Args:
-            uri: of the file.
-            selection: which it is of. Files of a brace list are chosen by being named.
+        """Whether a file of a selection is to be read; being named in a brace list chooses one.
 
         Raises:
             ConfigError: it is of another split than a file before it, and nobody chose.

@@ -138,12 +138,7 @@ class FirstBytes:
         self._misses: Counter[str] = Counter()
 
     def reason_against(self, name: str, head: Callable[[], bytes]) -> Ignored | None:
-        """Why a file is not one of the pictures; None if it is one by its first bytes.
-
-        Args:
-            name: of the file; not one that is a picture by its suffix.
-            head: reads its first bytes.
-        """
+        """Why a file without a picture's suffix is none; None if it is one by its first bytes."""
         suffix = split_suffix(name)[1]
         if suffix in UNREAD_SUFFIXES:
             return Ignored.UNREAD_FORMAT

@@ -33,11 +33,6 @@ Read = Callable[[], RawImage]
 def index_parquet(container: Container, spec: SourceSpec, notes: Notes) -> Iterator[ImageRef]:
     """References to the rows of a Parquet file, from its footer.
 
-    Args:
-        container: the file.
-        spec: names the image column where there are several.
-        notes: gets the number of rows.
-
     Yields:
         One for each row, in order; a single one with a problem if the file cannot be read.
     """
@@ -427,11 +422,6 @@ class Pages(NamedTuple):
 
 def measure_pages(opened: BinaryIO, chunk: pq.ColumnChunkMetaData, size_bytes: int) -> Pages:
     """Read the headers of a column's pages.
-
-    Args:
-        opened: the file; its position is changed.
-        chunk: the column in one row group.
-        size_bytes: of the file.
 
     Raises:
         Rejected: BROKEN_CONTAINER where pages unpack to more than the limits.

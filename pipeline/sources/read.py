@@ -21,11 +21,6 @@ def index_container(
 ) -> Iterator[ImageRef]:
     """References to the pictures of one tar or Parquet file; reads headers, never pixels.
 
-    Args:
-        container: from `list_source`.
-        spec: from `resolve_source`.
-        notes: gets what was found and is not yielded; whole once the last one is.
-
     Yields:
         One for each picture, in the file's order; damage is a reference with a `problem`.
     """
@@ -49,13 +44,7 @@ def all_refs(spec: SourceSpec, notes: Notes | None = None) -> Iterator[ImageRef]
 
 
 def first_refs(spec: SourceSpec, count: int, notes: Notes | None = None) -> Iterator[ImageRef]:
-    """The first references of a source that have no problem; for a look before a run.
-
-    Args:
-        spec: from `resolve_source`.
-        count: how many.
-        notes: gets what else was found on the way.
-    """
+    """The first references of a source that have no problem; for a look before a run."""
     refs = (ref for ref in all_refs(spec, notes) if ref.problem is None)
     yield from itertools.islice(refs, count)
 

@@ -81,10 +81,6 @@ def _regex_of(template: str) -> re.Pattern[str]:
 def parse_pairings(asked: Sequence[str], conditions: Sequence[str]) -> tuple[Pairing, ...]:
     """What `--import-condition` says.
 
-    Args:
-        asked: `NAME=WHERE` each.
-        conditions: names that annotators draw, which are taken.
-
     Raises:
         ConfigError: another form, a name that is taken, or a template that is the same file for
             every picture.
@@ -219,12 +215,7 @@ class RawImage:
 
 
 def mixture(source: str, found: Mapping[str, str]) -> ConfigError:
-    """The error of a source of several kinds.
-
-    Args:
-        source: as the user or the listing calls it.
-        found: kind -> a file of it, or "".
-    """
+    """The error of a source of several kinds."""
     got = " and ".join(
         kind + (f" ({printable(name)})" if name else "") for kind, name in found.items()
     )

@@ -101,12 +101,6 @@ def load_tables(
 ) -> list[CaptionTable]:
     """The caption tables of a folder, those that win last.
 
-    Args:
-        folder: where they lie.
-        selection: that the folder is a part of.
-        spec: names the field of the caption.
-        notes: gets the lines that are not used.
-
     Raises:
         ConfigError: a table that cannot be read, or a line that cannot be tied to a file.
     """

@@ -47,11 +47,6 @@ class _Member:
 def index_tar(container: Container, spec: SourceSpec, notes: Notes) -> Iterator[ImageRef]:
     """References to the pictures of a tar, in its order.
 
-    Args:
-        container: an uncompressed tar.
-        spec: says whether captions are looked for.
-        notes: gets the members that are no pictures.
-
     Yields:
         One for each picture; where the tar is damaged, members before the damage, then one with
         BROKEN_CONTAINER for the tar itself.

@@ -75,8 +75,7 @@ class DatasetFolder:
 
 def check_files(shard: ShardRecord, dataset: DatasetFolder, check: Check) -> bool:
     """Whether every file of the shard is there and whole."""
-    expected = [file for file in (shard.data, shard.rejects) if file is not None]
-    return all([_check_file(file, dataset, check) for file in expected])
+    return all([_check_file(file, dataset, check) for file in shard.files])
 
 
 def _check_file(file: FileRecord, dataset: DatasetFolder, check: Check) -> bool:
@@ -108,7 +107,6 @@ def check_strays(dataset: DatasetFolder) -> Check:
     """Files that the manifest does not know would be read by everybody who globs."""
     check = Check(name="nothing unknown lies in the folder (README.md, preview.html not read)")
     shards = dataset.manifest.shards
-    files = [file for shard in shards for file in (shard.data, shard.rejects) if file is not None]
     expected = {
         MANIFEST_NAME,
         CARD_NAME,
@@ -118,7 +116,7 @@ def check_strays(dataset: DatasetFolder) -> Check:
         "rejects",
         f"{RECORDS_DIR}/{RUN_NAME}",
         ADDING_DIR,
-        *(file.path for file in files),
+        *(file.path for file in dataset.manifest.files),
         *(f"{RECORDS_DIR}/{shard.name}.json" for shard in shards),
     }
     for folder in ("", "data", "rejects", RECORDS_DIR):

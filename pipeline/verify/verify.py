@@ -117,11 +117,6 @@ def _check_weights(spec: Spec, record: Mapping[str, Any], runtime: Runtime) -> N
 def check_row(row: Mapping[str, Any], audit: bool, auditor: Auditor) -> RowCheck:
     """Check one row.
 
-    Args:
-        row: as stored, all columns.
-        audit: extract its maps again.
-        auditor: the data set's annotators.
-
     Returns:
         Findings; empty where all is well.
     """

@@ -201,11 +201,11 @@ def test_without_a_validation_split_there_is_nothing_to_keep_together(source, tm
 def test_the_bar_shows_the_pass(monkeypatch, capsys):
     monkeypatch.setattr("pipeline.progress._PLAIN_LINE_S", 0.01)
     progress = RunProgress(planned=200)
-    progress.looked_at(8)
-    progress.looked_at(8)
+    progress.copies_sought(8)
+    progress.copies_sought(8)
     with watched(progress):
         assert is_told(capsys, "finding copies: 16 of 200 images")
-        progress.looking_ends()
+        progress.copies_known()
         assert is_told(capsys, " 0 of 200 images, ")
 
 
