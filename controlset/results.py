@@ -424,7 +424,7 @@ class Scores(_Folder):
         from controlset.report.records import gather
 
         found = gather(self.path)
-        verdict = verdict_of(found, found.runs[0].name)
+        verdict = verdict_of(found, found.document.runs[0].name)
         return "; ".join(filter(None, [verdict.word, verdict.number, verdict.beside]))
 
     @property
