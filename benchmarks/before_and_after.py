@@ -33,17 +33,24 @@ print(json.dumps({"images": rows, "seconds": time.perf_counter() - started}))
 """
 
 WORK = {
-    "generate": ("-m", "benchmarks.contestants", "controlset", "{photographs}", "{place}/set"),
+    "generate": ("-m", "{benchmarks}.contestants", "controlset", "{photographs}", "{place}/set"),
     "open": ("-c", _OPEN, "{place}/set"),
-    "loader": ("-m", "benchmarks.loader_contestants", "ours", "{place}"),
+    "loader": ("-m", "{benchmarks}.loader_contestants", "ours", "{place}"),
 }
+
+
+def _filled(word: str, names: dict[str, Path | str]) -> str:
+    for name, value in names.items():
+        word = word.replace(name, str(value))
+    return word
 
 
 def images_a_second(checkout: Path, work: str, photographs: Path, place: Path) -> float:
     """One run in a process of the checkout's own."""
     python = checkout / ".venv/bin/python"
-    words = [word.format(photographs=photographs, place=place) if "{p" in word else word
-             for word in WORK[work]]  # fmt: skip
+    benchmarks = "benchmarks" if (checkout / "benchmarks").is_dir() else "tests.bench"  # until 0.2
+    names = {"{photographs}": photographs, "{place}": place, "{benchmarks}": benchmarks}
+    words = [_filled(word, names) for word in WORK[work]]
     finished = subprocess.run(
         [python, *words],
         cwd=checkout,
