@@ -8,6 +8,7 @@ round by round. What they do is in benchmarks/contestants.py.
 
 import argparse
 import json
+import os
 import platform
 import shutil
 import statistics
@@ -17,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.corpus import make_corpus
+from schemas.machine import processor
 
 CONTESTANTS = ("controlset", "loop", "datasets")
 LABELS = {
@@ -62,11 +64,7 @@ def table(results: dict[str, list[dict[str, float]]]) -> str:
 
 def machine() -> str:
     """Processor, cores and Python, in one line."""
-    names = [
-        line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    processor = names[0].split(":")[1].strip() if names else platform.processor()
-    return f"{processor}, {len(names)} cores, Python {platform.python_version()}"
+    return f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
 def main() -> None:
