@@ -305,6 +305,12 @@ def _density_flags(name: str, density: np.ndarray, limits: tuple[float, float]) 
     low = order[: int((density < limits[0]).sum())]
     high = order[:known][::-1][: int((density > limits[1]).sum())]
     option = _THRESHOLDS.get(name)
+
+    def advice(change: str) -> str:
+        if option is None:
+            return "Delete these pictures from the source, if they are many."
+        return f"{change} {option}, or delete these pictures from the source."
+
     if len(low):
         yield _of_rows(
             name=f"sparse_{name}",
@@ -313,9 +319,7 @@ def _density_flags(name: str, density: np.ndarray, limits: tuple[float, float]) 
             of=known,
             threshold=limits[0],
             meaning="There is hardly anything to follow: flat, dark or blurred pictures.",
-            advice=f"Lower {option}, or delete these pictures from the source."
-            if option
-            else "Delete these pictures from the source, if they are many.",
+            advice=advice("Lower"),
             condition=name,
         )
     if len(high):
@@ -326,9 +330,7 @@ def _density_flags(name: str, density: np.ndarray, limits: tuple[float, float]) 
             of=known,
             threshold=limits[1],
             meaning="Edges everywhere say little: noise, foliage, strong JPEG compression.",
-            advice=f"Raise {option}, or delete these pictures from the source."
-            if option
-            else "Delete these pictures from the source, if they are many.",
+            advice=advice("Raise"),
             condition=name,
         )
 
