@@ -83,16 +83,14 @@ def reference(module: str) -> Any:
     return importlib.import_module(f"{_ALIAS}.{module}")
 
 
-def read_weights(
-    network: Any, weights: Weights, runtime: Runtime, *, within: str | None = None
-) -> Any:
-    """The same network, with the tensors of its file.
+def read_weights(network: Any, weights: Weights, runtime: Runtime, **how: Any) -> Any:
+    """The same network, with the tensors of its file; `how` as in `load_into`.
 
     Raises:
         ConfigError: the file is not here, or another network's.
     """
     path = locate(weights, runtime)
-    load_into(network, load_state(path), path, within=within)
+    load_into(network, load_state(path), path, **how)
     return network
 
 
@@ -237,8 +235,7 @@ def not_finite() -> Rejected:
     return Rejected(Reason.NOT_FINITE, "need finite values, got NaN or infinity in the map")
 
 
-if TYPE_CHECKING:
-    import torch
+# Models of transformers -------------------------------------------------------------------------
 
 Loaded = TypeVar("Loaded")
 

@@ -1,7 +1,8 @@
 """Which conditions there are, ours and other packages', and the specs that options ask for.
 
-Ours are found in the folders `annotators/conditions` and `annotators/captions`: a new one needs no
-line elsewhere. Other packages add conditions through the entry points `controlset.annotators`.
+Ours are found in the folder `annotators/conditions`, and captioners in `annotators/captions.py`: a
+new one needs no line elsewhere. Other packages add conditions through the entry points
+`controlset.annotators`.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import functools
 import importlib
 import pkgutil
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any, get_args
@@ -33,22 +34,24 @@ _ATTRIBUTES = ("name", "revision", "hint_mode", "stats", "licence", "load")
 @functools.cache
 def ours() -> Mapping[str, Any]:
     """Condition -> class of its spec, by name."""
-    return _specs_in(conditions)
+    found = pkgutil.iter_modules(conditions.__path__, f"{conditions.__name__}.")
+    return _specs_in(importlib.import_module(module.name) for module in found)
 
 
 @functools.cache
 def captioners() -> Mapping[str, Any]:
     """The same of models that write captions."""
-    return _specs_in(captions)
+    return _specs_in([captions])
 
 
-def _specs_in(package: ModuleType) -> dict[str, Any]:
-    """Every class with a `revision` that a module of the package defines; imported ones are not."""
-    found: dict[str, Any] = {}
-    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-        for kind in vars(importlib.import_module(module.name)).values():
-            if getattr(kind, "__module__", None) == module.name and hasattr(kind, "revision"):
-                found[kind.name] = kind
+def _specs_in(modules: Iterable[ModuleType]) -> dict[str, Any]:
+    """Every class with a `revision` that the modules define themselves, by name."""
+    found = {
+        kind.name: kind
+        for module in modules
+        for kind in vars(module).values()
+        if getattr(kind, "__module__", None) == module.__name__ and hasattr(kind, "revision")
+    }
     return dict(sorted(found.items()))
 
 
@@ -107,7 +110,7 @@ def all_options() -> dict[str, tuple[Option, ...]]:
 
 def _check_known(options: Mapping[str, Any]) -> None:
     if not options:
-        return
+        return  # so that other packages need not be imported
     known = [option.name for several in all_options().values() for option in several]
     for name in options:
         if name not in known:
@@ -134,7 +137,7 @@ def _made(kind: Any, config: AnnotateConfig) -> Any:
 def _precision(kind: Any, values: Mapping[str, Any], config: AnnotateConfig) -> Precision:
     if config.precision != "auto":
         return config.precision  # the device may be another machine's
-    if hasattr(kind, "always_fp32") and kind.always_fp32(values):
+    if always_fp32(kind.name, values):
         return "fp32"
     return resolve_precision(config.precision, resolve_device(config.device))
 

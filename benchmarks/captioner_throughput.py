@@ -85,7 +85,7 @@ def load_ours(folder: str) -> None:
 
 def run_ours(count: int, beams: int) -> float:
     """Seconds of `BlipSpec` as a job calls it."""
-    from annotators.captions.blip import BlipSpec
+    from annotators.captions import BlipSpec
     from annotators.runtime import Runtime, resolve_precision, use_one_thread_each
 
     if beams not in _LOADED:

@@ -12,17 +12,17 @@ from annotators.network import (
     NetworkAnnotator,
     as_batch,
     config_of,
-    load_into,
     model_of,
     not_finite,
     placed,
     prepared,
     processor_of,
+    read_weights,
     reference,
 )
 from annotators.protocol import Annotation, Annotator, HintMode
 from annotators.runtime import Precision, Runtime, torch_dtype
-from annotators.weights import ANNOTATORS, Weights, load_state, locate, model
+from annotators.weights import ANNOTATORS, Weights, locate, model
 from schemas.errors import ConfigError, Rejected, need
 from schemas.pixels import RgbU8
 
@@ -168,8 +168,8 @@ def load_midas(weights: Weights, runtime: Runtime, precision: Precision) -> Dept
         warnings.filterwarnings("ignore", message="Mapping deprecated model name")
         kind = reference("midas.midas.dpt_depth").DPTDepthModel
         network = kind(path=None, backbone="vitb_rn50_384", non_negative=True)
-    path = locate(weights, runtime)
-    load_into(network, load_state(path), path, assign=True)
+    # Made without memory of its own, since it takes the file's tensors themselves.
+    read_weights(network, weights, runtime, assign=True)
     network = _ends_in_fp32(placed(network, runtime, precision))
     return _Midas(network=network, runtime=runtime, precision=precision)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import cv2
 import numpy as np
 
+from annotators.conditions.soft_edges import SOFT_STATS, finished
 from annotators.network import (
     NetworkAnnotator,
     as_batch,
@@ -20,7 +21,6 @@ from annotators.network import (
 )
 from annotators.protocol import Annotation, Annotator, HintMode
 from annotators.runtime import Precision, Runtime
-from annotators.soft_edges import SOFT_STATS, finished
 from annotators.weights import ANNOTATORS, Weights
 from schemas.errors import Rejected
 from schemas.pixels import MapU8, RgbU8

@@ -11,12 +11,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from annotators.conditions.hed import HED
 from annotators.conditions.lineart import LINEART, LINEART_ANIME, LINEART_COARSE
 from annotators.conditions.mlsd import MLSD
 from annotators.conditions.normal import NORMAL
 from annotators.conditions.pose.openpose import OPENPOSE_BODY, OPENPOSE_FACE, OPENPOSE_HAND
-from annotators.conditions.softedge import PIDINET
+from annotators.conditions.soft_edges import HED, PIDINET
 from annotators.network import reference
 from annotators.weights import Weights
 

@@ -10,8 +10,7 @@ import pytest
 import skimage
 import torch
 
-from annotators.captions.blip import BlipSpec, Nucleus
-from annotators.captions.guard import guarded
+from annotators.captions import BlipSpec, Nucleus, guarded
 from annotators.options import AnnotateConfig, configured
 from annotators.protocol import weights_of
 from annotators.registry import captioner_of, record_of_captioner
@@ -242,7 +241,7 @@ def refuse(*arguments):
     raise SystemExit(f"the network was asked: {arguments}")
 socket.socket.connect = socket.getaddrinfo = refuse
 import skimage
-from annotators.captions.blip import BlipSpec
+from annotators.captions import BlipSpec
 from annotators.runtime import Runtime
 for family in ("blip", "blip-2", "florence2"):
     spec = BlipSpec(model=family, precision="bf16", top_p=0.9 if family == "blip" else None)

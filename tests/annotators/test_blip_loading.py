@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from annotators.captions.blip import BlipSpec
+from annotators.captions import BlipSpec
 from annotators.runtime import Runtime
 from schemas.errors import ConfigError
 from tests.annotators.tiny_captioners import make_blip

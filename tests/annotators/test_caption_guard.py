@@ -1,6 +1,6 @@
 import pytest
 
-from annotators.captions.guard import guarded
+from annotators.captions import guarded
 from schemas.errors import Reason, Rejected
 
 

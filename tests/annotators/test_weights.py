@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from annotators.conditions.hed import HedSpec
+from annotators.conditions.soft_edges import HedSpec
 from annotators.options import AnnotateConfig
 from annotators.registry import weights_ready
 from annotators.runtime import Runtime

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from annotators.conditions.depth import MIDAS
-from annotators.conditions.hed import HED, HedSpec
 from annotators.conditions.pose import openpose
-from annotators.conditions.softedge import PIDINET, SoftedgeSpec
+from annotators.conditions.soft_edges import HED, PIDINET, HedSpec, SoftedgeSpec
 from annotators.network import load_into
 from annotators.registry import ours
 from annotators.runtime import Runtime

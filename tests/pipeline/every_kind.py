@@ -3,13 +3,13 @@
 import cv2
 import numpy as np
 
-from annotators.captions.blip import BlipSpec
+from annotators.captions import BlipSpec
 from annotators.conditions.canny import CannySpec
 from annotators.conditions.depth import DepthSpec
 from annotators.conditions.mlsd import MlsdSpec
 from annotators.conditions.plain import TileSpec, tile
 from annotators.conditions.pose.openpose import OPENPOSE_BODY
-from annotators.conditions.softedge import SoftedgeSpec
+from annotators.conditions.soft_edges import SoftedgeSpec
 from annotators.protocol import weights_of
 from annotators.registry import record_of, record_of_captioner
 from annotators.weights import WeightsRecord

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from annotators.conditions.softedge import SoftedgeSpec
+from annotators.conditions.soft_edges import SoftedgeSpec
 from annotators.registry import record_of
 from annotators.runtime import Runtime
 from pipeline.inspection import inspect_dataset, print_inspection, render_inspection

@@ -7,7 +7,7 @@ import pytest
 
 from annotators.conditions.canny import CannySpec
 from annotators.conditions.depth import DepthSpec
-from annotators.conditions.hed import HedSpec
+from annotators.conditions.soft_edges import HedSpec
 from annotators.options import configured
 from annotators.registry import (
     all_options,

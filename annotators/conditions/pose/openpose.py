@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from annotators.conditions.pose.people import Joints, Keypoint, Person
-from annotators.network import load_into, placed, reference
+from annotators.network import load_into, placed, read_weights, reference
 from annotators.runtime import Precision, Runtime, torch_dtype
 from annotators.weights import ANNOTATORS, Weights, load_state, locate
 from schemas.pixels import RgbU8
@@ -97,18 +97,9 @@ def people_from(heat: Map, field: Map) -> list[Person]:
     peaks = find_peaks(heat)
     drafts: list[_Draft] = []
     for number, (start, end) in enumerate(_LIMBS):
-        connections = _connections(peaks, number, field)
-        for first, second, score in connections:
-            _join(
-                drafts,
-                peaks,
-                start,
-                end,
-                first,
-                second,
-                score,
-                may_begin=number < _NEW_PEOPLE_BEFORE,
-            )
+        may_begin = number < _NEW_PEOPLE_BEFORE
+        for connection in _connections(peaks, number, field):
+            _join(drafts, peaks, (start, end), connection, may_begin=may_begin)
     good = [
         draft
         for draft in drafts
@@ -196,15 +187,13 @@ def _affinities(
 def _join(
     drafts: list[_Draft],
     peaks: Peaks,
-    start: int,
-    end: int,
-    first: int,
-    second: int,
-    score: float,
+    limb: tuple[int, int],
+    connection: tuple[int, int, float],
     *,
     may_begin: bool,
 ) -> None:
     """Give a connection to whoever has one of its ends; to a new person if nobody has."""
+    (start, end), (first, second, score) = limb, connection
     owners = [
         draft for draft in drafts if draft.joints[start] == first or draft.joints[end] == second
     ][:2]
@@ -304,6 +293,7 @@ class OpenPose:
             sizes = (fed.shape[1:3], inner, (height, width))
             people.append(
                 people_from(
+                    # Arguments of their own: a closure would see the next picture's maps.
                     lambda joint, heat=heat, sizes=sizes: enlarged(heat[joint], *sizes),
                     lambda axis, field=field, sizes=sizes: enlarged(field[axis], *sizes),
                 )
@@ -371,9 +361,7 @@ def load_openpose(
     if OPENPOSE_FACE in weights:
         face = reference("open_pose.face")
         detector.face_estimation = object.__new__(face.Face)
-        network = face.FaceNet()
-        path = locate(OPENPOSE_FACE, runtime)
-        load_into(network, load_state(path), path)
+        network = read_weights(face.FaceNet(), OPENPOSE_FACE, runtime)
         detector.face_estimation.model = placed(network, runtime, "fp32")
     return OpenPose(body=body, detector=detector, parts=parts, runtime=runtime, precision=precision)
 

@@ -1,1 +1,0 @@
-"""Models that write captions, and what their words have to be."""
