@@ -18,6 +18,7 @@ from typing import Any
 
 from annotators.runtime import Runtime
 from schemas.errors import ConfigError
+from schemas.files import file_digest
 
 # What a transformers model needs: no pickles, no other framework's weights.
 MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
@@ -240,8 +241,7 @@ def record_of_weights(weights: Weights, runtime: Runtime) -> WeightsRecord:
 def sha256_of(path: Path) -> str:
     """Of a file; of a model's folder: over names and hashes of the files it is loaded from."""
     if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(path)
     files = sorted({file for pattern in MODEL_FILES for file in path.glob(pattern)})
     hashes = {file.name: sha256_of(file) for file in files if file.is_file()}
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()

@@ -7,7 +7,6 @@ inode, so that the second start costs nothing.
 
 import bisect
 import dataclasses
-import hashlib
 import itertools
 import os
 import sys
@@ -22,8 +21,16 @@ import pyarrow.fs as pafs
 
 from schemas.documents import MAX_DOCUMENT_BYTES, misfit, read_json
 from schemas.errors import ConfigError
-from schemas.files import write_json
-from schemas.filesystems import StoreRefusal, arrow_file_system, is_local
+from schemas.files import file_digest, write_json
+from schemas.filesystems import (
+    StoreRefusal,
+    answering,
+    file_system,
+    is_local,
+    open_input,
+    scheme_of,
+    stats,
+)
 from schemas.machine import cores
 from schemas.manifest import ADDING_DIR, MANIFEST_NAME, FileRecord, Manifest, ShardRecord
 from schemas.pixels import MapU8, MapU16, RgbU8, decode_stored_map, decode_stored_rgb, of_row
@@ -211,7 +218,44 @@ def filesystem_of(path: str) -> tuple[pafs.FileSystem, str]:
     if is_local(path):
         _check_name(path)
         return pafs.LocalFileSystem(), path
-    return arrow_file_system(path)
+    files = file_system(path)
+    inside = str(files._strip_protocol(path)).rstrip("/")
+    return pafs.PyFileSystem(_ArrowFiles(files, scheme_of(path))), inside
+
+
+class _ArrowFiles(pafs.FSSpecHandler):
+    """What pyarrow asks for when it reads a data set: few questions, and refusals in words."""
+
+    def __init__(self, files: Any, scheme: str) -> None:
+        super().__init__(files)
+        self._scheme = scheme
+
+    def _uri(self, path: str) -> str:
+        return path if "://" in path else f"{self._scheme}://{path}"
+
+    def get_file_info(self, paths: Sequence[str]) -> list[pafs.FileInfo]:
+        found = stats(self.fs, [self._uri(path) for path in paths])
+        return [
+            pafs.FileInfo(path, pafs.FileType.NotFound)
+            if entry is None
+            else pafs.FileInfo(path, pafs.FileType.File, size=entry.size_bytes)
+            for path, entry in zip(paths, found, strict=True)
+        ]
+
+    def get_file_info_selector(self, selector: pafs.FileSelector) -> list[pafs.FileInfo]:
+        with answering(selector.base_dir, self.fs):
+            try:
+                found = self.fs.ls(selector.base_dir, detail=True)
+            except FileNotFoundError:
+                return []
+        return [self._create_file_info(info["name"].rstrip("/"), info) for info in found]
+
+    def open_input_file(self, path: str) -> pa.PythonFile:
+        # pyarrow itself joins what it reads of a row group.
+        return pa.PythonFile(open_input(self.fs, self._uri(path), cached=False), mode="r")
+
+    def open_input_stream(self, path: str) -> pa.PythonFile:
+        return pa.PythonFile(open_input(self.fs, self._uri(path)), mode="r")
 
 
 def _check_name(path: str) -> None:
@@ -348,8 +392,7 @@ def _seen(path: str, remembered: dict[str, Seen]) -> tuple[str, Seen]:
     before = remembered.get(real)
     if before is not None and before[:3] == now:
         return real, before
-    with open(real, "rb") as opened:
-        return real, (*now, hashlib.file_digest(opened, "sha256").hexdigest())
+    return real, (*now, file_digest(Path(real)))
 
 
 def _place() -> Path:

@@ -14,10 +14,9 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import fsspec
-import pyarrow as pa
-import pyarrow.fs as pafs
 from fsspec.asyn import sync
 from fsspec.implementations.local import LocalFileSystem
 
@@ -189,15 +188,41 @@ class StoreRefusal(ConfigError):
     refusal: Refusal
 
 
-def refusal_of(error: BaseException) -> Refusal | None:
-    """Read a store's refusal out of an exception; None where it is something else."""
+def refusal_of(error: BaseException, files: Any = None) -> Refusal | None:
+    """Read a store's refusal out of an exception; None where it is something else.
+
+    Args:
+        error: of the store's client.
+        files: the file system that was asked, to say at which address.
+    """
     for cause in _causes(error):
         status = _status_of(cause)
         if status in _ADVICE:
             return Refusal(f"HTTP {status} ({_first_line(cause)})", _ADVICE[status])
         if status is None and type(cause).__module__.partition(".")[0] in _NETWORK:
-            return Refusal(_first_line(cause), _UNREACHED)
+            return Refusal(_first_line(cause, _address_of(files)), _UNREACHED)
     return None
+
+
+_ADDRESSES: dict[str, Callable[[Any], str]] = {
+    "s3": lambda files: files._s3.meta.endpoint_url,
+    "gs": lambda files: files._location,
+    "az": lambda files: files.service_client.url,
+}
+
+
+def _address_of(files: Any) -> str:
+    """The address that a store's client asks; nothing where it does not tell.
+
+    An environment variable or a profile, perhaps forgotten, may have set it.
+    """
+    try:
+        protocol = files.protocol if isinstance(files.protocol, str) else files.protocol[0]
+        told = urlsplit(_ADDRESSES[_FAMILIES[protocol]](files))
+    except (AttributeError, KeyError):  # other file systems, or a client that is not connected
+        return ""
+    # Neither a password nor a signature, which may stand in it.
+    return f"{told.scheme}://{told.netloc.rpartition('@')[2]}{told.path}".rstrip("/")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -224,19 +249,20 @@ def _status_of(error: BaseException) -> int | None:
     return None
 
 
-def _first_line(error: BaseException) -> str:
-    if isinstance(error, TimeoutError) and not str(error):
-        return f"no answer in {_CONNECT_S} s"
+def _first_line(error: BaseException, address: str = "") -> str:
+    if isinstance(error, TimeoutError) and not str(error):  # others say themselves whom they asked
+        return f"no answer in {_CONNECT_S} s{address and ' from '}{address}"
     text = str(getattr(error, "message", None) or error) or type(error).__name__
     return text.splitlines()[0][:200]
 
 
 @contextlib.contextmanager
-def answering(place: str, *, whole: bool = False) -> Iterator[None]:
+def answering(place: str, files: Any = None, *, whole: bool = False) -> Iterator[None]:
     """Turn a store's refusal into one clear error; other failures fly.
 
     Args:
         place: what is asked for.
+        files: its file system, to say at which address.
         whole: also where the bucket itself is not there; else FileNotFoundError flies.
 
     Raises:
@@ -249,7 +275,7 @@ def answering(place: str, *, whole: bool = False) -> Iterator[None]:
     except Exception as error:  # clients have an error class for every layer
         refusal = None
         if whole or not isinstance(error, FileNotFoundError):
-            refusal = refusal_of(error)
+            refusal = refusal_of(error, files)
         if refusal is None:
             raise
         refused = StoreRefusal(f"{place}: {refusal}")
@@ -269,7 +295,7 @@ def check_reachable(files: Any, place: str) -> None:
             clients alone would try for minutes.
     """
     if is_object_store(place):
-        with answering(place, whole=True):
+        with answering(place, files, whole=True):
             next(pages(files, place, most=1, timeout=_CONNECT_S))
 
 
@@ -379,7 +405,7 @@ def stats(files: Any, places: Sequence[str]) -> list[Entry | None]:
     """As `stat`, of many files at a time; None where there is none."""
 
     def one(place: str) -> Entry | None:
-        with answering(place):
+        with answering(place, files):
             try:
                 return stat(files, place)
             except FileNotFoundError:
@@ -436,7 +462,7 @@ def open_input(files: Any, place: str, *, cached: bool = True) -> "RemoteFile":
         StoreRefusal: no right, no login, no connection; also from the file's own methods.
     """
     kept = {"cache_type": "blockcache", "cache_options": {"maxblocks": _BLOCKS}}
-    with answering(place):
+    with answering(place, files):
         how = kept if cached else {"cache_type": "none"}
         opened = files.open(place, "rb", block_size=_BLOCK_BYTES, **how)
     return RemoteFile(opened, place)
@@ -465,7 +491,7 @@ class RemoteFile(io.RawIOBase):
 
     def read(self, size: int | None = -1, /) -> bytes:
         try:
-            with answering(self._place):
+            with answering(self._place, getattr(self._file, "fs", None)):
                 return self._file.read(-1 if size is None else size)
         except (ConfigError, FileNotFoundError):
             raise
@@ -484,49 +510,3 @@ class RemoteFile(io.RawIOBase):
         if not self.closed:
             self._file.close()
         super().close()
-
-
-class _ArrowFiles(pafs.FSSpecHandler):
-    """What pyarrow asks for when it reads a data set: few questions, and refusals in words."""
-
-    def __init__(self, files: Any, scheme: str) -> None:
-        super().__init__(files)
-        self._scheme = scheme
-
-    def _uri(self, path: str) -> str:
-        return path if "://" in path else f"{self._scheme}://{path}"
-
-    def get_file_info(self, paths: Sequence[str]) -> list[pafs.FileInfo]:
-        found = stats(self.fs, [self._uri(path) for path in paths])
-        return [
-            pafs.FileInfo(path, pafs.FileType.NotFound)
-            if entry is None
-            else pafs.FileInfo(path, pafs.FileType.File, size=entry.size_bytes)
-            for path, entry in zip(paths, found, strict=True)
-        ]
-
-    def get_file_info_selector(self, selector: pafs.FileSelector) -> list[pafs.FileInfo]:
-        with answering(selector.base_dir):
-            try:
-                found = self.fs.ls(selector.base_dir, detail=True)
-            except FileNotFoundError:
-                return []
-        return [self._create_file_info(info["name"].rstrip("/"), info) for info in found]
-
-    def open_input_file(self, path: str) -> pa.PythonFile:
-        # pyarrow itself joins what it reads of a row group.
-        return pa.PythonFile(open_input(self.fs, self._uri(path), cached=False), mode="r")
-
-    def open_input_stream(self, path: str) -> pa.PythonFile:
-        return pa.PythonFile(open_input(self.fs, self._uri(path)), mode="r")
-
-
-def arrow_file_system(place: str) -> tuple[pafs.FileSystem, str]:
-    """The file system of a URI for pyarrow, and the path inside it.
-
-    Raises:
-        ConfigError: as `file_system`.
-    """
-    files = file_system(place)
-    handler = _ArrowFiles(files, scheme_of(place))
-    return pafs.PyFileSystem(handler), str(files._strip_protocol(place)).rstrip("/")
