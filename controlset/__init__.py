@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from controlnet.export import Exported
     from controlnet.trainer.config import TrainConfig
     from controlset.api import add, evaluate, export, generate, inspect, load, sample, train, verify
-    from controlset.commands.sample.config import SampleConfig
+    from controlset.commands.sample import SampleConfig
     from controlset.results import Pictures, Rows, Scores, TrainedRun
     from pipeline.add.config import AddConfig
     from pipeline.config import GenerateConfig
@@ -44,7 +44,7 @@ _PLACES = {
     "controlset.api": [
         *("add", "evaluate", "export", "generate", "inspect", "load", "sample", "train", "verify")
     ],
-    "controlset.commands.sample.config": ["SampleConfig"],
+    "controlset.commands.sample": ["SampleConfig"],
     "controlset.results": ["Pictures", "Rows", "Scores", "TrainedRun"],
     "pipeline.add.config": ["AddConfig"],
     "pipeline.config": ["GenerateConfig"],

@@ -17,8 +17,7 @@ from controlnet import nano
 from controlnet.evaluator.config import EvaluateConfig
 from controlnet.trainer.config import TrainConfig, nano_recipe
 from controlset import refusals
-from controlset.calls import command, configured, value_of
-from controlset.commands.sample.config import SampleConfig
+from controlset.commands.sample import SampleConfig
 from controlset.keywords import (
     AddKeywords,
     EvaluateKeywords,
@@ -26,10 +25,13 @@ from controlset.keywords import (
     Place,
     SampleKeywords,
     TrainKeywords,
+    command,
+    configured,
+    value_of,
 )
 from pipeline.add.config import AddConfig
 from pipeline.config import GenerateConfig
-from schemas.errors import ConfigError, need
+from schemas.errors import ConfigError
 from schemas.machine import cores
 
 if TYPE_CHECKING:
@@ -90,11 +92,8 @@ def generate(
         NothingKept: every image was rejected.
     """
     config = configured(GenerateConfig, source, {"source": source, "output": output, **options})
-    refusals.need_conditions(config)
-    refusals.need_source(config.source)
-    refusals.need_output(config.output)
-    refusals.need_recipe(config)
-    if config.beam_args:
+    refusals.check_generate(config)
+    if config.beam_args:  # of a command line they were checked when it was parsed
         from controlset.commands.generate import check_beam_knows
 
         check_beam_knows(config.beam_args)
@@ -132,12 +131,7 @@ def add(output: Place | AddConfig, *, progress: bool = False, **options: Any) ->
             was.
     """
     config = configured(AddConfig, output, {"output": output, **options})
-    if config.latents == nano.NAME:
-        config = dataclasses.replace(config, latents=str(nano.base_folder()))
-    refusals.need_dataset(config.output)
-    refusals.need_conditions(config.with_seed_of({}))
-    if config.latents is not None:
-        refusals.need_paths("--latents", [config.latents], "a base in diffusers' format")
+    config = refusals.checked_add(config)
     from controlset.results import Rows
     from pipeline.add.add import add
 
@@ -195,12 +189,12 @@ def train(
     """
     given = {"data": data, "output": output, "condition": condition, "base": base, **options}
     config = configured(TrainConfig, data, given)
+    # What was not given is the recipe's; a whole configuration stays as it is.
     if config is not data and config.base == nano.NAME:
         recipe = nano_recipe(data=config.data, condition=config.condition, output=config.output)
         own = {name: getattr(config, name) for name, value in given.items() if value is not None}
         config = dataclasses.replace(recipe, **own)
-    refusals.need_dataset(config.data, config.condition)
-    refusals.need_models(config)
+    refusals.check_train(config)
     from controlset.judge import train
     from controlset.results import TrainedRun
 
@@ -255,9 +249,7 @@ def evaluate(
     config = configured(
         EvaluateConfig, run, {"run": run, "data": data, "output": output, **options}
     )
-    refusals.need_runs(config.run)
-    refusals.need_models(config)
-    refusals.need_dataset(config.data, config.condition)
+    refusals.check_evaluate(config)
     from controlset.judge import run_evaluation
     from controlset.results import Scores
 
@@ -312,12 +304,8 @@ def sample(
     with _as_files(hint) as files:
         given = {"run": run, "hint": files, "output": output, **options}
         config = configured(SampleConfig, run, given)
-        refusals.need_runs(config.run)
-        refusals.need_models(config)
-        refusals.need_paths("--hint", config.hint, "a picture")
-        for flag, path in (("--init-image", config.init_image), ("--mask", config.mask)):
-            refusals.need_paths(flag, [path], "a picture")
-        from controlset.commands.sample.draw import draw
+        refusals.check_sample(config)
+        from controlset.drawing import draw
         from controlset.results import Pictures
 
         return Pictures(draw(config))
@@ -326,6 +314,7 @@ def sample(
 @contextlib.contextmanager
 def _as_files(hint: Any) -> Iterator[Any]:
     """Hints as files: arrays and pictures are lossless PNGs for as long as they are needed."""
+    # An array is one hint and not several, so it is not asked for its items.
     hints = list(hint) if isinstance(hint, list | tuple) else [] if hint is None else [hint]
     if all(isinstance(each, str | os.PathLike) for each in hints):
         yield hints or None
@@ -380,8 +369,7 @@ def export(
     for name, value in (("format", format), ("dtype", dtype)):
         if value is not None:
             value_of(export, name, value)
-    refusals.need_new(Path(output))
-    refusals.need_paths("RUN", [run], "a run or a ControlNetModel folder")
+    refusals.check_export(run, Path(output))
     from controlnet.export import export as written
 
     return written(Path(run), Path(output), layout=format, precision=dtype)
@@ -411,9 +399,7 @@ def inspect(
     Raises:
         ConfigError: there is no complete data set.
     """
-    need(sample is None or sample >= 1, "sample=", "1 or more", sample)
-    refusals.need_workers(num_workers)
-    refusals.need_dataset(os.fspath(data))
+    refusals.check_inspect(os.fspath(data), sample, num_workers)
     from controlset.console import progress as bar
     from pipeline.inspection import inspect_dataset
 
@@ -454,13 +440,12 @@ def verify(
     Raises:
         ConfigError: there is no complete data set to verify.
     """
-    need(0 <= audit <= 1, "audit=", "a fraction from 0 to 1", audit)
-    refusals.need_workers(num_workers)
-    refusals.need_dataset(os.fspath(data))
+    refusals.check_verify(os.fspath(data), audit, num_workers)
     from annotators.runtime import Runtime
     from controlset.console import progress as bar
     from pipeline.verify.verify import verify_dataset
 
+    # Asked for at each call: a notebook may set the variable after the import.
     folder = os.environ.get("CONTROLSET_WEIGHTS") or None if weights is None else os.fspath(weights)
     with bar("verifying") as advance:
         return verify_dataset(

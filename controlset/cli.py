@@ -41,7 +41,7 @@ COMMANDS = {
 }
 
 NO_MEMORY = "need more memory, got no more; use fewer --num-workers, or another machine"
-_STDERR, _FAILED = 2, 2
+_STDERR, _FAILED = 2, 2  # a file descriptor, an exit status
 _LITTLE_BYTES = 4 << 20
 _TO_BEGIN_BYTES = 64 << 20  # with less, the watching thread itself might be lost
 _LOOK_S, _LOOKS = 1.0, 5  # so often in turn without room: nobody tidies up any more
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         _start_over_if_needed()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    try:
+    try:  # around everything: a reader that goes away may be noticed by any line that is printed
         try:
             status = _answer(given)
         except SystemExit:
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NotWritten as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), error.stream.fileno())  # for Python's own flush
         if isinstance(error.__cause__, BrokenPipeError):  # `controlset inspect … | head`
-            return 141
+            return 141  # as the shell says it of a process that SIGPIPE ended
         return _say(f"controlset: standard output: need room to write, got {error}", 2)
 
 
@@ -102,12 +102,13 @@ def _start_over_if_needed() -> None:
     takes paths in UTF-8 alone, would not find them. What is printed stays in the terminal's own
     encoding. Under `python -OO` Beam cannot be imported: it edits its docstrings.
     """
-    python, *words = sys.orig_argv
+    python, *words = sys.orig_argv  # sys.argv lacks Python's own flags
     flags = []
     if sys.getfilesystemencoding() != "utf-8":
         os.environ["PYTHONUTF8"] = "1"  # for processes that this one starts
         os.environ.setdefault("PYTHONIOENCODING", f"{sys.stdout.encoding}:backslashreplace")
         flags = ["-X", "utf8"]
+    # With -O asserts go and docstrings stay, which is as much as can be kept of -OO.
     without = list(itertools.dropwhile(lambda word: word in {"-O", "-OO"}, words))
     if sys.flags.optimize > 1 and (os.environ.pop("PYTHONOPTIMIZE", None) or without != words):
         flags.append("-O")
@@ -125,7 +126,7 @@ def _answer(given: Sequence[str]) -> int:
         say(f"controlset {__version__}")
         return 0
     name = given[0]
-    if name not in COMMANDS:
+    if name not in COMMANDS:  # a table of names, so that a slip is told without any import
         near = difflib.get_close_matches(name, [*COMMANDS, "--help", "--version"], n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
         kind = "option" if name.startswith("-") else "command"
@@ -135,6 +136,7 @@ def _answer(given: Sequence[str]) -> int:
 
 def _run(name: str, arguments: Sequence[str]) -> int:
     logging.getLogger().addFilter(_without_apitools)
+    # What prints warnings of libraries that nobody set up logging for.
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_Printable())
     interrupts = _counted_interrupts()
@@ -150,10 +152,10 @@ def _run(name: str, arguments: Sequence[str]) -> int:
         # Beam and native code may turn the interrupt into another exception on its way out.
         if interrupts or isinstance(error, KeyboardInterrupt):
             return _say(interrupted(name), INTERRUPTED)
-        give_kept_back()
+        give_kept_back()  # else there may be no memory to say so
         said = _lack_of_the_machine(error)
         if said is None:
-            raise
+            raise  # a bug or an outage: whoever repairs it needs the traceback
         return _say(f"controlset {name}: {said}", 2)
 
 
@@ -171,6 +173,7 @@ def _lack_of_the_machine(error: BaseException) -> str | None:
     """What to say of a failure that is the system's refusal; None: it is a bug or an outage."""
     if lacks_memory(error):
         return NO_MEMORY
+    # A name of a file that is no UTF-8 reaches pyarrow or JSON, which take nothing else.
     if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
         return f"{error.object}: need a name in UTF-8 here, got bytes that are none; rename it"
     if not isinstance(error, OSError) or error.errno not in _REFUSED:
@@ -184,7 +187,7 @@ def _let_own_files_be_used() -> None:
 
     A command reads what it wrote; under umask 777 it could not enter the folder that it made.
     """
-    os.umask(os.umask(0o077) & 0o077)
+    os.umask(os.umask(0o077) & 0o077)  # read by setting it, there is no other way
 
 
 def _counted_interrupts() -> list[int]:
@@ -263,6 +266,7 @@ def leaving_where_a_thread_is_lost(command: str) -> Iterator[None]:
             leave_if_lacking(args.exc_value)
         of_others(args)
 
+    # A pool logs what it cannot store; threads and what is raised nowhere have hooks of Python's.
     pools = logging.getLogger("concurrent.futures")
     of_threads, of_others = threading.excepthook, sys.unraisablehook
     pools.addFilter(in_pool)

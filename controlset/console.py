@@ -13,7 +13,7 @@ INTERRUPTED = 130
 
 _PLAIN_LINE_S = 5.0
 _STDERR = 2
-_RESUMED = {"add", "demo", "generate"}
+_RESUMED = {"add", "demo", "generate"}  # `train` needs --resume and says so itself
 
 
 @contextlib.contextmanager
@@ -31,7 +31,7 @@ def progress(doing: str) -> Iterator[Callable[[int, int], None]]:
         return
     from schemas.terminal import Terminal, progress_bar  # slow: rich
 
-    terminal = Terminal(error=True)
+    terminal = Terminal(error=True)  # standard output is for results, which may go to a file
     if not terminal.is_terminal:
         yield _plain_lines(doing)
         return
@@ -41,7 +41,7 @@ def progress(doing: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _plain_lines(doing: str) -> Callable[[int, int], None]:
-    last = time.monotonic()
+    last = time.monotonic()  # so that what is done at once prints no line at all
 
     def advance(done: int, total: int) -> None:
         nonlocal last
@@ -53,7 +53,7 @@ def _plain_lines(doing: str) -> Callable[[int, int], None]:
 
 
 def interrupted(command: str) -> str:
-    """What to say."""
+    """What to say after Ctrl-C."""
     hint = "; the same command goes on from here" if command in _RESUMED else ""
     return f"controlset {command}: interrupted{hint}"
 
@@ -74,7 +74,7 @@ def leaving_at_once(command: str) -> Iterator[None]:
 
     def leave(_number: int, _frame: object) -> None:
         os.write(_STDERR, f"{interrupted(command)}\n".encode())  # sys.stderr may be captured
-        os._exit(INTERRUPTED)
+        os._exit(INTERRUPTED)  # no exception: see above
 
     before = signal.signal(signal.SIGINT, leave)
     try:

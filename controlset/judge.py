@@ -41,6 +41,7 @@ from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.judge import Judge
 from controlset.console import progress
 from controlset.parse import option_kinds, typed
+from controlset.refusals import no_condition
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
 from schemas.pixels import RgbU8
@@ -64,9 +65,9 @@ def train(config: TrainConfig) -> training.Outcome:
         ConfigError: something is wrong with data, base or output.
     """
     judge = None
-    if config.probe_every:
+    if config.probe_every:  # else no annotator and no weights of it are needed
         judge = judge_of(config.data, config.condition, Runtime(), trusted=config.trust_model)
-    if config.base == nano.NAME:
+    if config.base == nano.NAME:  # what follows takes folders
         config = dataclasses.replace(config, base=str(nano.base_folder()))
     return training.train(config, judge=judge)
 
@@ -109,7 +110,7 @@ def pixel_judge(
     if is_imported(records[condition]):
         return None
     spec = spec_from_record(condition, records[condition])
-    need_known_models(spec, trusted)
+    need_known_models(spec, trusted)  # the data set may be a stranger's
     annotate = _annotating(spec, runtime, dataset.borders())
     judge = JudgeAnnotator(record=records[condition], annotate=annotate, by_key=_draws_by_key(spec))
     return judge, scorer_of(condition, records[condition])
@@ -121,6 +122,7 @@ def _annotating(spec: Spec, runtime: Runtime, borders: Mapping[str, Border]) -> 
 
     def annotate(pictures: Sequence[RgbU8], keys: Sequence[str]) -> list[Seen | None]:
         results = inside_borders(spec, annotator, pictures, keys, [*map(borders.get, keys)])
+        # A picture in which the annotator sees nothing, e.g. nobody, is scored and not an error.
         return [
             Seen(pixels=result.pixels, stats=result.stats)
             if isinstance(result, Annotation)
@@ -148,11 +150,11 @@ def run_evaluation(config: EvaluateConfig) -> tuple[dict[str, Any], Path | None]
     judging = judging_of(config)
     with _bars() as on_progress:
         document = evaluate(config, judging, on_progress=on_progress)
-    if document is None:
+    if document is None:  # a helper process of `accelerate launch`
         return {}, None
     if not config.report:
         return document, None
-    from controlset.report.page import write_report
+    from controlset.report.page import write_report  # slow: matplotlib
 
     return document, write_report(config.output)
 
@@ -167,11 +169,7 @@ def judging_of(config: EvaluateConfig) -> Judging:
     dataset = open_dataset(config.data)
     manifest = dataset.manifest
     if condition not in manifest.annotators:
-        raise ConfigError(
-            f"{config.data}: need the condition {condition!r}, found "
-            f"{', '.join(manifest.annotators)}; run `controlset add {config.data} --conditions "
-            f"{condition}`"
-        )
+        raise no_condition(config.data, condition, manifest.annotators)
     record = manifest.annotators[condition]
     annotator, same_judge = judging_annotator(config, condition, record, dataset.borders())
     rows = load_rows(config.data, split=config.split, condition=condition, limit=config.limit)
@@ -246,7 +244,7 @@ def judging_annotator(
     else:
         need_known_models(drew, config.trust_model)
         spec = drew
-    found = weights_ready([spec], runtime, download=True)
+    found = weights_ready([spec], runtime, download=True)  # before the first picture is sampled
     annotate = _annotating(spec, runtime, borders)
     said = {"name": spec.name, **record_of(spec, found.get(spec.name, ()))}
     return JudgeAnnotator(record=said, annotate=annotate, by_key=_draws_by_key(spec)), spec == drew
@@ -258,7 +256,7 @@ def _asked(config: EvaluateConfig, condition: str) -> Spec:
     kinds = option_kinds(AnnotateConfig)
     for word in config.judge:
         name, separator, value = word.partition("=")
-        if not separator:
+        if not separator:  # the annotator's name, which may be another than the condition's
             condition = word
             continue
         name = name.replace("-", "_")
@@ -272,6 +270,7 @@ def _asked(config: EvaluateConfig, condition: str) -> Spec:
             values[name] = typed(kinds[name], value.split(",") if several else value)
         except ValueError as rule:
             raise ConfigError(f"--judge {word}: need {rule}, got {value!r}") from rule
+    # Where it runs is no option of the judgement, unless somebody says so.
     values.setdefault("device", config.device)
     (spec,) = specs_of(configured(AnnotateConfig, conditions=(condition,), **values))
     return spec
@@ -281,6 +280,7 @@ def _draws_by_key(spec: Spec) -> bool:
     """Whether the same picture under another key may have another map."""
     if isinstance(spec, CannySpec):
         return spec.low[0] != spec.low[1] or spec.high[0] != spec.high[1]
+    # What another package's annotator does with the key is not known.
     return not type(spec).__module__.startswith("annotators.") or spec.name == "shuffle"
 
 
@@ -326,6 +326,7 @@ def extras_of(
     extras: list[Extra] = []
     missing: list[dict[str, str]] = []
     _quality(config, rows, device, extras, missing)
+    # Captions of the bundled base's scenes can be read, so that pictures can be held to them.
     if parse_caption(rows.rows[0].text) is not None and not config.empty_prompt:
         extras.append(Words())
     if config.clip is not None:
@@ -352,7 +353,7 @@ def _quality(
 ) -> None:
     """FID and KID; on the nano base, which Inception has never seen, a distance of latents."""
 
-    def real() -> Iterator[RgbU8]:
+    def real() -> Iterator[RgbU8]:  # made anew for each distance; decoded pictures are not kept
         return (row.image for row in rows.rows)
 
     if config.inception is not None:

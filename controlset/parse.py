@@ -1,30 +1,40 @@
-"""Command lines through tyro: flags from dataclasses, mistakes in one line."""
+"""Options of commands, from words and YAML files: flags from dataclasses, mistakes in one line.
+
+What is typed goes through tyro; what any of them says becomes a value of its option's type here.
+"""
 
 import contextlib
 import dataclasses
 import difflib
 import io
 import os
+import reprlib
 import textwrap
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Generic, NoReturn, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, NoReturn, TypeVar
 
 import tyro
 from tyro import _errors as rejections  # structured; tyro's public alternative is to read its boxes
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from annotators.options import AnnotateConfig, Option, helps_of
-from controlset.configuration import choices_text, option_kinds, read_yaml, typed
 from schemas.errors import ConfigError
 from schemas.printable import say
 
 Config = TypeVar("Config")
 
+_MOST_BYTES = 1_000_000  # of a YAML file
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 2  # aliases of YAML would be endless if written out
+_NOT_TYPED = frozenset({"beam_args", "options"})  # fields that are no options
+_RULES = {int: "a whole number", float: "a number", bool: "true or false"}
 _COLUMNS = 80
 _NUMBERS = {int, float}
 _VALUES = ConstructorRegistry()
+# Options whose texts are words of people, in which a ~ is no home.
 _NO_PATHS = {"prompt", "negative_prompt", "caption_text", "caption_prompt"}
 _CONFIG = "YAML file of these options, names as here with _ for -; the command line wins."
 
@@ -83,6 +93,7 @@ class Command(Generic[Config]):
         arguments, given = list(arguments), dict(defaults)
         with _rejected_in_one_line(self, arguments):
             if self.has_file:
+                # Taken out first: what the file says are defaults for what is typed.
                 path, arguments = tyro.cli(
                     _File, args=arguments, add_help=False, return_unknown_args=True
                 )
@@ -106,6 +117,7 @@ class Command(Generic[Config]):
                     config=(tyro.conf.FlagCreatePairsOff,),
                     registry=_VALUES,
                 )
+        # Out of the `with`: what the dataclass itself refuses is a ConfigError already.
         values, unknown = form.values(filled), list(unknown)
         for name in form.repeated:
             if values[name] == ():  # tyro takes one that may be repeated for one that need not be
@@ -119,7 +131,7 @@ class Command(Generic[Config]):
         """What the command is for and an example stand before tyro's usage and options."""
         text = io.StringIO()
         try:
-            with contextlib.redirect_stdout(text):
+            with contextlib.redirect_stdout(text):  # tyro prints its help and exits
                 yield
         except SystemExit as stop:
             if stop.code in {0, None}:
@@ -172,6 +184,7 @@ class _Form:
                     part = f"part_{len(parts)}"
                     parts.append((part, *_part(model, options, with_help=with_help)))
                     self._parts[part] = options
+        # tyro would say of two options of one name that the program is wrong.
         names = [name for name, *_ in fields]
         taken = [
             option for options in self._parts.values() for option in options if option.name in names
@@ -214,6 +227,7 @@ class _Form:
             for field in dataclasses.fields(filled)
             if field.name in own
         }
+        # Only those that differ from the default: records of equal runs have equal options.
         options = {
             option.name: given
             for part, several in self._parts.items()
@@ -243,11 +257,13 @@ def _part(model: str, options: Sequence[Option], *, with_help: bool) -> tuple[An
     helps = helps_of(kind_of(model)) if with_help else {}
     fields = []
     for option in options:
+        several = len(option.parameters) > 1
         shown = tyro.conf.arg(
             help=helps.get(next(iter(option.parameters))),
             help_behavior_hint=_hint,
             prefix_name=False,
-            metavar=_metavar(option),
+            # Numbers that are typed together, `LOW,HIGH`; else tyro names the type.
+            metavar=",".join(map(str.upper, option.parameters)) if several else None,
         )
         fields.append((option.name, Annotated[option.kind, shown], option.default))
     part = _dataclass(model, fields)
@@ -258,12 +274,6 @@ def _dataclass(name: str, fields: Sequence[tuple[str, Any, Any]]) -> type:
     kind = dataclasses.make_dataclass(name, fields, kw_only=True, frozen=True)
     kind.__doc__ = ""  # or tyro would show the one that dataclasses make
     return kind
-
-
-def _metavar(option: Option) -> str | None:
-    if len(option.parameters) > 1:
-        return ",".join(name.upper() for name in option.parameters)
-    return None
 
 
 def _hint(default: str) -> str:
@@ -299,7 +309,7 @@ def _positional_of(kind: type) -> str:
 
 def _typed_away(form: _Form, values: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
     """Defaults without those of repeated options that are typed; tyro would append to them."""
-    flags = {word.split("=")[0].replace("_", "-") for word in words}
+    flags = {word.split("=")[0].replace("_", "-") for word in words}  # tyro takes both forms
     typed_again = {name for name in form.repeated if f"--{name.replace('_', '-')}" in flags}
     return {
         name: _at_home_all(name, value) for name, value in values.items() if name not in typed_again
@@ -317,6 +327,7 @@ def _home_expanded(arguments: Sequence[str]) -> list[str]:
         if flag.startswith("--") and equals and _field_of(flag) not in _NO_PATHS:
             words.append(f"{flag}={_at_home(value)}")
         else:
+            # The option that this word is a value of, as far as can be told before parsing.
             last = next((before for before in reversed(words) if before.startswith("--")), "")
             words.append(word if _field_of(last) in _NO_PATHS else _at_home(word))
     return words
@@ -387,10 +398,10 @@ def _name_of(argument: Any) -> str:
 @_VALUES.primitive_rule
 def _value(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     """Numbers that say what they need, and `int | None` typed and shown as plain `INT`."""
-    kinds = typing.get_args(info.type) if info.type_origin in {types.UnionType} else [info.type]
+    kinds = typing.get_args(info.type) if info.type_origin is types.UnionType else [info.type]
     some = [kind for kind in kinds if kind is not types.NoneType]
     if len(some) != 1 or (len(kinds) == 1 and some[0] not in _NUMBERS):
-        return None
+        return None  # tyro's own rule
     kind = some[0]
 
     def construct(words: list[str]) -> Any:
@@ -422,3 +433,119 @@ def _is_flag(word: str, flags: Sequence[str]) -> bool:
 def _resembled(word: str, flags: Sequence[str], cutoff: float = 0.75) -> str | None:
     near = difflib.get_close_matches(word.split("=")[0], flags, n=1, cutoff=cutoff)
     return near[0] if near else None
+
+
+# Values of options, whoever gives them ----------------------------------------------------------
+
+
+def option_kinds(kind: type) -> dict[str, Any]:
+    """Option -> type of its value, of everything that a command can be asked.
+
+    Args:
+        kind: dataclass of the command's configuration; where annotators work, theirs come along.
+    """
+    hints = typing.get_type_hints(kind)
+    kinds = {name: hints[name] for name in kind.__dataclass_fields__ if name not in _NOT_TYPED}
+    if issubclass(kind, AnnotateConfig):
+        from annotators.registry import all_options
+
+        kinds |= {
+            option.name: option.kind for options in all_options().values() for option in options
+        }
+    return kinds
+
+
+def read_yaml(path: str, kind: type) -> dict[str, Any]:
+    """Options of a file: name -> value.
+
+    Args:
+        path: YAML, a mapping of options; or the `config.json` of a run.
+        kind: dataclass of the command's configuration.
+
+    Raises:
+        ConfigError: it cannot be read, or holds something that is no option, or no such value.
+    """
+    import yaml
+
+    try:
+        size_bytes = os.stat(path).st_size
+        if size_bytes > _MOST_BYTES:
+            raise ConfigError(
+                f"--config {path}: need YAML of 1 MB or less, got {size_bytes:,} bytes"
+            )
+        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {path}: need a file that can be read, got {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"--config {path}: need YAML, got {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(
+            f"--config {path}: need a mapping of options, got {_SHORT.repr(document)}"
+        )
+    if isinstance(document.get("config"), dict):
+        document = document["config"]  # the config.json of a run, JSON being YAML
+        # Empty lists stand there for what was not given; an option takes at least one value.
+        document = {name: value for name, value in document.items() if value != []}
+    kinds, values = option_kinds(kind), {}
+    for said, value in document.items():
+        name = str(said).replace("-", "_")
+        if name not in kinds:
+            near = difflib.get_close_matches(name, kinds, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"--config {path}: unknown option {name}{hint}")
+        if value is None:
+            continue  # as if it were not there
+        try:
+            values[name] = typed(kinds[name], value)
+        except ValueError as rule:  # a value may be made of aliases, and endless if written out
+            raise ConfigError(
+                f"--config {path}: {name}: need {rule}, got {_SHORT.repr(value)}"
+            ) from None
+    return values
+
+
+def typed(kind: Any, value: Any) -> Any:
+    """A value out of YAML, or a word, as an option's type has it.
+
+    Args:
+        kind: of the option; `X | None` is taken as X.
+        value: what was written.
+
+    Raises:
+        ValueError: it is none of that type; the text says what is needed.
+    """
+    if isinstance(kind, types.UnionType):
+        (kind,) = (part for part in typing.get_args(kind) if part is not types.NoneType)
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        return _several(typing.get_args(kind)[0], value)
+    if isinstance(value, list | dict | tuple | set):
+        raise ValueError("true or false" if kind is bool else "one value")
+    if origin is Literal:
+        choices = {str(choice): choice for choice in typing.get_args(kind)}
+        if isinstance(value, bool) or str(value) not in choices:
+            raise ValueError(choices_text(choices))
+        return choices[str(value)]
+    if kind is bool or isinstance(value, bool):
+        words = {"true": True, "false": False}
+        if kind is not bool or str(value).lower() not in words:
+            raise ValueError(_RULES[bool] if kind is bool else _RULES.get(kind, "one value"))
+        return words[str(value).lower()]
+    try:
+        return kind(str(value))
+    except ValueError:
+        raise ValueError(_RULES.get(kind, "another value")) from None
+
+
+def choices_text(choices: Mapping[str, Any] | typing.Collection[str]) -> str:
+    """Words as a list for reading: `crop, pad or stretch`."""
+    *first, last = choices
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _several(kind: Any, value: Any) -> tuple[Any, ...]:
+    values = [value] if isinstance(value, str | int | float) else value
+    nested = isinstance(values, list) and any(isinstance(part, list | dict) for part in values)
+    if isinstance(value, bool) or not isinstance(values, list) or nested:
+        raise ValueError("names")
+    return tuple(typed(kind, part) for part in values)

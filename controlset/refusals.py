@@ -1,20 +1,28 @@
 """Refusals that need no torch, no Beam and no diffusers: what is missing is said within a second.
 
 Importing those takes 5 to 14 seconds of a core. Only what is certain is refused here, before them;
-everything is checked again, and more closely, by whoever uses it.
+everything is checked again, and more closely, by whoever uses it. A function for each command comes
+first; the command line and Python's functions both call it.
 """
 
+import dataclasses
 import json
 import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from annotators.options import AnnotateConfig
 from controlnet import nano
+from controlnet.evaluator.config import EvaluateConfig
+from controlnet.trainer.config import TrainConfig
+from pipeline.add.config import AddConfig
 from pipeline.config import GenerateConfig
 from schemas.errors import ConfigError, need
+
+if TYPE_CHECKING:
+    from controlset.commands.sample import SampleConfig
 
 _NOT_LITERAL = re.compile(r"[*?\[{]")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -36,11 +44,123 @@ class _MadeWith(TypedDict):
     recipe: dict[str, Any]
 
 
-def is_local(place: str) -> bool:
+def check_generate(config: GenerateConfig) -> None:
+    """Refuse what `generate` cannot begin with.
+
+    Raises:
+        ConfigError: conditions, source, output, or a data set made with other options.
+    """
+    need_conditions(config)
+    need_source(config.source)
+    _need_output(config.output)
+    _need_recipe(config)
+
+
+def checked_add(config: AddConfig) -> AddConfig:
+    """The configuration with the bundled base as a folder, for `pipeline` does not know its name.
+
+    Raises:
+        ConfigError: data set, conditions, or the base.
+    """
+    if config.latents == nano.NAME:
+        config = dataclasses.replace(config, latents=str(nano.base_folder()))
+    need_dataset(config.output)
+    need_conditions(config.with_seed_of({}))
+    need_paths("--latents", [config.latents], "a base in diffusers' format")
+    return config
+
+
+def check_train(config: TrainConfig) -> None:
+    """Refuse what `train` cannot begin with.
+
+    Raises:
+        ConfigError: the data set, or a model or file.
+    """
+    need_dataset(config.data, config.condition)
+    _need_models(config)
+
+
+def check_evaluate(config: EvaluateConfig) -> None:
+    """Refuse what `evaluate` cannot begin with.
+
+    Raises:
+        ConfigError: a run, a model or file, or the data set.
+    """
+    _need_runs(config.run)
+    _need_models(config)
+    need_dataset(config.data, config.condition)
+
+
+def check_sample(config: "SampleConfig") -> None:
+    """Refuse what `sample` cannot begin with.
+
+    Raises:
+        ConfigError: a run, a model, or a picture.
+    """
+    _need_runs(config.run)
+    _need_models(config)
+    need_paths("--hint", config.hint, "a picture")
+    need_paths("--init-image", [config.init_image], "a picture")
+    need_paths("--mask", [config.mask], "a picture")
+
+
+def check_export(run: str | os.PathLike[str], output: Path) -> None:
+    """Refuse what `export` cannot begin with.
+
+    Raises:
+        ConfigError: no run, an output that exists, or one in a folder that does not.
+    """
+    if not output.parent.is_dir():
+        raise ConfigError(f"{output}: need a place in a folder that exists; make {output.parent}")
+    if output.exists() or output.is_symlink():
+        raise ConfigError(f"{output}: exists already; take another --output, or delete it")
+    need_paths("RUN", [run], "a run or a ControlNetModel folder")
+
+
+def check_inspect(data: str, sample: int | None, workers: int | None) -> None:
+    """Refuse what `inspect` cannot begin with.
+
+    Raises:
+        ConfigError: a number of images or threads, or the data set.
+    """
+    need(sample is None or sample >= 1, "--sample", "1 or more", sample)
+    _need_workers(workers)
+    need_dataset(data)
+
+
+def check_verify(data: str, audit: float, workers: int | None) -> None:
+    """Refuse what `verify` cannot begin with.
+
+    Raises:
+        ConfigError: a share of rows, a number of threads, or the data set.
+    """
+    need(0 <= audit <= 1, "--audit", "a fraction from 0 to 1", audit)
+    _need_workers(workers)
+    need_dataset(data)
+
+
+def _is_local(place: str) -> bool:
     """Whether it can only be a path of this machine: no bucket, no name on the hub."""
     if "://" in place:
         return False
+    # `runs/first` may be a name on the hub, too; but not where there is a folder `runs`.
     return _HUB_NAME.fullmatch(place) is None or os.path.isdir(place.split("/")[0])
+
+
+def need_own_files() -> None:
+    """Refuse a umask under which not even the owner could use what is made.
+
+    The command line changes its own (`controlset.cli`); that of a Python process is its user's.
+
+    Raises:
+        ConfigError: says which umask will do.
+    """
+    os.umask(umask := os.umask(0o077))  # there is no other way to read it
+    if umask & 0o700:
+        raise ConfigError(
+            f"umask {umask:03o}: need one that lets you use the files that you make, e.g. 022; "
+            "call os.umask(0o022) before"
+        )
 
 
 def need_source(source: str) -> None:
@@ -52,6 +172,7 @@ def need_source(source: str) -> None:
     path = source.removeprefix("file://")
     if os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK):
         raise ConfigError(f"{path}: need a folder that may be read, got permission denied")
+    # Only what is taken literally; of a broken link there is a path, too, and it is told later.
     if "://" in path or _NOT_LITERAL.search(path) or not path or os.path.lexists(path):
         return
     raise ConfigError(f"{path}: need a path that exists, got none")
@@ -68,7 +189,7 @@ def need_conditions(options: AnnotateConfig) -> None:
     specs_of(options)
 
 
-def need_output(output: str) -> None:
+def _need_output(output: str) -> None:
     """Refuse a folder for a data set in which something else lies.
 
     Raises:
@@ -77,6 +198,7 @@ def need_output(output: str) -> None:
     folder = Path(output.removeprefix("file://"))
     if "://" in str(folder) or not folder.is_dir() or (folder / ".controlset").exists():
         return
+    # A hidden file alone (.DS_Store, .gitkeep) is no work of anybody.
     others = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     if others:
         raise ConfigError(
@@ -85,7 +207,7 @@ def need_output(output: str) -> None:
         )
 
 
-def need_recipe(config: GenerateConfig) -> None:
+def _need_recipe(config: GenerateConfig) -> None:
     """Refuse a finished data set that was made with other options; the rest is left to the run.
 
     Raises:
@@ -100,7 +222,7 @@ def need_recipe(config: GenerateConfig) -> None:
     if config.overwrite or not whole or (folder / ADDING_DIR).exists():
         return
     theirs = read_json(identity, _MadeWith, advice="use --overwrite")["recipe"]
-    ours = json.loads(json.dumps(config.recipe()))
+    ours = json.loads(json.dumps(config.recipe()))  # as JSON has it: lists for tuples
     other = [
         f"{name}={value} (now {ours[name]})"
         for name, value in sorted(theirs.items())
@@ -125,10 +247,15 @@ def need_dataset(place: str, condition: str | None = None) -> None:
 
     found = open_dataset(place).manifest.annotators
     if condition is not None and condition not in found:
-        raise ConfigError(
-            f"{place}: need the condition {condition!r}, found {', '.join(found)}; "
-            f"run `controlset add {place} --conditions {condition}`"
-        )
+        raise no_condition(place, condition, found)
+
+
+def no_condition(place: str, condition: str, found: Iterable[str]) -> ConfigError:
+    """The error for a condition that a data set has not."""
+    return ConfigError(
+        f"{place}: need the condition {condition!r}, found {', '.join(found) or 'none'}; "
+        f"run `controlset add {place} --conditions {condition}`"
+    )
 
 
 def need_paths(flag: str, places: Iterable[str | os.PathLike[str] | None], what: str) -> None:
@@ -143,11 +270,11 @@ def need_paths(flag: str, places: Iterable[str | os.PathLike[str] | None], what:
         ConfigError: names the first.
     """
     for place in filter(None, places):
-        if is_local(str(place)) and not os.path.exists(place):
+        if _is_local(str(place)) and not os.path.exists(place):
             raise ConfigError(f"{flag} {place}: need {what}, got no such file or folder")
 
 
-def need_models(options: Any) -> None:
+def _need_models(options: Any) -> None:
     """Refuse models and files that a command names and that are not there.
 
     Args:
@@ -162,27 +289,9 @@ def need_models(options: Any) -> None:
             need_paths(f"--{name.replace('_', '-')}", [place], what)
 
 
-def need_runs(runs: Sequence[str]) -> None:
-    """Refuse runs that are not there."""
+def _need_runs(runs: Sequence[str]) -> None:
     need_paths("--run", runs, "the folder of a run or a ControlNetModel folder")
 
 
-def need_workers(number: int | None) -> None:
-    """Refuse a `--num-workers` that several commands have.
-
-    Raises:
-        ConfigError: less than one.
-    """
+def _need_workers(number: int | None) -> None:
     need(number is None or number >= 1, "--num-workers", "1 or more", number)
-
-
-def need_new(output: Path) -> None:
-    """Refuse to make what exists.
-
-    Raises:
-        ConfigError: it does, or its folder does not.
-    """
-    if not output.parent.is_dir():
-        raise ConfigError(f"{output}: need a place in a folder that exists; make {output.parent}")
-    if output.exists() or output.is_symlink():
-        raise ConfigError(f"{output}: exists already; take another --output, or delete it")

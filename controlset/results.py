@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from controlset.refusals import no_condition
 from schemas.dataset import Dataset, example, open_dataset
 from schemas.documents import read_checked
 from schemas.errors import ConfigError, Rejected
@@ -107,10 +108,10 @@ def _tile(label: str, pixels: np.ndarray | None, form: "MapForm | None") -> _Sho
     if pixels is None:
         return None
     tiny = max(pixels.shape[:2]) <= _SIDE_PX
-    if form is None:
-        encoded = map_thumbnail(pixels, _SIDE_PX, "lines") if tiny else photo_jpeg(pixels, _SIDE_PX)
-    else:
-        encoded = map_thumbnail(pixels, _SIDE_PX, form)
+    if form is None and not tiny:
+        encoded = photo_jpeg(pixels, _SIDE_PX)
+    else:  # lossless; a small photograph, too, in which blocks of JPEG would show
+        encoded = map_thumbnail(pixels, _SIDE_PX, form or "lines")
     width = round(_SIDE_PX * pixels.shape[1] / max(pixels.shape[:2]))
     return _Shown(
         uri=data_uri(encoded),
@@ -129,7 +130,7 @@ def _figure(path: Path) -> list[_Shown]:
         pixels = decode_stored_rgb(stored)
     except (OSError, Rejected):
         return []
-    small = len(stored) <= _AS_IT_IS_BYTES
+    small = len(stored) <= _AS_IT_IS_BYTES  # a notebook keeps the picture in its file
     uri = data_uri(stored if small else photo_jpeg(pixels, _WIDE_PX))
     return [_Shown(uri=uri, label=path.name)]
 
@@ -172,20 +173,19 @@ class Rows:
         self.split = split
         self.dataset: Dataset = open_dataset(path, split=split)
         """The same as it is stored: Arrow batches, encoded bytes, rejects."""
+        # Conditions are read from a shard's schema, and a split may have no shard.
         there = self.dataset.conditions if len(self.dataset) else []
         self.conditions: list[str] = there if conditions is None else _several(conditions)
         self._columns = _several(columns)
         self._asked = conditions
         for name in self.conditions:
             if name not in there:
-                raise ConfigError(
-                    f"{path}: need the condition {name!r}, found {', '.join(there) or 'none'}; "
-                    f"run `controlset add {path} --conditions {name}`"
-                )
+                raise no_condition(path, name, there)
         for name in self._columns:
             if name not in self.dataset.schema.names:
                 names = ", ".join(self.dataset.schema.names)
                 raise ConfigError(f"{path}: need a column out of {names}, got {name!r}")
+        # Numbers of rows in the data set: a range costs nothing, whatever the set's size.
         self._numbers: Sequence[int] = range(len(self.dataset))
         if conditions is not None:
             self._numbers = self._whole()
@@ -215,12 +215,12 @@ class Rows:
     def __getitem__(self, index: int) -> dict[str, Any]:
         number = self._numbers[index]
         wanted = ["key", "image", "text", *self.conditions, *self._columns]
-        row = self.dataset.row(number, list(dict.fromkeys(wanted)))
+        row = self.dataset.row(number, list(dict.fromkeys(wanted)))  # a column may be asked twice
         found = example(row, self.conditions)
         return {
             "key": found.key,
-            "image": found.image.copy(),
-            "text": found.text or "",
+            "image": found.image.copy(),  # decoded pictures are read-only, which torch warns of
+            "text": found.text or "",  # torch's default collate takes no None
             **{name: None if map is None else map.copy() for name, map in found.maps.items()},
             **{name: row[name] for name in self._columns},
         }
@@ -232,6 +232,7 @@ class Rows:
         return self.path
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # Open files do not go to another process; a loader's worker opens its own.
         return _reopened, (self.path, self.split, self._asked, self._columns)
 
     def __repr__(self) -> str:
@@ -245,6 +246,7 @@ class Rows:
 
         records = self.manifest.annotators
         count = min(_SHOWN_ROWS, len(self))
+        # Spread over the set: neighbours may be frames of one film.
         shown = [self[round(place * (len(self) - 1) / max(1, count - 1))] for place in range(count)]
         rows: list[list[str | _Shown | None]] = []
         for row in shown:

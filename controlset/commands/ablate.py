@@ -31,6 +31,7 @@ def run(arguments: Sequence[str]) -> int:
         from controlnet.nano import base_folder
         from controlnet.trainer.index import scan
         from controlset.judge import pixel_judge
+    # Before any training: rows to judge by are there, and maps that can be compared.
     scan(config.data, split="validation", condition=config.condition, wants_latents=False)
     judge = pixel_judge(config.data, config.condition, Runtime())
     if judge is None:
@@ -41,7 +42,7 @@ def run(arguments: Sequence[str]) -> int:
     tell = functools.partial(say, error=True)
 
     stopped_by = ablate(config, *judge, base=str(base_folder()), tell=tell)
-    if isinstance(stopped_by, int):
+    if isinstance(stopped_by, int):  # a signal's number
         tell("stopped by a signal; the same command goes on")
         return 128 + stopped_by
     folder = Path(config.output)

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import tyro
 
-from controlnet import nano
 from controlset import refusals
 from controlset.console import leaving_at_once, load_arrow
 from controlset.parse import Command
@@ -16,6 +15,7 @@ from schemas.printable import say
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class _Options(AddConfig):
+    # Said again for their metavars, which are the command line's; explained in `AddConfig`.
     output: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
     """Folder of a complete data set."""
 
@@ -40,13 +40,7 @@ COMMAND = Command(
 def run(arguments: Sequence[str]) -> int:
     """Add conditions, captions or latents to a data set, or print what would be added."""
     with leaving_at_once("add"):
-        config = COMMAND.parse(arguments)
-        if config.latents == nano.NAME:
-            config = dataclasses.replace(config, latents=str(nano.base_folder()))
-        refusals.need_dataset(config.output)
-        refusals.need_conditions(config.with_seed_of({}))
-        if config.latents is not None:
-            refusals.need_paths("--latents", [config.latents], "a base in diffusers' format")
+        config = refusals.checked_add(COMMAND.parse(arguments))
         from pipeline.add import add
 
         load_arrow()

@@ -147,13 +147,14 @@ def draw_shapes(folder: Path, count: int, seed: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--output: need a folder to write to, got {error}") from error
-    rng = np.random.default_rng([seed, 77])
+    rng = np.random.default_rng([seed, 77])  # other draws than any other use of the seed
     with progress("drawing") as advance:
         for number in range(count):
             scene = random_scene(rng)
             Image.fromarray(draw(scene)).save(folder / f"{number:05d}.png")
             (folder / f"{number:05d}.txt").write_text(f"{scene.caption}\n", encoding="utf-8")
             advance(number + 1, count)
+    # So that the demo shows what becomes of such files: rejects with a reason.
     whole = (folder / "00000.png").read_bytes()
     (folder / "cut-short.png").write_bytes(whole[: len(whole) // 2])
     (folder / _LAST).write_text("This is text.\n", encoding="utf-8")
@@ -195,13 +196,13 @@ def _train(options: Demo, data: Path, run: Path) -> None:
         return
     outcome = train(config)
     if outcome.stopped_by is not None:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt  # training saved and returned; the demo ends here, too
 
 
 def _is_finished(run: Path, steps: int) -> bool:
     from controlnet.trainer.run_folder import SUMMARY_NAME, read_record
 
-    summary = read_record(run / SUMMARY_NAME)
+    summary = read_record(run / SUMMARY_NAME)  # empty where there is none: not finished
     return summary.get("stopped_by", -1) is None and summary.get("step") == steps
 
 
@@ -223,6 +224,7 @@ def _closing(options: Demo, document: dict[str, Any], minutes: float) -> list[st
         value = values.get(row)
         number = "   -" if value is None else f"{value['value']:.2f} ({_interval(value)})"
         lines.append(f"  {row:<9} {number}   {means}")
+    # The command is printed so that it can be pasted, whether or not the environment is active.
     here = Path(sys.executable).parent
     bin_ = "" if shutil.which("controlset") == str(here / "controlset") else f"{_near(here)}/"
     wanted, text = (document["pictures"][0][name] for name in ("wanted", "text"))

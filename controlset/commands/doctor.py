@@ -30,6 +30,7 @@ _PACKAGES = (
     "huggingface-hub",
 )
 _RUNNERS = ("FnApiRunner", "PortableRunner", "DataflowRunner", "FlinkRunner", "SparkRunner")
+# Of a processor: what decides how fast networks run, and in which precision.
 _FEATURES = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16")
 
 
@@ -206,7 +207,7 @@ def _runners() -> dict[str, str]:
             create_runner(name)
             found[name] = _lacks(name) or "can be made"
         except (ImportError, AttributeError, ValueError) as error:
-            found[name] = " ".join(str(error).split())[:100]
+            found[name] = " ".join(str(error).split())[:100]  # one line, however it is told
     return found
 
 

@@ -37,9 +37,7 @@ def run(arguments: Sequence[str]) -> int:
     """Judge ControlNets; status 1 where `--expect` is not met."""
     with leaving_at_once("evaluate"):
         config = plain(COMMAND.parse(arguments), EvaluateConfig)
-        refusals.need_runs(config.run)
-        refusals.need_models(config)
-        refusals.need_dataset(config.data, config.condition)
+        refusals.check_evaluate(config)
         from controlset.judge import run_evaluation
 
         load_arrow()
@@ -48,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0  # a helper process of `accelerate launch`
     say(*table(document), "")
     say(f"look: {report or f'{config.output}/evaluation.json'}")
-    problem = unmet(document, config.expect)
+    problem = unmet(document, config.expect)  # after the table: a script's log has both
     if problem:
         say(problem)
     return 1 if problem else 0
@@ -85,6 +83,7 @@ def unmet(document: Mapping[str, Any], expected: float | None) -> str | None:
     if expected is None:
         return None
     headline = document["measures"][0]
+    # Of the first run, which the others are compared with.
     row = next(row for row in document["rows"] if row["row"] == "model")
     value = row["values"][headline["name"]]
     if value is None:

@@ -43,8 +43,7 @@ COMMAND = Command(
 def run(arguments: Sequence[str]) -> int:
     """Write a trained ControlNet for other tools."""
     options = COMMAND.parse(arguments)
-    refusals.need_new(options.output)
-    refusals.need_paths("RUN", [options.run], "a run or a ControlNetModel folder")
+    refusals.check_export(options.run, options.output)
     with leaving_at_once("export"):
         from controlnet.export import export
     exported = export(options.run, options.output, layout=options.format, precision=options.dtype)

@@ -16,6 +16,7 @@ from schemas.printable import say
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class _Options(GenerateConfig):
+    # Said again for their metavars, which are the command line's; explained in `GenerateConfig`.
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
     output: Annotated[str, tyro.conf.arg(metavar="DIR")]
     conditions: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")] = ()
@@ -45,10 +46,7 @@ def run(arguments: Sequence[str]) -> int:
     """Generate a data set, or print the plan of it."""
     with leaving_at_once("generate"):
         config = parse_config(arguments)
-        refusals.need_conditions(config)
-        refusals.need_source(config.source)
-        refusals.need_output(config.output)
-        refusals.need_recipe(config)
+        refusals.check_generate(config)
         from pipeline import generate
 
         load_arrow()
@@ -66,6 +64,7 @@ def parse_config(arguments: Sequence[str]) -> GenerateConfig:
         ConfigError: a mistake in either, in one line.
     """
     options, unknown = COMMAND.parse_known(arguments)
+    # Else a slip of the hand would be handed to Beam, and a run of hours be another than meant.
     if (word := COMMAND.misspelt(unknown)) is not None:
         raise COMMAND.unknown(word)  # Beam, which is slow, need not be asked
     if unknown:
@@ -90,6 +89,7 @@ def check_beam_knows(unknown: Sequence[str]) -> None:
     for kind in set(beam_options.PipelineOptions.__subclasses__()):
         kind._add_argparse_args(parser)  # Beam's own hook for declaring options
     known, left = parser.parse_known_args(list(unknown))
+    # A job server may have options of its own runner, and tells which.
     if left and str(known.runner).lower() == "portablerunner" and known.job_endpoint:
         from pipeline.runners.portable import unknown_to
 
@@ -98,6 +98,6 @@ def check_beam_knows(unknown: Sequence[str]) -> None:
         raise COMMAND.unknown(left[0])
     if known.runner is not None:
         try:
-            create_runner(known.runner)
+            create_runner(known.runner)  # imports it, which its extras may be missing for
         except (AttributeError, ImportError, ValueError) as error:
             raise ConfigError(f"--runner {known.runner}: {error}") from error

@@ -47,12 +47,10 @@ COMMAND = Command(
 def run(arguments: Sequence[str]) -> int:
     """Measure a data set and show what was found."""
     options = COMMAND.parse(arguments)
-    need(options.sample is None or options.sample >= 1, "--sample", "1 or more", options.sample)
-    refusals.need_workers(options.num_workers)
     for flag, path in (("--html", options.html), ("--json", options.json)):
         writable = path is None or (path.parent.is_dir() and not path.is_dir())
         need(writable, flag, "a file in a folder that exists", str(path))
-    refusals.need_dataset(options.dataset)
+    refusals.check_inspect(options.dataset, options.sample, options.num_workers)
     with leaving_at_once("inspect"):
         from controlset.console import progress
         from pipeline.inspection import inspect_dataset, print_inspection, render_inspection
@@ -60,6 +58,7 @@ def run(arguments: Sequence[str]) -> int:
         from schemas.terminal import Terminal
 
         load_arrow()
+    # `schemas.shards` takes pyarrow, so this comes after the import.
     for flag, path in (("--html", options.html), ("--json", options.json)):
         apart = path is None or not is_of_set(path)
         need(apart, flag, "a file that is no part of a data set", str(path))

@@ -35,11 +35,10 @@ from schemas.terminal import Terminal
 
 _UNITS = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"))
 ROWS = (125, 250, 500, 1000, 2000, 4000, 8000, 16000)
-MOST_SHARDS = 300_000
+MOST_SHARDS = 300_000  # of a simulation for the chart, which is one of many
 
 SPOT_AN_HOUR = 0.1
 """Assumed where no preemptions were asked for, so that there is a curve of them."""
-
 
 _Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")]
 Kind = TypeVar("Kind", Cluster, Prices, Faults)
@@ -331,7 +330,7 @@ def _drawable(
             for faults in scenarios:
                 resized = dataclasses.replace(cluster, shard_rows=rows)
                 check_ends(core_seconds, resized, faults)
-        except ConfigError:
+        except ConfigError:  # shards take longer than machines live: it would never end
             sizes.remove(rows)
     return sorted({*sizes, cluster.shard_rows})
 

@@ -29,19 +29,20 @@ def run(arguments: Sequence[str]) -> int:
         from controlnet.trainer.inputs import check_inputs, need_output
 
         need_output(config)
-        refusals.need_dataset(config.data, config.condition)
-        refusals.need_models(config)
+        refusals.check_train(config)
         if config.dry_run:
             say_json({**dataclasses.asdict(config), "found": check_inputs(config)})
             return 0
         from controlset.judge import train
     outcome = train(config)
     say(*_told(config, outcome))
+    # As a shell says it of a process that a signal ended: what starts again knows that it may.
     return 0 if outcome.stopped_by is None else 128 + outcome.stopped_by
 
 
 def _config(arguments: Sequence[str]) -> TrainConfig:
     config = COMMAND.parse(arguments)
+    # Parsed again: what is typed or stands in the file wins over the recipe.
     return COMMAND.parse(arguments, **_recipe()) if config.base == nano.NAME else config
 
 
@@ -63,11 +64,8 @@ def _told(config: TrainConfig, outcome: Any) -> list[str]:
     ]
     if outcome.adherence is not None and outcome.bounds is not None:
         floor, ceiling = outcome.bounds.floor, outcome.bounds.ceiling
-        snap = (
-            "has not snapped in yet"
-            if outcome.snap is None
-            else (f"snapped in by step {outcome.snap}")
-        )
+        by = outcome.snap
+        snap = "has not snapped in yet" if by is None else f"snapped in by step {by}"
         lines.append(
             f"adherence {outcome.adherence:.2f} (floor {floor:.2f}, ceiling {ceiling:.2f}); "
             f"control {snap}"

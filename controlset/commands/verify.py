@@ -10,7 +10,6 @@ import tyro
 from controlset import refusals
 from controlset.console import leaving_at_once
 from controlset.parse import Command
-from schemas.errors import need
 from schemas.machine import cores
 
 
@@ -52,9 +51,7 @@ COMMAND = Command(
 def run(arguments: Sequence[str]) -> int:
     """Check a data set; status 1 if a check failed."""
     options = COMMAND.parse(arguments)
-    need(0 <= options.audit <= 1, "--audit", "a fraction from 0 to 1", options.audit)
-    refusals.need_workers(options.num_workers)
-    refusals.need_dataset(options.dataset)
+    refusals.check_verify(options.dataset, options.audit, options.num_workers)
     with leaving_at_once("verify"):
         from annotators.runtime import Runtime
         from controlset.console import progress
@@ -66,6 +63,7 @@ def run(arguments: Sequence[str]) -> int:
             options.dataset,
             audit=options.audit,
             workers=options.num_workers or cores(),
+            # A check downloads nothing: weights that are not here are told.
             runtime=Runtime(device=options.device, weights=options.weights, offline=True),
             trusted=options.trust_model,
             on_progress=advance,

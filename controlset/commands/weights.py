@@ -22,7 +22,7 @@ from schemas.errors import ConfigError, need
 from schemas.printable import printable, say
 from schemas.terminal import Terminal
 
-COMMAND = "controlset weights"
+COMMAND = "controlset weights"  # two actions, so it has a help of its own
 _BOX = box.SIMPLE_HEAD  # without lines between columns, so that names fit into 80
 _HELP = f"""usage: {COMMAND} fetch|list [NAME ...] [OPTIONS]
 
@@ -213,6 +213,7 @@ def entries(
     """
     runtime = Runtime(weights=options.weights, offline=True)
     found = [entry for name in names for entry in _entries(name, "", options, runtime)]
+    # Each file once: the variant of an annotator may share some with its default.
     for name in names if variants else ():
         for said, changes in _variants(name):
             others = _entries(name, said, _with_options(options, changes), runtime)
@@ -244,7 +245,7 @@ def _variants(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def _entries(name: str, option: str, options: AnnotateConfig, runtime: Runtime) -> Iterator[Entry]:
     try:
         wanted = weights_of(_spec(name, options))
-    except (ConfigError, ImportError) as error:
+    except (ConfigError, ImportError) as error:  # another package's annotator may be broken
         yield Entry(name=name, option=option, problem=str(error))
         return
     if not wanted:
@@ -258,7 +259,7 @@ def _hashed(entry: Entry, models_too: bool) -> Entry:
     if entry.path is None or entry.weights is None:
         return entry
     if entry.weights.sha256 is None and not models_too:
-        return entry
+        return entry  # nothing to compare with, and gigabytes to read
     return dataclasses.replace(entry, sha256=sha256_of(entry.path))
 
 

@@ -55,7 +55,7 @@ def panel_of(height_in: float = 2.9) -> tuple[Figure, Axes]:
 
 def saved(figure: Figure, folder: Path, name: str, title: str, note: str) -> DrawnFigure:
     """Write a figure into `figures/` of a folder, whole or not at all."""
-    buffer = io.BytesIO()
+    buffer = io.BytesIO()  # the page holds the same bytes as the file
     figure.savefig(buffer, format="png", dpi=DPI)
     place = folder / "figures"
     with writing(place):
@@ -103,7 +103,7 @@ def draw_rows(found: Evaluation) -> DrawnFigure:
         )
     names = [drawable(f"{row.row} {row.run or ''}", 22) for row, _ in shown]
     panel.set_yticks(range(len(shown)), names)
-    panel.set_ylim(max(1, len(shown)) - 0.5, -0.5)
+    panel.set_ylim(max(1, len(shown)) - 0.5, -0.5)  # the first row above
     if all(0 <= end <= 1 for _, value in shown for end in value.ends):
         panel.set_xlim(-0.02, 1.02)
     panel.set_title(drawable(_title(found.headline), 60))
@@ -208,7 +208,7 @@ def draw_strips(folder: Path, training: Training, number: int) -> DrawnFigure | 
     strips = [strip for strip in training.strips if strip.pictures]
     if not strips:
         return None
-    tall, wide = _beside(strips[0]).shape[:2]
+    tall, wide = _beside(strips[0]).shape[:2]  # of all strips: the same rows each time
     height = len(strips) * (WIDTH_IN * tall / wide + 0.24)
     figure = Figure(figsize=(WIDTH_IN, height), dpi=DPI, layout="constrained")
     panels = figure.subplots(len(strips), 1, squeeze=False)
@@ -257,7 +257,7 @@ def draw_sheet(found: Evaluation) -> DrawnFigure | None:
     chosen = (firsts or there)[: _ROWS * _ACROSS]  # of a few rows each may be the best or worst
     if not chosen:
         return None
-    count = -(-len(chosen) // _ACROSS)
+    count = -(-len(chosen) // _ACROSS)  # rows, rounded up
     rows = [
         [
             None if path is None else read_rgb(path)

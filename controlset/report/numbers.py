@@ -13,7 +13,7 @@ from controlset.report.records import Evaluation
 from pipeline.output.pages import percent
 
 _CLOSE = {"°", "%"}  # units that stand right behind the number
-_MOST = 4
+_MOST = 4  # decimals; more are no help to a reader
 
 BEST_AT_ONE = {"density_ratio"}
 """Measures of which neither more nor less is better."""
@@ -44,7 +44,7 @@ def decimals(values: list[NumberRecord]) -> int:
     widths = [value.ends[1] - value.ends[0] for value in values if value.ends[1] > value.ends[0]]
     largest = max((abs(value.value) for value in values), default=1.0)
     least = 2 if largest < 10 else 1 if largest < 100 else 0
-    if not widths:
+    if not widths:  # nothing says how sure the numbers are: three digits of the largest
         return max(least, min(_MOST, 2 - math.floor(math.log10(largest)))) if largest else least
     return max(least, min(_MOST, math.ceil(-math.log10(min(widths) / 2))))
 
@@ -52,7 +52,7 @@ def decimals(values: list[NumberRecord]) -> int:
 def plain(value: float, places: int) -> str:
     """`0.88`, with a true minus and no negative zero."""
     text = f"{value:,.{places}f}"
-    if float(text.replace(",", "")) == 0:
+    if float(text.replace(",", "")) == 0:  # `-0.00` would be a sign without a number
         text = text.removeprefix("-")
     return text.replace("-", "\N{MINUS SIGN}")
 
@@ -68,6 +68,7 @@ def interval(value: NumberRecord, places: int) -> str:
     if value.low is None or value.high is None:
         return ""
     low, high = plain(value.low, places), plain(value.high, places)
+    # A minus behind a dash would be read as a second dash.
     return f"{low} to {high}" if value.low < 0 else f"{low}\N{EN DASH}{high}"
 
 
@@ -166,6 +167,7 @@ def _word(
     below = [other for other in (floor, shuffled) if other is not None]
     if not below:
         return "cannot be told: nothing to compare with", None
+    # Where the judge cannot tell real pictures from others, its word on samples means nothing.
     if ceiling is not None and floor is not None and not _clear(ceiling, floor, higher):
         return "cannot be told: the judge rates real pictures no better than the floor", None
     if not all(_clear(model, other, higher) for other in below):
@@ -284,6 +286,7 @@ def differences(found: Evaluation) -> list[Compared]:
         places = decimals([value])
         number = said(value, measure, places)
         low, high = value.ends
+        # An interval with zero inside: another drawing of images may turn the sign.
         good = None if low <= 0 <= high else (value.value > 0) == measure.higher_is_better
         meaning = {None: "may be chance", True: "better", False: "worse"}[good]
         if good is not None and measure.name in BEST_AT_ONE:

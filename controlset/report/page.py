@@ -110,7 +110,7 @@ def write_report(evaluation: str | Path) -> Path:
         ConfigError: no evaluation there, or one that this release cannot read.
     """
     folder = Path(evaluation)
-    found = gather(folder)
+    found = gather(folder)  # read once: what is drawn and what is told cannot disagree
     draw_sheet(found)  # for slides and READMEs; the page has the same pictures
     html = render_report(found)
     write_text(folder / REPORT, html)
@@ -138,9 +138,7 @@ def render_report(found: Evaluation) -> str:
             headline=forest(found, found.headline),
             others=_by_kind(found),
             rows_figure=draw_rows(found),
-            ranked=[
-                (why, cards(chosen, short=_short, places=places)) for why, chosen in by_rank(found)
-            ],
+            ranked=[(why, cards(chosen, places)) for why, chosen in by_rank(found)],
             comparisons=differences(found),
             sweeps=[_drawn(found, f"sweep-{what}", lines) for what, lines in _sweeps(found)],
             curve=_drawn(found, "curve", found.curves) if found.curves else None,
@@ -158,7 +156,7 @@ def render_report(found: Evaluation) -> str:
 @functools.cache
 def _templates() -> jinja2.Environment:
     """Those of the other pages, and ours beside them."""
-    shared = templates()
+    shared = templates()  # an overlay shares its settings: everything from data is escaped
     assert shared.loader is not None
     loader = jinja2.ChoiceLoader([jinja2.PackageLoader("controlset.report"), shared.loader])
     environment = shared.overlay(loader=loader)
@@ -229,6 +227,7 @@ def _drawn(
 
 def _varied(measures: Sequence[MeasureRecord]) -> list[MeasureRecord]:
     """The first one of each kind, then the others."""
+    # Reversed, so that of each kind the first one is what stays in the dictionary.
     firsts = list({measure.kind: measure for measure in reversed(measures)}.values())[::-1]
     return [*firsts, *(measure for measure in measures if measure not in firsts)]
 
@@ -259,38 +258,31 @@ def _grid(found: Evaluation) -> list[Card]:
         return []
     each = 3 + 2 * max(len(picture.models) for picture in found.pictures)
     shown = in_order(found.pictures, max(3, min(_ROWS, _TILES // each)))
-    return cards(shown, short=_short, places=places_of(found, found.headline), full=True)
+    return cards(shown, places_of(found, found.headline), full=True)
 
 
 def _short(text: str) -> tuple[str, int]:
     return shortened(text, _TEXT_LIMIT)
 
 
-def cards(
-    pictures: Sequence[PictureView],
-    *,
-    short: Callable[[str], tuple[str, int]],
-    places: int,
-    full: bool = False,
-) -> list[Card]:
+def cards(pictures: Sequence[PictureView], places: int, *, full: bool = False) -> list[Card]:
     """One card for each picture.
 
     Args:
         pictures: what to show.
-        short: cuts a caption and counts what it cut.
         places: decimals of scores.
         full: all runs and the sample without control; False: the first run alone.
     """
     shown = []
     for picture in pictures:
-        text, left_out = short(picture.text)
+        text, left_out = _short(picture.text)
         shown.append(
             Card(
                 key=picture.key,
                 text=text,
                 left_out=left_out,
                 score=_score(picture.score, places),
-                tiles=_full(picture, places) if full else _brief(picture, places),
+                tiles=_tiles(picture, places, full=full),
             )
         )
     return shown
@@ -301,25 +293,24 @@ def by_rank(found: Evaluation) -> list[tuple[str, list[PictureView]]]:
 
     As the document says; where it does not, by rank among those that it holds.
     """
+    sign = -1 if found.headline.higher_is_better else 1
     ranked = sorted(
         (picture for picture in found.pictures if picture.score is not None),
-        key=lambda picture: (
-            -(picture.score or 0) if found.headline.higher_is_better else picture.score or 0
-        ),
+        key=lambda picture: sign * (picture.score or 0),
     )
-    said_so = {
-        why: [picture for picture in ranked if picture.why == why] for why in ("best", "median")
-    }
-    if all(said_so.values()):
-        worst = [picture for picture in ranked if picture.why == "worst"]
-        groups = [said_so["best"][:_EACH], said_so["median"][:_EACH], worst[-_EACH:]]
+    best, median, worst = (
+        [picture for picture in ranked if picture.why == why] for why in ("best", "median", "worst")
+    )
+    if best and median:
+        groups = [best[:_EACH], median[:_EACH], worst[-_EACH:]]
     elif len(ranked) >= 3:
         each = min(_EACH, len(ranked) // 3)
         middle = (len(ranked) - each) // 2
         groups = [ranked[:each], ranked[middle : middle + each], ranked[-each:]]
     else:
         return [("all", ranked)] if ranked else []
-    return [(n, g) for n, g in zip(("best", "median", "worst"), groups, strict=True) if g]
+    named = zip(("best", "median", "worst"), groups, strict=True)
+    return [(why, group) for why, group in named if group]
 
 
 def in_order(pictures: Sequence[PictureView], limit: int) -> list[PictureView]:
@@ -328,22 +319,14 @@ def in_order(pictures: Sequence[PictureView], limit: int) -> list[PictureView]:
     return sorted(firsts, key=lambda picture: picture.key)[:limit]
 
 
-def _brief(picture: PictureView, places: int) -> list[Tile]:
+def _tiles(picture: PictureView, places: int, *, full: bool) -> list[Tile]:
     return [
         _tile("condition", picture.wanted, _encoded_map),
-        *_pair(picture.models[:1], places),
-        _tile("original", picture.real, _encoded_photo),
-    ]
-
-
-def _full(picture: PictureView, places: int) -> list[Tile]:
-    return [
-        _tile("condition", picture.wanted, _encoded_map),
-        *_pair(picture.models, places),
+        *_pair(picture.models if full else picture.models[:1], places),
         _tile("original", picture.real, _encoded_photo),
         *(
             _tile("no control", floor.picture, _encoded_photo, score=_score(floor.score, places))
-            for floor in picture.floors[:1]
+            for floor in (picture.floors[:1] if full else ())
         ),
     ]
 
@@ -354,6 +337,7 @@ def _pair(samples: Sequence[Sample], places: int) -> Iterator[Tile]:
         run = sample.run if len(samples) > 1 else None
         score = _score(sample.score, places)
         yield _tile("sample", sample.picture, _encoded_photo, score=score, run=run, is_model=True)
+        # The judge may see nothing in a picture; without the picture there was nothing to see.
         nothing = "nothing found" if sample.picture else "not here"
         yield _tile("re-extracted", sample.found, _encoded_map, run=run, nothing=nothing)
 

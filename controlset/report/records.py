@@ -105,8 +105,8 @@ class Evaluation:
 
     def of(self, row: str, run: str | None = None) -> RowRecord | None:
         """The first row of a kind, of any run or of this one."""
-        there = (one for one in self.document.rows if one.row == row and run in (None, one.run))
-        return next(there, None)
+        rows = self.document.rows
+        return next((one for one in rows if one.row == row and run in {None, one.run}), None)
 
     def value(self, row: str, run: str | None = None) -> NumberRecord | None:
         """The headline's number in a row."""
@@ -217,6 +217,7 @@ def _there(folder: Path, name: str | None) -> Path | None:
     if name is None or "\0" in name:
         return None
     path = folder / name
+    # Resolved: a link may lead out of the folder as well as a name with `..`.
     inside = path.resolve().is_relative_to(folder.resolve())
     return path if inside and path.is_file() else None
 
@@ -225,7 +226,7 @@ def _training(
     evaluation: Path, run: RunRecord, sizes: Sequence[tuple[int, int]], warnings: list[str]
 ) -> Training:
     """What a run's folder still says; what is damaged there is added to the warnings."""
-    folder = evaluation.resolve() / run.path
+    folder = evaluation.resolve() / run.path  # relative, so that both can be moved together
     summary, config = (_record(folder / name, warnings) for name in (SUMMARY_NAME, CONFIG_NAME))
     bounds = summary.get("bounds")
     return Training(
@@ -272,12 +273,13 @@ def _strips(folder: Path, sizes: Sequence[tuple[int, int]]) -> list[Strip]:
     files = sorted(folder.glob("step-*.png"))
     if not files:
         return []
+    # The names have leading zeros, so that their order is that of the steps.
     chosen = np.unique(np.linspace(0, len(files) - 1, min(_STRIPS, len(files))).round())
     strips = []
     for file in (files[number] for number in chosen.astype(int)):
         strip = read_rgb(file)
         if strip is None:
-            continue
+            continue  # the others still show how it went
         step = int(file.stem.removeprefix("step-"))
         strips.append(Strip(step=step, pictures=_cut(strip, sizes)))
     return strips

@@ -283,6 +283,30 @@ def test_commands_in_a_message_stay_as_they_are_typed(tmp_path):
         controlset.verify(tmp_path)
 
 
+WRITING = {
+    "generate": lambda: controlset.generate("photos", "set", conditions=["canny"]),
+    "add": lambda: controlset.add("set", conditions=["grey"]),
+    "train": lambda: controlset.train("set", "run", condition="canny", base="nano"),
+    "evaluate": lambda: controlset.evaluate("run", "set", "evaluation"),
+    "sample": lambda: controlset.sample("run", np.zeros((64, 64), np.uint8)),
+    "export": lambda: controlset.export("run", "out", format="diffusers"),
+}
+
+
+@pytest.mark.parametrize("name", WRITING)
+def test_a_umask_that_locks_its_owner_out_is_refused_and_left_as_it_is(monkeypatch, tmp_path, name):
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    before = os.umask(0o777)
+    try:
+        with pytest.raises(ConfigError, match=r"^umask 777: need one that lets you use the files"):
+            WRITING[name]()
+    finally:
+        after = os.umask(before)
+    assert after == 0o777
+    assert os.listdir() == ["photos"]
+
+
 def cells():
     notebook = json.loads((ROOT / "examples" / "quickstart.ipynb").read_text(encoding="utf-8"))
     for cell in notebook["cells"]:

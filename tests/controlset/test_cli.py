@@ -9,8 +9,8 @@ import pytest
 
 from controlset.cli import COMMANDS, main
 from controlset.commands.generate import parse_config
-from controlset.configuration import option_kinds
 from controlset.console import leaving_at_once
+from controlset.parse import option_kinds
 from pipeline.config import GenerateConfig
 from schemas.errors import ConfigError
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from controlset.commands.sample.draw import read_map, read_mask, read_photograph
+from controlset.drawing import read_map, read_mask, read_photograph
 from schemas.errors import ConfigError
 
 

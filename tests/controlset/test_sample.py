@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from controlnet.evaluator.samples import seed_of
+from controlset import drawing
 from controlset.cli import main
-from controlset.commands.sample import draw as drawing
 from schemas.dataset import open_dataset
 from schemas.pixels import decode_stored_map
 from tests.controlnet.tiny_runs import base, data, finished, trained

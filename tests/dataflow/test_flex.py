@@ -9,7 +9,7 @@ import pytest
 from google.cloud.dataflow_v1beta3 import types
 
 from controlset.commands.generate import parse_config
-from controlset.configuration import option_kinds
+from controlset.parse import option_kinds
 from pipeline.config import GenerateConfig
 from pipeline.generate import submit
 from pipeline.runners.flex_template import arguments_of, metadata

@@ -25,7 +25,7 @@ _MODULES = (
     "controlset.commands.verify", "controlset.commands.inspect", "controlset.commands.train",
     "controlset.commands.evaluate", "controlset.commands.sample", "controlset.commands.export",
     "pipeline.verify.verify", "pipeline.inspection", "pipeline.add.swap",
-    "controlset.judge", "controlset.commands.sample.draw", "controlset.report.page",
+    "controlset.judge", "controlset.drawing", "controlset.report.page",
     "controlnet.export",
     "schemas.dataset", "annotators.conditions.pose", "tests.controlnet.tiny_runs",
     "matplotlib.pyplot", "transformers.models.clip.modeling_clip",

@@ -1,12 +1,17 @@
-"""Options of `controlset sample`."""
+"""`controlset sample`."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from controlset import refusals
+from controlset.console import leaving_at_once, load_arrow
+from controlset.parse import Command
 from schemas.errors import need
+from schemas.printable import say
 
 _DIR = tyro.conf.arg(metavar="DIR")
 _FILES = tyro.conf.arg(metavar="FILE [FILE ...]")
@@ -114,19 +119,43 @@ class SampleConfig:
             rule = f"one for each of {len(self.run)} runs"
             need(len(self.hint) == len(self.run), "--hint", rule, len(self.hint))
         need(len(self.scale) in {1, len(self.run)}, "--scale", "one, or one a run", self.scale)
-        rows = 1 if several else len(self.hint)
+        rows = 1 if several else len(self.hint)  # pictures to draw, before --count
         need(len(self.prompt) in {1, rows}, "--prompt", f"one, or {rows}", len(self.prompt))
         need(0 <= self.start < self.end <= 1, "--start", "0 <= start < end <= 1", self.start)
         need(self.guidance >= 0, "--guidance", "0 or more", self.guidance)
         strength = self.strength
         need(strength is None or 0 < strength <= 1, "--strength", "more than 0, up to 1", strength)
         given = self.init_image is not None
+        # Of 20 steps a strength of 0.01 would leave none, and the picture as it is.
         some = int(self.steps * (strength or 1)) >= 1
         rule = f"at least one of {self.steps} steps: {1 / self.steps:.3g} or more"
         need(some, "--strength", rule, strength)
         need(given or self.mask is None, "--mask", "an --init-image", "none")
         need(given or strength is None, "--strength", "an --init-image", "none")
+        # Of several pictures it is a folder, which may have a dot in its name.
         suffix = self.output.suffix.lower()
         if rows * self.count == 1 and suffix:
             rule = "a folder, or a name that ends in .png, .jpg or .webp"
             need(suffix in {".png", ".jpg", ".jpeg", ".webp"}, "--output", rule, self.output)
+
+
+COMMAND = Command(
+    name="sample",
+    kind=SampleConfig,
+    description="Draw pictures that obey a condition map: with one ControlNet or several, "
+    "from noise, from a picture, or into the masked part of one.",
+    example='--run run --hint map.png --prompt "a red star"',
+)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Draw pictures under control; print where they lie."""
+    with leaving_at_once("sample"):
+        config = COMMAND.parse(arguments)
+        refusals.check_sample(config)
+        from controlset.drawing import draw
+
+        load_arrow()
+    for path in draw(config):
+        say(path)
+    return 0

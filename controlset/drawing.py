@@ -1,4 +1,4 @@
-"""`controlset sample`: files in, pictures with their recipe out."""
+"""Drawing pictures under ControlNets: files in, pictures with their recipe out."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ from annotators.runtime import Runtime, resolve_device
 from controlnet.architecture.sampling import SampleOptions
 from controlnet.evaluator.models import DTYPES, Models, RunPlace, places_of, told_by
 from controlnet.evaluator.samples import Request, Sampler, check_size
-from controlset.commands.sample.config import SampleConfig
+from controlset.commands.sample import SampleConfig
 from controlset.console import progress
 from pipeline.images.decode import DecodeLimits, decode, open_source
 from schemas.documents import parse_json
@@ -32,6 +32,7 @@ from schemas.shards import is_of_set
 _LIMITS = DecodeLimits(max_pixels=MOST_PIXELS, min_side=1, max_aspect=1e9)
 _GAP_PX = 4
 _KINDS = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+# As near to lossless as the format is: colours at full size, or all of it.
 _LOSSLESS = {"JPEG": {"subsampling": 0}, "WEBP": {"lossless": True}}
 _QUALITY = 95
 _DESCRIPTION = 0x010E  # EXIF's
@@ -71,7 +72,7 @@ def draw(config: SampleConfig) -> list[Path]:
         vae=config.vae,
         lora=config.base_lora,
     )
-    rows = _rows(config, places, device)
+    rows = _rows(config, places, device)  # first: a hint that is no picture is told before a load
     sampler, base = _sampler(config, models, places)
     size = _size(rows)
     check_size(size, base, f"--hint {config.hint[0]}")
@@ -111,6 +112,7 @@ def _sampler(
         (models.control(place.control, base), float(scale))
         for place, scale in zip(places, scales, strict=True)
     ]
+    # Into a mask something new is painted; a picture without one shall stay to be seen.
     painted = 1.0 if config.mask is not None else _IMG2IMG_STRENGTH
     options = SampleOptions(
         steps=config.steps,
@@ -135,7 +137,7 @@ def _sampler(
 
 def _rows(config: SampleConfig, places: Sequence[RunPlace], device: str) -> list[_Row]:
     read = _annotated(config, places, device) if config.annotate else _as_it_is
-    if len(places) > 1:
+    if len(places) > 1:  # all of them control each picture, every run by its own hint
         hints = tuple(read(path, number) for number, path in enumerate(config.hint))
         return [_Row(name="00", hints=hints, prompt=config.prompt[0])]
     prompts = config.prompt * len(config.hint) if len(config.prompt) == 1 else config.prompt
@@ -176,13 +178,14 @@ def _annotated(
                 "give maps instead of photographs"
             )
         spec = spec_from_record(condition, parse_json(record, dict, where=str(place.path)))
-        need_known_models(spec, config.trust_model)
+        need_known_models(spec, config.trust_model)  # the run may be a stranger's
         runtime = Runtime(device=device, offline=config.offline)
         weights_ready([spec], runtime, download=True)
         annotators.append(spec.load(runtime))
 
     def read(path: Path, number: int) -> np.ndarray:
         rgb = read_photograph(path, "--hint")
+        # The name stands for the key that annotators draw at random by: the same each time.
         (seen,) = annotators[number]([rgb], [path.name])
         if not isinstance(seen, Annotation):
             raise ConfigError(f"--hint {path}: nothing to draw by: {seen.detail}")
@@ -250,13 +253,13 @@ def _saved(path: Path, picture: np.ndarray, recipe: str | None) -> Path:
         options["pnginfo"] = info = PngInfo()
         if recipe is not None:
             info.add_itxt("controlset", recipe)
-    else:
+    else:  # JPEG and WebP have no texts of their own, so it is EXIF's description
         exif = image.getexif()
         if recipe is not None:
             exif[_DESCRIPTION] = recipe
         options.update(exif=exif, quality=_QUALITY, **_LOSSLESS.get(kind, {}))
     with replacing(path, durable=False) as temporary:
-        Image.fromarray(picture).save(temporary, kind, **options)
+        image.save(temporary, kind, **options)
     return path
 
 
@@ -275,7 +278,7 @@ def _grid(rows: Sequence[_Row], pictures: Sequence[RgbU8]) -> RgbU8:
 
 
 def _shown(pixels: np.ndarray) -> RgbU8:
-    if pixels.dtype == np.uint16:
+    if pixels.dtype == np.uint16:  # Pillow's own conversion would cut off at 255
         pixels = (pixels >> 8).astype(np.uint8)
     return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
 
@@ -314,7 +317,7 @@ def read_map(path: Path, option: str) -> np.ndarray:
             if picture.mode.startswith("I;16"):
                 return np.asarray(picture).astype(np.uint16)
             is_grey = picture.mode in {"1", "L", "LA"}
-            if picture.has_transparency_data:
+            if picture.has_transparency_data:  # pixels under it may have any colour
                 picture = picture.convert("RGBA")
                 black = Image.new("RGBA", picture.size, "black")
                 picture = Image.alpha_composite(black, picture)
