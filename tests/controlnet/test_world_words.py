@@ -1,0 +1,82 @@
+"""What is said of the drawn world is true of it, and can be read back."""
+
+import collections
+
+import pytest
+
+from controlnet.nano.world import WORDINGS, WORDS, caption, facts, make_scene, mirrored, parse
+from controlnet.nano.world.words import Facts, ObjectFacts
+
+SCENES = 60
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return [make_scene(11, number) for number in range(SCENES)]
+
+
+def test_every_caption_reads_back_as_the_facts_of_its_scene(scenes):
+    for scene in scenes:
+        said = facts(scene)
+        for wording in range(WORDINGS):
+            assert parse(caption(scene, wording)) == said, caption(scene, wording)
+
+
+def test_a_caption_with_another_word_says_other_facts():
+    text = "a red ball in front of a blue box on green ground under a white sky"
+    red, blue = (
+        ObjectFacts(shape=shape, color=color, pattern="plain")
+        for shape, color in (("ball", "red"), ("box", "blue"))
+    )
+    said = parse(text)
+    assert said == Facts(
+        ground="green",
+        backdrop="sky",
+        color="white",
+        things=(red, blue) if repr(red) < repr(blue) else (blue, red),
+        relations=((said.things.index(red), "in front of", said.things.index(blue)),),
+    )
+    for old, new in (
+        ("red", "pink"),
+        ("in front of", "behind"),
+        ("ball", "cone"),
+        ("red", "dotted red"),
+    ):
+        other = parse(text.replace(old, new))
+        assert other is not None
+        assert other != said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a red circle on a white background",  # of version 1
+        "a red ball on green ground",
+        "a red ball on green ground under a white sky and more",
+        "two things on green ground under a white sky: a red ball",
+    ],
+)
+def test_other_texts_are_not_understood(text):
+    assert parse(text) is None
+
+
+def test_mirrored_scenes_are_said_with_left_and_right_swapped(scenes):
+    swap = {"left": "right", "right": "left"}
+    for scene in scenes[:200]:
+        words = caption(scene, 0).split()
+        swapped = parse(" ".join(swap.get(word, word) for word in words))
+        assert facts(mirrored(scene)) == swapped
+        assert mirrored(mirrored(scene)) == scene
+
+
+def test_captions_are_short_and_of_known_words(scenes):
+    counts = collections.Counter()
+    for scene in scenes:
+        texts = [
+            caption(scene, wording).replace(":", " ").replace(",", " ") for wording in range(6)
+        ]
+        counts.update({word for text in texts for word in text.split()})
+        assert max(len(text.split()) for text in texts) <= 64
+    assert set(counts) <= set(WORDS)
+    assert len(WORDS) <= 120
