@@ -220,9 +220,9 @@ class _LoadedCaptioner:
         return words
 
     def _checked(self, text: str) -> str | Rejected:
-        if self.family == "blip" and self.prompt is not None:
-            if text.casefold().split() == self.prompt.casefold().split():
-                return Rejected(Reason.NO_CAPTION, f"need more than the prompt, got {text!r}")
+        prompt = self.prompt if self.family == "blip" else None  # which BLIP's captions begin with
+        if prompt is not None and text.casefold().split() == prompt.casefold().split():
+            return Rejected(Reason.NO_CAPTION, f"need more than the prompt, got {text!r}")
         return guarded(text)
 
 

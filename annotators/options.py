@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from annotators.runtime import PrecisionAsked
-from schemas.errors import ConfigError, need
+from schemas.errors import ConfigError, flag_of, need
 
 Config = TypeVar("Config", bound="AnnotateConfig")
 Default = TypeVar("Default")
@@ -98,7 +98,7 @@ class Option:
     @property
     def flag(self) -> str:
         """As it is typed."""
-        return f"--{self.name.replace('_', '-')}"
+        return flag_of(self.name)
 
     def parameters_of(self, value: Any) -> dict[str, Any]:
         """What a value sets.

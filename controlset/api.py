@@ -198,7 +198,7 @@ def train(
     from controlset.judge import train
     from controlset.results import TrainedRun
 
-    train(config)
+    train(config)  # an interrupt saves and comes back, so that the run can be looked at
     return TrainedRun(config.output)
 
 
@@ -301,7 +301,7 @@ def sample(
     Raises:
         ConfigError: a run, base, option or file that will not do.
     """
-    with _as_files(hint) as files:
+    with _as_files(hint) as files:  # to the end of the drawing, which reads them
         given = {"run": run, "hint": files, "output": output, **options}
         config = configured(SampleConfig, run, given)
         refusals.check_sample(config)
@@ -366,6 +366,7 @@ def export(
     Raises:
         ConfigError: no whole ControlNet, an output that exists, or a form that cannot hold it.
     """
+    # Literals are for type checkers; a call may still hold anything.
     for name, value in (("format", format), ("dtype", dtype)):
         if value is not None:
             value_of(export, name, value)
@@ -400,8 +401,8 @@ def inspect(
         ConfigError: there is no complete data set.
     """
     refusals.check_inspect(os.fspath(data), sample, num_workers)
-    from controlset.console import progress as bar
     from pipeline.inspection import inspect_dataset
+    from schemas.terminal import progress as bar
 
     with bar("inspecting") as advance:
         return inspect_dataset(
@@ -442,8 +443,8 @@ def verify(
     """
     refusals.check_verify(os.fspath(data), audit, num_workers)
     from annotators.runtime import Runtime
-    from controlset.console import progress as bar
     from pipeline.verify.verify import verify_dataset
+    from schemas.terminal import progress as bar
 
     # Asked for at each call: a notebook may set the variable after the import.
     folder = os.environ.get("CONTROLSET_WEIGHTS") or None if weights is None else os.fspath(weights)

@@ -19,7 +19,7 @@ import types
 from collections.abc import Iterator, Sequence
 
 from controlset import __version__
-from controlset.console import INTERRUPTED, can_be_interrupted, interrupted, leaving_at_once
+from controlset.commands import INTERRUPTED, can_be_interrupted, interrupted, leaving_at_once
 from schemas.errors import ConfigError, NothingKept
 from schemas.machine import give_kept_back, has_room, lacks_memory
 from schemas.printable import NotWritten, flush, printable_lines, say

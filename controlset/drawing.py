@@ -19,7 +19,6 @@ from controlnet.architecture.sampling import SampleOptions
 from controlnet.evaluator.models import DTYPES, Models, RunPlace, places_of, told_by
 from controlnet.evaluator.samples import Request, Sampler, check_size
 from controlset.commands.sample import SampleConfig
-from controlset.console import progress
 from pipeline.images.decode import DecodeLimits, decode, open_source
 from schemas.documents import parse_json
 from schemas.errors import ConfigError, Rejected, need
@@ -28,7 +27,9 @@ from schemas.picture_headers import MOST_PIXELS
 from schemas.pixels import MapU8, RgbU8, guarded
 from schemas.printable import say
 from schemas.shards import is_of_set
+from schemas.terminal import progress
 
+# Whatever can be decoded: its size is held to the base's own needs later.
 _LIMITS = DecodeLimits(max_pixels=MOST_PIXELS, min_side=1, max_aspect=1e9)
 _GAP_PX = 4
 _KINDS = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -90,7 +91,7 @@ def draw(config: SampleConfig) -> list[Path]:
         for row in rows
         for number in range(config.count)
     ]
-    pictures: list[RgbU8] = []
+    pictures: list[RgbU8] = []  # written when all are there: the grid shows them together
     with progress("drawing") as advance:
         for start in range(0, len(requests), config.batch_size):
             pictures += sampler(requests[start : start + config.batch_size])
@@ -104,7 +105,7 @@ def _sampler(
     for line in models.check(places):
         say(f"controlset sample: {line}", error=True)
     bases = {models.base_of(place) for place in places}
-    if len(bases) > 1:
+    if len(bases) > 1:  # several runs control one U-Net
         raise ConfigError(f"--run: need runs on one base, got {', '.join(sorted(bases))}")
     scales = config.scale * len(places) if len(config.scale) == 1 else config.scale
     base = models.base(places[0])
@@ -221,7 +222,7 @@ def _stored(
     pictures: Sequence[RgbU8],
 ) -> list[Path]:
     """Write pictures, each with its recipe, and the grid of several."""
-    try:
+    try:  # the folder is made here, and not before there is something to write
         if len(pictures) == 1 and config.output.suffix:
             config.output.parent.mkdir(parents=True, exist_ok=True)
             return [_saved(config.output, pictures[0], _recipe(config, requests[0]))]
@@ -274,7 +275,7 @@ def _grid(rows: Sequence[_Row], pictures: Sequence[RgbU8]) -> RgbU8:
         for place, tile in enumerate(tiles):
             line[:, place * (width + _GAP_PX) :][:, :width] = tile
         lines += [line, np.full((_GAP_PX, line.shape[1], 3), 255, np.uint8)]
-    return np.concatenate(lines[:-1])
+    return np.concatenate(lines[:-1])  # without the gap below the last line
 
 
 def _shown(pixels: np.ndarray) -> RgbU8:

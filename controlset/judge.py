@@ -7,11 +7,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from annotators.border import inside_borders
 from annotators.conditions.canny import CannySpec
-from annotators.network import reference
+from annotators.conditions.segmentation import palette
 from annotators.options import AnnotateConfig, configured
 from annotators.protocol import Annotation, Spec
 from annotators.registry import (
@@ -39,12 +37,12 @@ from controlnet.nano.reading import parse_caption
 from controlnet.trainer import train as training
 from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.judge import Judge
-from controlset.console import progress
 from controlset.parse import option_kinds, typed
 from controlset.refusals import no_condition
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
 from schemas.pixels import RgbU8
+from schemas.terminal import progress
 from schemas.triple import Border
 
 _BY_PIXELS = {"bilevel", "grey", "grey16"}  # hint modes whose maps are compared pixel by pixel
@@ -183,17 +181,12 @@ def judging_of(config: EvaluateConfig) -> Judging:
             record,
             preset=config.preset,
             tolerance_px=config.tolerance,
-            palette_C3=_palette() if condition == "segmentation" else None,
+            palette_C3=palette() if condition == "segmentation" else None,
         ),
         same_judge=same_judge,
         extras=extras,
         missing=missing,
     )
-
-
-def _palette() -> np.ndarray:
-    """Colours of ADE20K's classes, as the segmentation annotator draws them."""
-    return np.array(reference("util").ade_palette(), np.uint8)
 
 
 def condition_of(config: EvaluateConfig) -> str:
@@ -325,55 +318,37 @@ def extras_of(
     """
     extras: list[Extra] = []
     missing: list[dict[str, str]] = []
-    _quality(config, rows, device, extras, missing)
+
+    def lacks(measure: str, why: str) -> None:
+        missing.append({"measure": measure, "why": why})
+
+    def real() -> Iterator[RgbU8]:  # made anew for each distance; decoded pictures are not kept
+        return (row.image for row in rows.rows)
+
+    if config.inception is not None:
+        extractor = inception(config.inception, device=device)
+        extras.append(Distance(extractor, real, names=("fid", "kid"), labels=("FID", "KID")))
+    else:
+        lacks("FID, KID", "no Inception weights: give --inception FILE")
+    if _is_nano(config):  # whose pictures Inception has never seen: a distance of latents
+        base = load_base(str(nano.base_folder()), text=False, offline=True)
+        names = ("frechet_latents", "kernel_latents")
+        labels = ("Fréchet distance of latents", "kernel distance of latents")
+        extras.append(Distance(vae_features(base), real, names=names, labels=labels))
     # Captions of the bundled base's scenes can be read, so that pictures can be held to them.
     if parse_caption(rows.rows[0].text) is not None and not config.empty_prompt:
         extras.append(Words())
     if config.clip is not None:
         extras.append(Clip(ClipScore(config.clip, device=device, offline=config.offline)))
     else:
-        missing.append({"measure": "CLIP score", "why": "no CLIP model: give --clip NAME"})
+        lacks("CLIP score", "no CLIP model: give --clip NAME")
     if config.samples == 1:
-        why = "one picture a row: give --samples 4"
-        missing.append({"measure": "diversity", "why": why})
+        lacks("diversity", "one picture a row: give --samples 4")
     elif config.lpips is not None:
-        distance = lpips_distance(config.lpips, device=device)
-        extras.append(Diversity(distance, "LPIPS"))
+        extras.append(Diversity(lpips_distance(config.lpips, device=device), "LPIPS"))
     else:
         extras.append(Diversity(rmse, "RMSE, of 255"))
     return extras, missing
-
-
-def _quality(
-    config: EvaluateConfig,
-    rows: JudgedRows,
-    device: str,
-    extras: list[Extra],
-    missing: list[dict[str, str]],
-) -> None:
-    """FID and KID; on the nano base, which Inception has never seen, a distance of latents."""
-
-    def real() -> Iterator[RgbU8]:  # made anew for each distance; decoded pictures are not kept
-        return (row.image for row in rows.rows)
-
-    if config.inception is not None:
-        names = ("fid", "kid")
-        extractor = inception(config.inception, device=device)
-        extras.append(Distance(extractor, real, names=names, labels=("FID", "KID")))
-    else:
-        missing.append(
-            {"measure": "FID, KID", "why": "no Inception weights: give --inception FILE"}
-        )
-    if _is_nano(config):
-        base = load_base(str(nano.base_folder()), text=False, offline=True)
-        extras.append(
-            Distance(
-                vae_features(base),
-                real,
-                names=("frechet_latents", "kernel_latents"),
-                labels=("Fréchet distance of latents", "kernel distance of latents"),
-            )
-        )
 
 
 def _is_nano(config: EvaluateConfig) -> bool:

@@ -242,7 +242,7 @@ def command(kind: type | None = None) -> Callable[[Callable[P, Result]], Callabl
                 need_own_files()
                 return function(*args, **kwargs)
 
-        if kind is not None:
+        if kind is not None:  # else the function has all its arguments itself
             called.__dict__["__signature__"] = _signature(function, kind)
         return called
 
@@ -279,9 +279,10 @@ def _in_python(of: Any) -> Iterator[None]:
         yield
     except ConfigError as error:
         kinds = _kinds_of(of)
-        parts = re.split(r"(`[^`]*`)", str(error))  # commands to type stay as they are typed
+        # Every other part stands between backticks: commands stay as they are typed.
+        parts = re.split(r"(`[^`]*`)", str(error))
         parts[::2] = [_reworded(part, kinds) for part in parts[::2]]
-        error.args = ("".join(parts),)
+        error.args = ("".join(parts),)  # the same error, with its class and its cause
         raise
 
 

@@ -21,7 +21,7 @@ from tyro import _errors as rejections  # structured; tyro's public alternative 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from annotators.options import AnnotateConfig, Option, helps_of
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, flag_of
 from schemas.printable import say
 
 Config = TypeVar("Config")
@@ -62,7 +62,7 @@ class Command(Generic[Config]):
         hints = typing.get_type_hints(self.kind, include_extras=True)
         no_flag = {tyro.conf.Positional, tyro.conf.Suppress}
         return [
-            f"--{name.replace('_', '-')}"
+            flag_of(name)
             for name in (*option_kinds(self.kind), *(["config"] if self.has_file else []))
             if no_flag.isdisjoint(getattr(hints.get(name), "__metadata__", ()))
         ]
@@ -91,6 +91,8 @@ class Command(Generic[Config]):
             SystemExit: status 0, after `--help`.
         """
         arguments, given = list(arguments), dict(defaults)
+        # tyro builds its own dataclass of ours, so that defaults may be other ones and every
+        # mistake is told by us; only then ours is made, with its checks.
         with _rejected_in_one_line(self, arguments):
             if self.has_file:
                 # Taken out first: what the file says are defaults for what is typed.
@@ -121,7 +123,7 @@ class Command(Generic[Config]):
         values, unknown = form.values(filled), list(unknown)
         for name in form.repeated:
             if values[name] == ():  # tyro takes one that may be repeated for one that need not be
-                raise ConfigError(f"need --{name.replace('_', '-')}; see {self.program} --help")
+                raise ConfigError(f"need {flag_of(name)}; see {self.program} --help")
         if stands_in and unknown and not unknown[0].startswith("-"):
             values[positional] = unknown.pop(0)
         return self.kind(**values), unknown
@@ -241,7 +243,13 @@ def _own_fields(kind: type, *, with_help: bool) -> Iterator[tuple[str, Any, Any]
     """Name, annotated type and default of each field that is an option; required ones first."""
     hints = typing.get_type_hints(kind, include_extras=True)
     helps = helps_of(kind) if with_help else {}
-    fields = [field for field in dataclasses.fields(kind) if _is_option(kind, field.name, hints)]
+    fields = [
+        field
+        for field in dataclasses.fields(kind)
+        # What annotators can be asked stands in parts of their own.
+        if not (field.name == "options" and issubclass(kind, AnnotateConfig))
+        and tyro.conf.Suppress not in getattr(hints[field.name], "__metadata__", ())
+    ]
     for field in sorted(fields, key=lambda field: not _is_required(field)):
         shown = tyro.conf.arg(help=helps.get(field.name), help_behavior_hint=_hint)
         default = field.default
@@ -285,12 +293,6 @@ def _hint(default: str) -> str:
     return "" if default in {"None", "False", "()", "''", ""} else f"(default: {default})"
 
 
-def _is_option(kind: type, name: str, hints: Mapping[str, Any]) -> bool:
-    if name == "options" and issubclass(kind, AnnotateConfig):
-        return False
-    return tyro.conf.Suppress not in getattr(hints[name], "__metadata__", ())
-
-
 def _is_required(field: "dataclasses.Field[Any]") -> bool:
     return field.default is field.default_factory is dataclasses.MISSING
 
@@ -298,29 +300,28 @@ def _is_required(field: "dataclasses.Field[Any]") -> bool:
 def _positional_of(kind: type) -> str:
     """Name of the one that has to be given; none: an empty text."""
     hints = typing.get_type_hints(kind, include_extras=True)
-    positional = [
+    positional = (
         field.name
         for field in dataclasses.fields(kind)
         if tyro.conf.Positional in getattr(hints[field.name], "__metadata__", ())
         and _is_required(field)
-    ]
-    return positional[0] if positional else ""
+    )
+    return next(positional, "")
 
 
 def _typed_away(form: _Form, values: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
     """Defaults without those of repeated options that are typed; tyro would append to them."""
     flags = {word.split("=")[0].replace("_", "-") for word in words}  # tyro takes both forms
-    typed_again = {name for name in form.repeated if f"--{name.replace('_', '-')}" in flags}
+    typed_again = {name for name in form.repeated if flag_of(name) in flags}
     return {
-        name: _at_home_all(name, value) for name, value in values.items() if name not in typed_again
+        name: value if name in _NO_PATHS else _at_home(value)
+        for name, value in values.items()
+        if name not in typed_again
     }
 
 
 def _home_expanded(arguments: Sequence[str]) -> list[str]:
-    """The words with `~` where the shell left it: in `--output=~/set`, and in files of options.
-
-    A folder of that very name means itself; captions and prompts are left alone.
-    """
+    """The words with `~` where the shell left it, in `--output=~/set`; not in what people say."""
     words: list[str] = []
     for word in arguments:
         flag, equals, value = word.partition("=")
@@ -337,17 +338,14 @@ def _field_of(flag: str) -> str:
     return flag.removeprefix("--").replace("-", "_")
 
 
-def _at_home_all(name: str, value: Any) -> Any:
-    if name in _NO_PATHS:
-        return value
+def _at_home(value: Any) -> Any:
+    """A path with its `~` expanded; other values as they are."""
     if isinstance(value, tuple):
-        return tuple(_at_home(part) if isinstance(part, str) else part for part in value)
-    return _at_home(value) if isinstance(value, str) else value
-
-
-def _at_home(path: str) -> str:
-    first = path.split("/")[0]
-    return path if not first.startswith("~") or os.path.lexists(first) else os.path.expanduser(path)
+        return tuple(map(_at_home, value))
+    if not isinstance(value, str) or not value.startswith("~"):
+        return value
+    # A folder of that very name means itself.
+    return value if os.path.lexists(value.split("/")[0]) else os.path.expanduser(value)
 
 
 @contextlib.contextmanager
@@ -356,7 +354,10 @@ def _rejected_in_one_line(command: Command[Any], arguments: Sequence[str]) -> It
 
     def refuse(event: rejections.ParseErrorEvent) -> NoReturn:
         typed_flags = [word for word in arguments if word.startswith("--")]
-        strange = [word for word in typed_flags if not _is_flag(word, command.flags)]
+        flags = {*command.flags, "--help"}
+        strange = [
+            word for word in typed_flags if word.split("=")[0].replace("_", "-") not in flags
+        ]
         # A misspelt flag first shows as another one missing, and a positional after it as lost.
         for word in strange:
             if _resembled(word, command.flags) is not None:
@@ -424,10 +425,6 @@ def plain(options: Any, kind: type[Config]) -> Config:
     return kind(
         **{field.name: getattr(options, field.name) for field in dataclasses.fields(kind)}  # type: ignore[reportArgumentType]  # any dataclass
     )
-
-
-def _is_flag(word: str, flags: Sequence[str]) -> bool:
-    return word.split("=")[0].replace("_", "-") in {*flags, "--help"}
 
 
 def _resembled(word: str, flags: Sequence[str], cutoff: float = 0.75) -> str | None:

@@ -1,8 +1,8 @@
 """Refusals that need no torch, no Beam and no diffusers: what is missing is said within a second.
 
-Importing those takes 5 to 14 seconds of a core. Only what is certain is refused here, before them;
-everything is checked again, and more closely, by whoever uses it. A function for each command comes
-first; the command line and Python's functions both call it.
+Importing those takes 5 to 14 seconds of a core. Only what is certain is refused here, before them,
+with a ConfigError; everything is checked again, and more closely, by whoever uses it. Functions
+that check all of a command come first; the command line and Python's functions both call them.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from controlnet.evaluator.config import EvaluateConfig
 from controlnet.trainer.config import TrainConfig
 from pipeline.add.config import AddConfig
 from pipeline.config import GenerateConfig
-from schemas.errors import ConfigError, need
+from schemas.errors import ConfigError, flag_of, need
 
 if TYPE_CHECKING:
     from controlset.commands.sample import SampleConfig
@@ -45,11 +45,7 @@ class _MadeWith(TypedDict):
 
 
 def check_generate(config: GenerateConfig) -> None:
-    """Refuse what `generate` cannot begin with.
-
-    Raises:
-        ConfigError: conditions, source, output, or a data set made with other options.
-    """
+    """Refuse conditions, a source, an output, or a data set made with other options."""
     need_conditions(config)
     need_source(config.source)
     _need_output(config.output)
@@ -57,11 +53,8 @@ def check_generate(config: GenerateConfig) -> None:
 
 
 def checked_add(config: AddConfig) -> AddConfig:
-    """The configuration with the bundled base as a folder, for `pipeline` does not know its name.
-
-    Raises:
-        ConfigError: data set, conditions, or the base.
-    """
+    """Refuse a data set, conditions or a base; the same configuration comes back."""
+    # With the bundled base as a folder: `pipeline` knows nothing of it.
     if config.latents == nano.NAME:
         config = dataclasses.replace(config, latents=str(nano.base_folder()))
     need_dataset(config.output)
@@ -71,32 +64,20 @@ def checked_add(config: AddConfig) -> AddConfig:
 
 
 def check_train(config: TrainConfig) -> None:
-    """Refuse what `train` cannot begin with.
-
-    Raises:
-        ConfigError: the data set, or a model or file.
-    """
+    """Refuse a data set, or a model or file."""
     need_dataset(config.data, config.condition)
     _need_models(config)
 
 
 def check_evaluate(config: EvaluateConfig) -> None:
-    """Refuse what `evaluate` cannot begin with.
-
-    Raises:
-        ConfigError: a run, a model or file, or the data set.
-    """
+    """Refuse a run, a model or file, or a data set."""
     _need_runs(config.run)
     _need_models(config)
     need_dataset(config.data, config.condition)
 
 
 def check_sample(config: "SampleConfig") -> None:
-    """Refuse what `sample` cannot begin with.
-
-    Raises:
-        ConfigError: a run, a model, or a picture.
-    """
+    """Refuse a run, a model, or a picture."""
     _need_runs(config.run)
     _need_models(config)
     need_paths("--hint", config.hint, "a picture")
@@ -105,11 +86,7 @@ def check_sample(config: "SampleConfig") -> None:
 
 
 def check_export(run: str | os.PathLike[str], output: Path) -> None:
-    """Refuse what `export` cannot begin with.
-
-    Raises:
-        ConfigError: no run, an output that exists, or one in a folder that does not.
-    """
+    """Refuse a run, an output that exists, or one in a folder that does not."""
     if not output.parent.is_dir():
         raise ConfigError(f"{output}: need a place in a folder that exists; make {output.parent}")
     if output.exists() or output.is_symlink():
@@ -118,22 +95,14 @@ def check_export(run: str | os.PathLike[str], output: Path) -> None:
 
 
 def check_inspect(data: str, sample: int | None, workers: int | None) -> None:
-    """Refuse what `inspect` cannot begin with.
-
-    Raises:
-        ConfigError: a number of images or threads, or the data set.
-    """
+    """Refuse a number of images or threads, or a data set."""
     need(sample is None or sample >= 1, "--sample", "1 or more", sample)
     _need_workers(workers)
     need_dataset(data)
 
 
 def check_verify(data: str, audit: float, workers: int | None) -> None:
-    """Refuse what `verify` cannot begin with.
-
-    Raises:
-        ConfigError: a share of rows, a number of threads, or the data set.
-    """
+    """Refuse a share of rows, a number of threads, or a data set."""
     need(0 <= audit <= 1, "--audit", "a fraction from 0 to 1", audit)
     _need_workers(workers)
     need_dataset(data)
@@ -151,9 +120,6 @@ def need_own_files() -> None:
     """Refuse a umask under which not even the owner could use what is made.
 
     The command line changes its own (`controlset.cli`); that of a Python process is its user's.
-
-    Raises:
-        ConfigError: says which umask will do.
     """
     os.umask(umask := os.umask(0o077))  # there is no other way to read it
     if umask & 0o700:
@@ -164,11 +130,7 @@ def need_own_files() -> None:
 
 
 def need_source(source: str) -> None:
-    """Refuse pictures that are not there; globs and brace lists are left to who reads them.
-
-    Raises:
-        ConfigError: no such path, or a folder that may not be read.
-    """
+    """Refuse pictures that are not there; globs and brace lists are left to who reads them."""
     path = source.removeprefix("file://")
     if os.path.isdir(path) and not os.access(path, os.R_OK | os.X_OK):
         raise ConfigError(f"{path}: need a folder that may be read, got permission denied")
@@ -179,22 +141,14 @@ def need_source(source: str) -> None:
 
 
 def need_conditions(options: AnnotateConfig) -> None:
-    """Refuse names of conditions, and options of theirs, that no annotator has.
-
-    Raises:
-        ConfigError: as `specs_of`.
-    """
+    """Refuse names of conditions, and options of theirs, that no annotator has."""
     from annotators.registry import specs_of
 
     specs_of(options)
 
 
 def _need_output(output: str) -> None:
-    """Refuse a folder for a data set in which something else lies.
-
-    Raises:
-        ConfigError: names what lies there.
-    """
+    """Refuse a folder for a data set in which something else lies."""
     folder = Path(output.removeprefix("file://"))
     if "://" in str(folder) or not folder.is_dir() or (folder / ".controlset").exists():
         return
@@ -208,11 +162,7 @@ def _need_output(output: str) -> None:
 
 
 def _need_recipe(config: GenerateConfig) -> None:
-    """Refuse a finished data set that was made with other options; the rest is left to the run.
-
-    Raises:
-        ConfigError: names the options.
-    """
+    """Refuse a finished data set that was made with other options; the rest is left to the run."""
     from schemas.documents import read_json
     from schemas.manifest import ADDING_DIR, MANIFEST_NAME, RECORDS_DIR
 
@@ -236,13 +186,9 @@ def _need_recipe(config: GenerateConfig) -> None:
 
 
 def need_dataset(place: str, condition: str | None = None) -> None:
-    """Refuse what is no data set, or has not the condition.
-
-    Raises:
-        ConfigError: names what it has.
-    """
+    """Refuse what is no data set, or has not the condition."""
     if "://" in place:
-        return
+        return  # a store may take seconds to answer
     from schemas.dataset import open_dataset
 
     found = open_dataset(place).manifest.annotators
@@ -265,9 +211,6 @@ def need_paths(flag: str, places: Iterable[str | os.PathLike[str] | None], what:
         flag: e.g. `--run`.
         places: None is an option that was not given.
         what: e.g. "the folder of a run".
-
-    Raises:
-        ConfigError: names the first.
     """
     for place in filter(None, places):
         if _is_local(str(place)) and not os.path.exists(place):
@@ -275,18 +218,11 @@ def need_paths(flag: str, places: Iterable[str | os.PathLike[str] | None], what:
 
 
 def _need_models(options: Any) -> None:
-    """Refuse models and files that a command names and that are not there.
-
-    Args:
-        options: of any command; what it does not have is not looked for.
-
-    Raises:
-        ConfigError: names the first.
-    """
+    """Refuse models and files that are not there; `options` may be those of any command."""
     for name, what in _MODELS.items():
         place = getattr(options, name, None)
         if isinstance(place, str) and place != nano.NAME:  # `--clip` of `train` is a number
-            need_paths(f"--{name.replace('_', '-')}", [place], what)
+            need_paths(flag_of(name), [place], what)
 
 
 def _need_runs(runs: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ made of a folder (`controlset.TrainedRun("run")`) is the same as the one that tr
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
     from pipeline.output.pages import MapForm
 
 _SHOWN_ROWS = 4
-_SIDE_PX = 176
-_WIDE_PX = 1600
-_AS_IT_IS_BYTES = 1_500_000
-_TEXT_LIMIT = 200
+_SIDE_PX = 176  # of a picture of a row
+_WIDE_PX = 1600  # of a figure; twice the width of a notebook's column, for sharp screens
+_AS_IT_IS_BYTES = 1_500_000  # a larger figure is made smaller
+_TEXT_LIMIT = 200  # characters of a caption
 
 _FRAGMENT = """\
 <div style="max-width: 100%; overflow-x: auto">
@@ -86,18 +87,15 @@ def _html(
     """
     from pipeline.output.pages import templates
 
-    return (
-        templates()
-        .from_string(_FRAGMENT)
-        .render(
-            title=title,
-            facts=facts,
-            header=header,
-            rows=rows,
-            pictures=pictures,
-            paths=paths,
-            numbers=numbers,
-        )
+    fragment = templates().from_string(_FRAGMENT)  # escapes whatever came from data
+    return fragment.render(
+        title=title,
+        facts=facts,
+        header=header,
+        rows=rows,
+        pictures=pictures,
+        paths=paths,
+        numbers=numbers,
     )
 
 
@@ -194,7 +192,7 @@ class Rows:
         """Which rows have every map. Of maps only `path` is read, which is null where they are."""
         narrow = [f"{name}.path" for name in self.conditions]
         numbers, start = list[int](), 0
-        for shard in self.dataset.shards if narrow else []:
+        for shard in self.dataset.shards if narrow else []:  # one open file at a time
             with self.dataset.reader(shard) as reader:
                 table = reader.read(narrow)
             valid = zip(
@@ -233,7 +231,10 @@ class Rows:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Open files do not go to another process; a loader's worker opens its own.
-        return _reopened, (self.path, self.split, self._asked, self._columns)
+        again = functools.partial(
+            Rows, split=self.split, conditions=self._asked, columns=self._columns
+        )
+        return again, (self.path,)
 
     def __repr__(self) -> str:
         split = "" if self.split is None else f", split={self.split!r}"
@@ -269,12 +270,6 @@ class Rows:
 
 def _several(names: str | Sequence[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
-
-
-def _reopened(
-    path: str, split: str | None, conditions: Sequence[str] | None, columns: Sequence[str]
-) -> Rows:
-    return Rows(path, split=split, conditions=conditions, columns=columns)
 
 
 class _Folder:
@@ -345,7 +340,7 @@ class TrainedRun(_Folder):
 
     def _facts(self) -> list[str]:
         summary = self.summary
-        if not summary:
+        if not summary:  # it is written at the end, also where a signal was the end
             return ["not finished"]
         facts = [f"{summary['step']:,} steps"]
         adherence, bounds = summary.get("adherence"), summary.get("bounds")
@@ -413,9 +408,9 @@ class Scores(_Folder):
             ConfigError: there is no such number.
         """
         for line in self.table:
-            if line["row"] == row and measure in {None, line["measure"]}:
-                if run in {None, line["run"]}:
-                    return line["value"]
+            is_run = run in {None, line["run"]}
+            if line["row"] == row and is_run and measure in {None, line["measure"]}:
+                return line["value"]
         what = " ".join(filter(None, [row, measure, run]))
         raise ConfigError(f"{self.path}: need a number of this evaluation, got {what!r}")
 
@@ -425,7 +420,7 @@ class Scores(_Folder):
         from controlset.report.numbers import verdict_of
         from controlset.report.records import gather
 
-        found = gather(self.path)
+        found = gather(self.path)  # by the report's own code, so that they say the same
         verdict = verdict_of(found, found.document.runs[0].name)
         return "; ".join(filter(None, [verdict.word, verdict.number, verdict.beside]))
 
@@ -478,11 +473,9 @@ def _number(value: Mapping[str, Any] | None, before: str = " ") -> str:
     if value is None or value["value"] is None:
         return "-"
     number = f"{value['value']:.3f}"
-    return (
-        number
-        if value["low"] is None
-        else f"{number}{before}({value['low']:.2f} to {value['high']:.2f})"
-    )
+    if value["low"] is None:  # a measure without an interval
+        return number
+    return f"{number}{before}({value['low']:.2f} to {value['high']:.2f})"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

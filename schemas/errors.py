@@ -30,9 +30,14 @@ def need(satisfied: bool, where: str, rule: str, value: object) -> None:
         raise ConfigError(f"{where}: need {rule}, got {value!r}")
 
 
+def flag_of(name: str) -> str:
+    """An option as it is typed: `--batch-size` for the field `batch_size`."""
+    return f"--{name.replace('_', '-')}"
+
+
 def need_field(config: object, satisfied: bool, name: str, rule: str) -> None:
-    """The same of a configuration's field, which is named as it is typed: `--batch-size`."""
-    need(satisfied, f"--{name.replace('_', '-')}", rule, getattr(config, name))
+    """As `need`, of a configuration's field, which is named by its flag."""
+    need(satisfied, flag_of(name), rule, getattr(config, name))
 
 
 class NothingKept(ConfigError):

@@ -336,7 +336,8 @@ class Manifest:
                 "use the controlset release that wrote it, or generate again"
             )
         said = as_record(document, _Document, where=where, advice=_ADVICE)
-        _check_not_empty(said, where)
+        if not said.shards:
+            raise misfit(where, "no shard at all", _ADVICE)
         try:
             manifest = cls(
                 recipe=said.recipe,
@@ -374,8 +375,3 @@ def read_record(text: str | bytes, *, where: str) -> ShardRecord:
     if not where.endswith(f"/{record.name}.json"):
         raise misfit(where, f"the record of {record.name}", _ADVICE)
     return record
-
-
-def _check_not_empty(said: _Document, where: str) -> None:
-    if not said.shards:
-        raise misfit(where, "no shard at all", _ADVICE)

@@ -1,8 +1,13 @@
-"""The one console of this project: no text is markup, and none acts on the terminal."""
+"""The one console of this project: no text is markup, and none acts on the terminal.
 
+Beside it how far a step is, as a bar or as lines.
+"""
+
+import contextlib
 import io
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -10,7 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.segment import Segment
 from rich.text import Text
 
-from schemas.printable import NotWritten, printable, printable_lines
+from schemas.printable import NotWritten, printable, printable_lines, say, shows_progress
+
+_PLAIN_LINE_S = 5.0
 
 
 class Terminal(Console):
@@ -81,3 +88,37 @@ def progress_bar(terminal: Terminal, *texts: str, transient: bool = False) -> Pr
     first, *others = (TextColumn(text, markup=False) for text in ("{task.description}", *texts))
     columns = (first, BarColumn(), MofNCompleteColumn(), *others, TimeRemainingColumn())
     return Progress(*columns, console=terminal, transient=transient)
+
+
+@contextlib.contextmanager
+def progress(doing: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, a line every few seconds elsewhere; both on standard error.
+
+    Args:
+        doing: e.g. "verifying".
+
+    Yields:
+        A function to call with (done, total); any thread may call it.
+    """
+    if not shows_progress():
+        yield lambda done, total: None
+        return
+    terminal = Terminal(error=True)  # standard output is for results, which may go to a file
+    if not terminal.is_terminal:
+        yield _plain_lines(doing)
+        return
+    with progress_bar(terminal, transient=True) as bar:
+        task = bar.add_task(doing, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _plain_lines(doing: str) -> Callable[[int, int], None]:
+    last = time.monotonic()  # so that what is done at once prints no line at all
+
+    def advance(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _PLAIN_LINE_S:
+            last = time.monotonic()
+            say(f"{doing}: {done:,} of {total:,}", error=True)
+
+    return advance

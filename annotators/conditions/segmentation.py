@@ -65,28 +65,33 @@ class SegmentationSpec:
         if getattr(network, "auxiliary_head", None) is not None:
             network.auxiliary_head = None
         processor = processor_of(folder)
-        palette = np.array(reference("util").ade_palette(), np.uint8)
+        colors = palette()
         return NetworkAnnotator(
             runtime=runtime,
             feed=lambda images: prepared(images, processor, runtime, self.precision),
             network=placed(network, runtime, self.precision),
             # One by one: at 1024x1024 the enlarged logits of one image are 600 MB.
             draw=lambda outputs, height, width: [
-                _drawn(logits, palette, height, width) for logits in outputs.logits.float()
+                _drawn(logits, colors, height, width) for logits in outputs.logits.float()
             ],
         )
 
 
+def palette() -> np.ndarray:
+    """Colours of ADE20K's classes, (150, 3) uint8 RGB."""
+    return np.array(reference("util").ade_palette(), np.uint8)
+
+
 def _drawn(
-    logits: "torch.Tensor", palette: np.ndarray, height: int, width: int
+    logits: "torch.Tensor", colors: np.ndarray, height: int, width: int
 ) -> Annotation | Rejected:
-    """A map in the palette's colours, (150, 3) uint8 RGB, out of (C, h, w) logits."""
+    """A map in the palette's colours out of (C, h, w) logits."""
     import torch
 
     if not torch.isfinite(logits).all():
         return not_finite()
     classes = classes_of(logits, height, width)
-    return Annotation(pixels=palette[classes], stats={"classes": len(np.unique(classes))})
+    return Annotation(pixels=colors[classes], stats={"classes": len(np.unique(classes))})
 
 
 def classes_of(logits: "torch.Tensor", height: int, width: int) -> np.ndarray:

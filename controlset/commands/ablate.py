@@ -6,7 +6,7 @@ from pathlib import Path
 
 from controlnet.ablations.config import AblationConfig
 from controlset import refusals
-from controlset.console import leaving_at_once
+from controlset.commands import leaving_at_once
 from controlset.parse import Command
 from schemas.errors import ConfigError
 from schemas.printable import say

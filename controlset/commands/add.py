@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from controlset import refusals
-from controlset.console import leaving_at_once, load_arrow
+from controlset.commands import leaving_at_once, load_arrow
 from controlset.parse import Command
 from pipeline.add.config import AddConfig
 from schemas.printable import say

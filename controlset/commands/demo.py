@@ -17,15 +17,16 @@ from controlnet.evaluator.config import EvaluateConfig
 from controlnet.nano.scenes import SIZE_PX, draw, random_scene
 from controlnet.trainer.config import nano_recipe
 from controlset import refusals
-from controlset.console import leaving_at_once, load_arrow, progress
+from controlset.commands import leaving_at_once, load_arrow
 from controlset.parse import Command
 from pipeline.add.config import AddConfig
 from pipeline.config import GenerateConfig
 from schemas.dataset import open_dataset
-from schemas.errors import ConfigError, need
+from schemas.errors import ConfigError, need_field
 from schemas.files import held, machine_limits
 from schemas.manifest import MANIFEST_NAME
 from schemas.printable import say
+from schemas.terminal import progress
 
 _LAST = "not-a-picture.png"  # written last: all pictures are there
 _VALIDATION = 0.04
@@ -56,8 +57,7 @@ class Demo:
 
     def __post_init__(self) -> None:
         for name in ("pictures", "steps", "rows"):
-            value = getattr(self, name)
-            need(value >= 1, f"--{name}", "1 or more", value)
+            need_field(self, getattr(self, name) >= 1, name, "1 or more")
 
 
 COMMAND = Command(
@@ -104,16 +104,16 @@ def _told_story(options: Demo) -> int:
     started_s = time.monotonic()
     shapes, data, run = (options.output / name for name in ("shapes", "dataset", "run"))
     if options.source is None:
-        _told("1/4", f"drawing {options.pictures:,} pictures with captions")
+        say("", f"1/4  drawing {options.pictures:,} pictures with captions")
         draw_shapes(shapes, options.pictures, options.seed)
-    _told("2/4", "pictures -> image, caption and Canny map, on Apache Beam")
+    say("", "2/4  pictures -> image, caption and Canny map, on Apache Beam")
     if not _has_latents(data):
         generate(_data_config(options, shapes, data), show=True)
         # encoding is a third of a nano step; `generate` will not touch a set that was added to
         add(AddConfig(output=str(data), latents=str(nano.base_folder()), device="cpu"), show=True)
-    _told("3/4", f"training a ControlNet on the nano base, {options.steps:,} steps of 32")
+    say("", f"3/4  training a ControlNet on the nano base, {options.steps:,} steps of 32")
     _train(options, data, run)
-    _told("4/4", "does it obey? sampling, looking again, comparing")
+    say("", "4/4  does it obey? sampling, looking again, comparing")
     config = EvaluateConfig(
         run=(str(run),),
         data=str(data),
@@ -206,10 +206,6 @@ def _is_finished(run: Path, steps: int) -> bool:
     return summary.get("stopped_by", -1) is None and summary.get("step") == steps
 
 
-def _told(number: str, text: str) -> None:
-    say("", f"{number}  {text}")
-
-
 def _closing(options: Demo, document: dict[str, Any], minutes: float) -> list[str]:
     """The headline numbers, and where to look."""
     headline = document["measures"][0]
@@ -222,7 +218,9 @@ def _closing(options: Demo, document: dict[str, Any], minutes: float) -> list[st
         ("ceiling", "the real pictures, through the VAE"),
     ):
         value = values.get(row)
-        number = "   -" if value is None else f"{value['value']:.2f} ({_interval(value)})"
+        number = "   -"
+        if value is not None:
+            number = f"{value['value']:.2f} ({value['low']:.2f} to {value['high']:.2f})"
         lines.append(f"  {row:<9} {number}   {means}")
     # The command is printed so that it can be pasted, whether or not the environment is active.
     here = Path(sys.executable).parent
@@ -240,9 +238,6 @@ def _closing(options: Demo, document: dict[str, Any], minutes: float) -> list[st
     ]
 
 
-def _interval(value: dict[str, Any]) -> str:
-    return f"{value['low']:.2f} to {value['high']:.2f}"
-
-
 def _near(folder: Path) -> Path:
+    """As it is typed from here."""
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder

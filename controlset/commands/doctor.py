@@ -12,8 +12,8 @@ import tyro
 
 from annotators.options import AnnotateConfig
 from annotators.runtime import resolve_device, resolve_precision
+from controlset.commands import leaving_at_once
 from controlset.commands.weights import Entry, entries, everything, known, print_entries
-from controlset.console import leaving_at_once
 from controlset.parse import Command
 from schemas.machine import cores, memory_bytes, processor
 from schemas.printable import say, say_json
@@ -74,12 +74,9 @@ def run(arguments: Sequence[str]) -> int:
     else:
         _show(facts, found, Terminal())
         for entry in unready:
-            say(f"not ready: {entry.name}: {entry.problem or f'{_title(entry)} is missing'}")
+            missing = f"{entry.weights.title} is missing" if entry.weights else ""
+            say(f"not ready: {entry.name}: {entry.problem or missing}")
     return 1 if unready else 0
-
-
-def _title(entry: Entry) -> str:
-    return entry.weights.title if entry.weights else ""
 
 
 def _plain(entry: Entry) -> dict[str, Any]:
@@ -188,7 +185,7 @@ def _free_gb(place: Path) -> float:
 def _memory() -> Mapping[str, float]:
     """In GB; a container's own limit where it has one."""
     total, free = memory_bytes()
-    try:
+    try:  # psutil tells of the machine, and a container is ended by its own limit
         group = Path("/sys/fs/cgroup")
         total = min(total, int((group / "memory.max").read_text()))
         free = min(free, total - int((group / "memory.current").read_text()))

@@ -8,7 +8,7 @@ import tyro
 
 from controlnet.evaluator.config import EvaluateConfig
 from controlset import refusals
-from controlset.console import leaving_at_once, load_arrow
+from controlset.commands import leaving_at_once, load_arrow
 from controlset.parse import Command, plain
 from schemas.printable import say
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from controlset import refusals
-from controlset.console import leaving_at_once
+from controlset.commands import leaving_at_once
 from controlset.parse import Command
 from schemas.printable import say
 

@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 import tyro
 
 from controlset import refusals
-from controlset.console import leaving_at_once, load_arrow
+from controlset.commands import leaving_at_once, load_arrow
 from controlset.parse import Command, plain
 from pipeline.config import GenerateConfig
 from schemas.errors import ConfigError, need

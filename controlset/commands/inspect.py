@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from controlset import refusals
-from controlset.console import leaving_at_once, load_arrow
+from controlset.commands import leaving_at_once, load_arrow
 from controlset.parse import Command
 from schemas.errors import need
 from schemas.files import write_text
@@ -52,10 +52,9 @@ def run(arguments: Sequence[str]) -> int:
         need(writable, flag, "a file in a folder that exists", str(path))
     refusals.check_inspect(options.dataset, options.sample, options.num_workers)
     with leaving_at_once("inspect"):
-        from controlset.console import progress
         from pipeline.inspection import inspect_dataset, print_inspection, render_inspection
         from schemas.shards import is_of_set
-        from schemas.terminal import Terminal
+        from schemas.terminal import Terminal, progress
 
         load_arrow()
     # `schemas.shards` takes pyarrow, so this comes after the import.

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import tyro
 
 from controlset import refusals
-from controlset.console import leaving_at_once, load_arrow
+from controlset.commands import leaving_at_once, load_arrow
 from controlset.parse import Command
-from schemas.errors import need
+from schemas.errors import need, need_field
 from schemas.printable import say
 
 _DIR = tyro.conf.arg(metavar="DIR")
@@ -112,7 +112,7 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "count", "batch_size"):
-            need(getattr(self, name) >= 1, f"--{name.replace('_', '-')}", "1 or more", 0)
+            need_field(self, getattr(self, name) >= 1, name, "1 or more")
         need(bool(self.hint), "--hint", "at least one file", "none")
         several = len(self.run) > 1
         if several:

@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 
 from annotators.options import AnnotateConfig
-from controlset.console import leaving_at_once, load_arrow, progress
+from controlset.commands import leaving_at_once, load_arrow
 from controlset.parse import Command
 from pipeline.scale.cost import (
     CAPTION,
@@ -31,7 +31,7 @@ from pipeline.scale.simulation import Faults, SimulatedRun, simulate
 from schemas.errors import ConfigError, need
 from schemas.figure_style import COLORS, DPI, SOFT, WIDTH_IN, styled
 from schemas.printable import say, say_json
-from schemas.terminal import Terminal
+from schemas.terminal import Terminal, progress
 
 _UNITS = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"))
 ROWS = (125, 250, 500, 1000, 2000, 4000, 8000, 16000)
@@ -126,6 +126,7 @@ def run(arguments: Sequence[str]) -> int:
     """Say what a run on many machines takes."""
     options = COMMAND.parse(arguments)
     figures = _figures(options)
+    # What costs seconds: each condition, and the captioner as if it were one.
     parts = (*options.conditions, *((CAPTION,) if options.caption == "blip" else ()))
     cluster, prices, faults = options.of(Cluster), options.of(Prices), options.of(Faults)
     found = [
@@ -136,7 +137,7 @@ def run(arguments: Sequence[str]) -> int:
         say_json(_plain(figures, cluster, prices, faults, found))
     else:
         print_estimates(found, parts, figures, faults, Terminal())
-    if options.chart is not None:
+    if options.chart is not None:  # a chart has one axis of sizes, so it takes one number of images
         swept = int(options.images[0])
         drawn = draw_scale(swept, figures.core_seconds(parts), cluster, faults)
         options.chart.write_bytes(drawn)
@@ -161,7 +162,7 @@ def _figures(options: _Options) -> Figures:
     config = GenerateConfig(
         **{name: getattr(options, name) for name in AnnotateConfig.__dataclass_fields__},
         source=options.measure,
-        output="not-written",
+        output="not-written",  # the pilot has folders of its own
         caption=options.caption,
         resolution=options.resolution,
     )
@@ -308,6 +309,7 @@ def draw_scale(images: int, core_seconds: float, cluster: Cluster, faults: Fault
 
 
 def _scenarios(faults: Faults) -> dict[str, Faults]:
+    # Each adds one trouble to the one before, so that the distance between two curves is its cost.
     spot = faults.preemptions or SPOT_AN_HOUR
     even = dataclasses.replace(faults, stragglers=0.0, preemptions=0.0)
     slow = dataclasses.replace(faults, preemptions=0.0)
@@ -344,5 +346,5 @@ def _simulated(
     faults: Faults,
 ) -> SimulatedRun:
     rows = cut(images, shard_rows)
-    seconds: np.ndarray = rows * (core_seconds / cluster.vcpus)
+    seconds: np.ndarray = rows * (core_seconds / cluster.vcpus)  # a machine's cores share a shard
     return simulate(seconds, machines=machines, startup_s=cluster.startup_s, faults=faults)

@@ -7,7 +7,7 @@ from typing import Any
 from controlnet import nano
 from controlnet.trainer.config import TrainConfig, nano_recipe
 from controlset import refusals
-from controlset.console import leaving_at_once
+from controlset.commands import leaving_at_once
 from controlset.parse import Command
 from schemas.printable import say, say_json
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from controlset import refusals
-from controlset.console import leaving_at_once
+from controlset.commands import leaving_at_once
 from controlset.parse import Command
 from schemas.machine import cores
 
@@ -54,9 +54,8 @@ def run(arguments: Sequence[str]) -> int:
     refusals.check_verify(options.dataset, options.audit, options.num_workers)
     with leaving_at_once("verify"):
         from annotators.runtime import Runtime
-        from controlset.console import progress
         from pipeline.verify.verify import print_verification, verify_dataset
-        from schemas.terminal import Terminal
+        from schemas.terminal import Terminal, progress
 
     with progress("verifying") as advance:
         report = verify_dataset(

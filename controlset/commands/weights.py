@@ -16,7 +16,7 @@ from annotators.protocol import CaptionSpec, Spec, weights_of
 from annotators.registry import available, captioner_of, captioners, kind_of, specs_of
 from annotators.runtime import Runtime
 from annotators.weights import Weights, fetch, is_here, locate, sha256_of
-from controlset.console import leaving_at_once
+from controlset.commands import leaving_at_once
 from controlset.parse import Command
 from schemas.errors import ConfigError, need
 from schemas.printable import printable, say

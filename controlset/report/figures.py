@@ -72,7 +72,7 @@ def drawable(text: str, limit: int = 26) -> str:
     plain = "".join(
         character if ord(character) in known else "\N{WHITE SQUARE}" for character in seen
     )
-    short, rest = shortened(plain, limit)
+    short, rest = shortened(plain, limit)  # a run's name may be any text
     return f"{short}…" if rest else short
 
 
@@ -126,6 +126,7 @@ def draw_series(
     for number, series in enumerate(lines):
         points = [(point.at, point.values.get(measure.name)) for point in series.points]
         there = [(at, value) for at, value in points if value is not None]
+        # Runs may be more than colours; then they begin again.
         _errors(panel, there, COLORS[number % len(COLORS)], drawable(f"run {series.run}"))
     for row in ("ceiling", "floor"):
         of_row = found.of(row)
@@ -150,7 +151,7 @@ def _errors(
     at = [place for place, _ in points]
     values = np.array([value.value for _, value in points])
     ends = np.array([value.ends for _, value in points]).reshape(-1, 2)
-    sides = np.abs(ends.T - values)
+    sides = np.abs(ends.T - values)  # matplotlib wants distances from the point
     panel.errorbar(at, values, yerr=sides, color=color, marker="o", capsize=2.5, label=label)
 
 
@@ -253,6 +254,7 @@ def draw_sheet(found: Evaluation) -> DrawnFigure | None:
         None where no picture is left to draw.
     """
     there = [picture for picture in found.pictures if _files(picture)]
+    # Chosen by nobody: pictures that were kept for their score would flatter or shame the model.
     firsts = [picture for picture in there if picture.why in {"first", None}]
     chosen = (firsts or there)[: _ROWS * _ACROSS]  # of a few rows each may be the best or worst
     if not chosen:

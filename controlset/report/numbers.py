@@ -72,6 +72,12 @@ def interval(value: NumberRecord, places: int) -> str:
     return f"{low} to {high}" if value.low < 0 else f"{low}\N{EN DASH}{high}"
 
 
+def said_with_interval(value: NumberRecord, measure: MeasureRecord, places: int) -> str:
+    """The number with its unit, and its interval in brackets where it has one."""
+    ends = interval(value, places)
+    return f"{said(value, measure, places)}{f' ({ends})' if ends else ''}"
+
+
 def direction(measure: MeasureRecord) -> str:
     """Which way is better, with an arrow."""
     if measure.name in BEST_AT_ONE:
@@ -197,9 +203,7 @@ def _number(found: Evaluation, model: NumberRecord | None) -> str:
     label = measure.label if named else f"{name[:1].upper()}{name[1:]} {measure.label}"
     if model is None:
         return f"{label}: not computed"
-    places = places_of(found, measure)
-    ends = interval(model, places)
-    return f"{label} {said(model, measure, places)}{f' ({ends})' if ends else ''}"
+    return f"{label} {said_with_interval(model, measure, places_of(found, measure))}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

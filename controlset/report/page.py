@@ -27,10 +27,9 @@ from controlset.report.numbers import (
     duration,
     flat,
     forest,
-    interval,
     places_of,
     plain,
-    said,
+    said_with_interval,
     verdict_of,
 )
 from controlset.report.records import (
@@ -235,9 +234,7 @@ def _varied(measures: Sequence[MeasureRecord]) -> list[MeasureRecord]:
 def _cell(found: Evaluation, value: Any, measure: MeasureRecord) -> str:
     if value is None:
         return "not computed"
-    places = places_of(found, measure)
-    ends = interval(value, places)
-    return f"{said(value, measure, places)}{f' ({ends})' if ends else ''}"
+    return said_with_interval(value, measure, places_of(found, measure))
 
 
 def _plain_name(name: str) -> str:

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from controlset.cli import COMMANDS, main
+from controlset.commands import leaving_at_once
 from controlset.commands.generate import parse_config
-from controlset.console import leaving_at_once
 from controlset.parse import option_kinds
 from pipeline.config import GenerateConfig
 from schemas.errors import ConfigError
@@ -364,7 +364,7 @@ def test_ctrl_c_promises_to_go_on_only_where_it_does(capsys, monkeypatch):
 @pytest.mark.parametrize("inside", ["import time; time.sleep(20)", SWALLOWED])
 def test_ctrl_c_during_imports_ends_at_once_even_where_the_exception_would_be_lost(inside):
     code = (
-        "from controlset.console import leaving_at_once\n"
+        "from controlset.commands import leaving_at_once\n"
         "with leaving_at_once('inspect'):\n"
         "    print('ready', flush=True)\n"
         f"    {inside}\n"

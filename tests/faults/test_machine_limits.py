@@ -25,7 +25,7 @@ import controlset.commands.generate, controlset.commands.inspect, controlset.com
 import controlset.commands.train
 import pipeline.inspection, pipeline.generate, pipeline.verify.verify
 from controlset.cli import main
-from controlset.console import load_arrow
+from controlset.commands import load_arrow
 
 load_arrow()
 for name in sys.argv[1:]:

@@ -3,7 +3,7 @@
 import colorsys
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -55,21 +55,6 @@ def as_column(people: Sequence[Person]) -> list[dict[str, Any]]:
         }
         for person in people
     ]
-
-
-def from_column(people: Sequence[Mapping[str, Any]]) -> list[Person]:
-    """The inverse of `as_column` for bodies: what a stored pose can be drawn from again."""
-    found: list[Person] = []
-    for person in people:
-        seen = {joint["name"]: joint for joint in person["body"]}
-        body = [
-            Keypoint(x=seen[name]["x"], y=seen[name]["y"], score=seen[name]["score"])
-            if name in seen
-            else None
-            for name in BODY
-        ]
-        found.append(Person(body=body))
-    return found
 
 
 def _named(joints: Joints, names: Sequence[str] | None = None) -> list[dict[str, Any]]:

@@ -16,7 +16,6 @@ from annotators.conditions.pose.people import (
     Person,
     as_column,
     drawn,
-    from_column,
 )
 from annotators.network import reference
 from annotators.runtime import Runtime
@@ -162,6 +161,22 @@ def test_right_and_left_limbs_have_openposes_colours():
     assert color_at(left_wrist) == COLORS[7] == (0, 255, 85)
     middle = np.mean([(body[3].y, body[3].x), (body[4].y, body[4].x)], axis=0)
     assert pixels[int(middle[0]), int(middle[1])].tolist() == [153, 153, 0]  # forearm, darker
+
+
+def from_column(people):
+    """What a reader of the data set makes of the column: enough to draw the bodies again."""
+    seen = [{joint["name"]: joint for joint in person["body"]} for person in people]
+    return [
+        Person(
+            body=[
+                Keypoint(**{part: joints[name][part] for part in ("x", "y", "score")})
+                if name in joints
+                else None
+                for name in BODY
+            ]
+        )
+        for joints in seen
+    ]
 
 
 def test_people_survive_their_column():
