@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
+# Where public names are defined: a name imports its module when it is asked for, and no other.
 _PLACES = {
     "annotators.protocol": ["Annotation", "Spec"],
     "annotators.runtime": ["Runtime"],
@@ -54,8 +55,10 @@ _PLACES = {
     "schemas.errors": ["ConfigError", "NothingKept", "Reason", "Rejected"],
 }
 _MODULES = {name: module for module, names in _PLACES.items() for name in names}
+# Called so here alone: inside of a module it would hide Python's own.
 _MODULES["open"] = _MODULES.pop("open_dataset")
 
+# Written out a second time, since type checkers and editors read a list and no dictionary.
 __all__ = [
     "AddConfig",
     "Annotation",

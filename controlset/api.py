@@ -46,6 +46,10 @@ if TYPE_CHECKING:
     Hint = Place | np.ndarray | Image.Image
 
 
+# Of each function two signatures for type checkers, keywords or one whole configuration; people
+# and notebooks see the fields of the configuration, which `command` puts into the third.
+
+
 @overload
 def generate(
     source: Place,
@@ -98,7 +102,7 @@ def generate(
 
         check_beam_knows(config.beam_args)
     from controlset.results import Rows
-    from pipeline.generate import generate
+    from pipeline.generate import generate  # slow: Beam
 
     generate(config, show=progress)
     return Rows(config.output)
@@ -250,7 +254,7 @@ def evaluate(
         EvaluateConfig, run, {"run": run, "data": data, "output": output, **options}
     )
     refusals.check_evaluate(config)
-    from controlset.judge import run_evaluation
+    from controlset.judge import run_evaluation  # slow: torch and diffusers
     from controlset.results import Scores
 
     run_evaluation(config)
@@ -316,7 +320,7 @@ def _as_files(hint: Any) -> Iterator[Any]:
     """Hints as files: arrays and pictures are lossless PNGs for as long as they are needed."""
     # An array is one hint and not several, so it is not asked for its items.
     hints = list(hint) if isinstance(hint, list | tuple) else [] if hint is None else [hint]
-    if all(isinstance(each, str | os.PathLike) for each in hints):
+    if all(isinstance(given, str | os.PathLike) for given in hints):
         yield hints or None
         return
     import numpy as np

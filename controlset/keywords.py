@@ -46,6 +46,9 @@ Place = str | os.PathLike[str]
 """A path or an address; results of this package that lie on disk are such, too."""
 
 
+# None is in a type where the configuration takes it; a keyword that is None is as if left out.
+
+
 class AnnotateKeywords(TypedDict, total=False):
     """What every command that annotates can be asked; `options` are those of single annotators."""
 

@@ -451,12 +451,13 @@ class Scores(_Folder):
         """The four rows with intervals, and the sheet of samples."""
         document = self.document
         measures, data = document["measures"], document["data"]
+        names = [measure["name"] for measure in measures]
         return _html(
             f"Evaluation {self.path}",
             [f"{data['used']:,} rows of {data['split']}", self.verdict],
             header=["", *(measure["label"] for measure in measures)],
             rows=[
-                [_name(row), *(_number(row["values"].get(each["name"]), "\n") for each in measures)]
+                [_name(row), *(_number(row["values"].get(name), "\n") for name in names)]
                 for row in document["rows"]
             ],
             numbers=True,

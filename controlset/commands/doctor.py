@@ -13,7 +13,7 @@ import tyro
 from annotators.options import AnnotateConfig
 from annotators.runtime import resolve_device, resolve_precision
 from controlset.commands import leaving_at_once
-from controlset.commands.weights import Entry, entries, everything, known, print_entries
+from controlset.commands.weights import Entry, entries, everything, need_known, print_entries
 from controlset.parse import Command
 from schemas.machine import cores, memory_bytes, processor
 from schemas.printable import say, say_json
@@ -58,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
     with leaving_at_once("doctor"):
         options = COMMAND.parse(arguments)
 
-        known(options.conditions)
+        need_known(options.conditions)
         facts = {
             "versions": _versions(),
             "hardware": _hardware(options),
@@ -110,7 +110,10 @@ def _show(facts: Mapping[str, Any], found: Sequence[Entry], console: Terminal) -
             for name, place in room["disk"].items()
         },
         **{f"Beam, {name}": text for name, text in facts["runners"].items()},
-        "third parties": ", ".join(f"{n} ({w})" for n, w in facts["third_party"].items()) or "none",
+        "third parties": ", ".join(
+            f"{name} ({origin})" for name, origin in facts["third_party"].items()
+        )
+        or "none",
     }
     width = max(map(len, lines))
     for name, text in lines.items():

@@ -56,6 +56,7 @@ def table(document: Mapping[str, Any]) -> list[str]:
     """Lines: rows and measures, 95 % intervals of the headline; then differences between runs."""
     measures = document["measures"][:_COLUMNS]
     headline = measures[0]
+    # The first measure is the one that runs are judged by; the others have no room for intervals.
     names = [_name(row) for row in document["rows"]]
     values = [
         [_value(row["values"].get(measure["name"]), measure is headline) for measure in measures]

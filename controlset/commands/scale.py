@@ -130,8 +130,8 @@ def run(arguments: Sequence[str]) -> int:
     parts = (*options.conditions, *((CAPTION,) if options.caption == "blip" else ()))
     cluster, prices, faults = options.of(Cluster), options.of(Prices), options.of(Faults)
     found = [
-        estimate(int(n), parts, figures=figures, cluster=cluster, prices=prices, faults=faults)
-        for n in options.images
+        estimate(int(images), parts, figures=figures, cluster=cluster, prices=prices, faults=faults)
+        for images in options.images
     ]
     if options.json:
         say_json(_plain(figures, cluster, prices, faults, found))
@@ -289,7 +289,9 @@ def draw_scale(images: int, core_seconds: float, cluster: Cluster, faults: Fault
     figure = Figure(figsize=(WIDTH_IN, 4.6), dpi=DPI, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     for color, (name, scenario) in zip(COLORS, scenarios.items(), strict=False):
-        outcomes = [_simulated(images, r, core_seconds, cluster, machines, scenario) for r in sizes]
+        outcomes = [
+            _simulated(images, rows, core_seconds, cluster, machines, scenario) for rows in sizes
+        ]
         above.plot(sizes, [outcome.stretch for outcome in outcomes], "o-", color=color, label=name)
         lost = [100 * outcome.lost_s / (machines * outcome.makespan_s) for outcome in outcomes]
         below.plot(sizes, lost, "o-", color=color)

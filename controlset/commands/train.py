@@ -48,7 +48,7 @@ def _config(arguments: Sequence[str]) -> TrainConfig:
 
 def _recipe() -> dict[str, Any]:
     """What the recipe for the bundled base changes."""
-    recipe = nano_recipe(data="", condition="", output="-")
+    recipe = nano_recipe(data="", condition="", output="-")  # what these are is not looked at
     return {
         field.name: getattr(recipe, field.name)
         for field in dataclasses.fields(TrainConfig)

@@ -136,9 +136,10 @@ def _fetch(arguments: Sequence[str]) -> int:
 
     names = options.conditions
     need(bool(names), "fetch", "at least one NAME", "none")
-    known(names)
+    need_known(names)
     runtime = Runtime(weights=options.weights, offline=options.offline)
-    fetch(weights_for(names, options), runtime)
+    specs = [_spec(name, options.options) for name in names]
+    fetch([weights for spec in specs for weights in weights_of(spec)], runtime)
     for entry in entries(names, options, models_too=True):
         say(*_described(entry))
     if options.weights:
@@ -150,6 +151,7 @@ def _described(entry: Entry) -> list[str]:
     """Name, file, size, licence, hash and place, in a form that can be copied."""
     if entry.weights is None:
         return [f"{entry.name}: needs none"]
+    # Somebody may have put a file of their own there, and means it.
     same = {True: " (the released file)", False: " (not the released file)", None: ""}
     return [
         f"{entry.name}: {entry.weights.title}, {entry.size}",
@@ -163,7 +165,7 @@ def _list(arguments: Sequence[str]) -> int:
     with leaving_at_once("weights"):
         options = LIST.parse(arguments)
 
-    known(options.conditions)
+    need_known(options.conditions)
     names = options.conditions or tuple(everything())
     print_entries(entries(names, options, variants=True), Terminal())
     return 0
@@ -174,7 +176,7 @@ def everything() -> list[str]:
     return [*available(), *captioners()]
 
 
-def known(names: Sequence[str]) -> None:
+def need_known(names: Sequence[str]) -> None:
     """Refuse names that nobody provides.
 
     Raises:
@@ -185,15 +187,6 @@ def known(names: Sequence[str]) -> None:
             raise ConfigError(
                 f"{name}: no such annotator or captioner; available: {', '.join(everything())}"
             )
-
-
-def weights_for(names: Sequence[str], options: AnnotateConfig) -> list[Weights]:
-    """What these annotators and captioners need, with these options.
-
-    Raises:
-        ConfigError: options out of range, or an annotator that cannot be imported.
-    """
-    return [weights for name in names for weights in weights_of(_spec(name, options))]
 
 
 def entries(
@@ -212,11 +205,11 @@ def entries(
         models_too: hash also what has no known hash to compare with.
     """
     runtime = Runtime(weights=options.weights, offline=True)
-    found = [entry for name in names for entry in _entries(name, "", options, runtime)]
+    found = [entry for name in names for entry in _entries(name, "", options.options, runtime)]
     # Each file once: the variant of an annotator may share some with its default.
     for name in names if variants else ():
         for said, changes in _variants(name):
-            others = _entries(name, said, _with_options(options, changes), runtime)
+            others = _entries(name, said, {**options.options, **changes}, runtime)
             mine = {entry.weights for entry in found if entry.name == name}
             found += [entry for entry in others if entry.weights and entry.weights not in mine]
     found.sort(key=lambda entry: names.index(entry.name))
@@ -242,7 +235,9 @@ def _variants(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield " ".join(said), defaults | values
 
 
-def _entries(name: str, option: str, options: AnnotateConfig, runtime: Runtime) -> Iterator[Entry]:
+def _entries(
+    name: str, option: str, options: Mapping[str, Any], runtime: Runtime
+) -> Iterator[Entry]:
     try:
         wanted = weights_of(_spec(name, options))
     except (ConfigError, ImportError) as error:  # another package's annotator may be broken
@@ -263,18 +258,12 @@ def _hashed(entry: Entry, models_too: bool) -> Entry:
     return dataclasses.replace(entry, sha256=sha256_of(entry.path))
 
 
-def _spec(name: str, config: AnnotateConfig) -> Spec | CaptionSpec:
+def _spec(name: str, options: Mapping[str, Any]) -> Spec | CaptionSpec:
     # For the CPU, so that torch need not be imported; where weights lie does not depend on it.
-    here = AnnotateConfig(conditions=(), device="cpu", precision="fp32", options=config.options)
+    here = AnnotateConfig(conditions=(), device="cpu", precision="fp32", options=options)
     if name in captioners():
         return captioner_of(name, here)
     return specs_of(dataclasses.replace(here, conditions=(name,)))[0]
-
-
-def _with_options(config: AnnotateConfig, options: Mapping[str, Any]) -> AnnotateConfig:
-    return AnnotateConfig(
-        conditions=(), weights=config.weights, options={**config.options, **options}
-    )
 
 
 def print_entries(found: Sequence[Entry], console: Terminal) -> None:

@@ -105,8 +105,10 @@ class Evaluation:
 
     def of(self, row: str, run: str | None = None) -> RowRecord | None:
         """The first row of a kind, of any run or of this one."""
-        rows = self.document.rows
-        return next((one for one in rows if one.row == row and run in {None, one.run}), None)
+        for record in self.document.rows:
+            if record.row == row and run in {None, record.run}:
+                return record
+        return None
 
     def value(self, row: str, run: str | None = None) -> NumberRecord | None:
         """The headline's number in a row."""

@@ -43,9 +43,13 @@ class VitPose:
         """
         boxes = self.boxes(images)
         people: list[list[Person] | None] = [None if persons is None else [] for persons in boxes]
-        crowded = {n: found for n, found in enumerate(boxes) if found is not None and len(found)}
-        if crowded:
-            found = self._poses([images[n] for n in crowded], list(crowded.values()))
+        crowded = {
+            number: persons
+            for number, persons in enumerate(boxes)
+            if persons is not None and len(persons)
+        }
+        if crowded:  # a batch without anybody would be an empty tensor
+            found = self._poses([images[number] for number in crowded], list(crowded.values()))
             for number, persons in zip(crowded, found, strict=True):
                 people[number] = persons
         return people
@@ -75,9 +79,8 @@ class VitPose:
     ) -> list[list[Person] | None]:
         import torch
 
-        inputs = _inputs(
-            self.processor, images, self.runtime, self.precision, boxes=[b.tolist() for b in boxes]
-        )
+        as_lists = [persons.tolist() for persons in boxes]
+        inputs = _inputs(self.processor, images, self.runtime, self.precision, boxes=as_lists)
         if getattr(self.network.config.backbone_config, "num_experts", 1) > 1:
             # ViTPose++ has an expert for each data set it was trained on; COCO's is the first.
             inputs["dataset_index"] = torch.zeros(
@@ -85,9 +88,7 @@ class VitPose:
             )
         outputs = self.network(**inputs)
         outputs.heatmaps = outputs.heatmaps.float()
-        found = self.processor.post_process_pose_estimation(
-            outputs, boxes=[b.tolist() for b in boxes]
-        )
+        found = self.processor.post_process_pose_estimation(outputs, boxes=as_lists)
         return [_people(several) for several in found]
 
 
