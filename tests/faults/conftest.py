@@ -75,7 +75,7 @@ def undisturbed(photographs, tmp_path_factory):
     return output
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def crashes():
     """Runs functions in forked children that may be killed."""
     running = Crashes()

@@ -23,6 +23,8 @@ import time
 import traceback
 from pathlib import Path
 
+from tests import shortcuts
+
 ROOT = Path(__file__).parents[2]
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _PLACE_OF_FD = {"os.mkdir": 2, "os.remove": 1, "os.rmdir": 1}  # which argument is its dir_fd
@@ -185,6 +187,7 @@ def _watch(below, kill_before, copies):
 
 
 def _main():
+    shortcuts.take()
     for line in sys.stdin:
         function, arguments, watched = pickle.loads(base64.b64decode(line))
         reading, writing = os.pipe()
