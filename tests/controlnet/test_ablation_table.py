@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from controlnet.ablations import scores as scores_module
 from controlnet.ablations import table as table_module
 from controlnet.ablations.config import AblationConfig
 from controlnet.ablations.scores import (
@@ -56,7 +57,9 @@ def config_for(output, **changes):
 
 def made(config, told=None):
     tell = (lambda _: None) if told is None else told.append
-    return ablate(config, ANNOTATOR, Brightness(), base=str(base()), tell=tell)
+    with pytest.MonkeyPatch.context() as patch:  # most of the time would go there
+        patch.setattr(scores_module, "RESAMPLES_OF_A_DISTANCE", 20)
+        return ablate(config, ANNOTATOR, Brightness(), base=str(base()), tell=tell)
 
 
 def pictures_of(folder):

@@ -29,6 +29,8 @@ def test_the_help_fits_a_terminal_and_has_an_example_and_every_option(capsys):
 
 def test_one_command_makes_the_table_and_prints_it(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("controlnet.nano.base_folder", base)
+    monkeypatch.setattr("controlnet.ablations.config._PARTS", (0, 1, 16))
+    monkeypatch.setattr("controlnet.ablations.scores.RESAMPLES_OF_A_DISTANCE", 20)
     small = ["--steps", 16, "--images", 2, "--batch-size", 2, "--sample-steps", 1]
     options = ["--data", data(), "--output", tmp_path / "table", "--device", "cpu", *small]
     status, out, err = in_process(capsys, *options)

@@ -102,7 +102,7 @@ def test_the_undisturbed_run_passes_epochs_in_the_midst_of_steps(undisturbed):
 
 def test_killed_before_any_change_of_a_file_it_ends_as_if_nothing_had_happened(crashes, tmp_path):
     output, whole = tmp_path / "run", tmp_path / "whole"
-    short = PLAN | {"steps": 5, "checkpoint_every": 2, "keep_last": 1}
+    short = PLAN | {"steps": 4, "checkpoint_every": 2, "keep_last": 1}
     config = config_for(output, **short)
     states = crashes.states(status_of, config, below=output, into=tmp_path / "states")
     output.rename(whole)
