@@ -21,7 +21,7 @@ from s3fs import S3FileSystem
 
 from pipeline.config import GenerateConfig
 from pipeline.generate import generate
-from pipeline.storage import files
+from pipeline.sources import files
 from schemas.dataset import open_dataset
 from schemas.records import Place
 from tests.stores import emulators

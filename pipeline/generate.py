@@ -22,6 +22,8 @@ from pipeline.graph import build, order
 from pipeline.identity import check_identity, holding_output
 from pipeline.images.imported_maps import resolve_imports
 from pipeline.job import Job, check_names
+from pipeline.output.store import is_local, read_text
+from pipeline.places import check_output, check_place, check_source, use_options
 from pipeline.plan import lay_out, split_of
 from pipeline.progress import (
     PROGRESS,
@@ -34,8 +36,6 @@ from pipeline.progress import (
 from pipeline.runners import dataflow, portable
 from pipeline.sources import Notes, SourceKind, all_refs, resolve_source
 from pipeline.sources.resolve import resolve_columns
-from pipeline.storage.remote import check_output, check_place, check_source, use_options
-from pipeline.storage.store import is_local, read_text
 from pipeline.worker import closing_workers
 from schemas.errors import ConfigError
 from schemas.files import memory_limits

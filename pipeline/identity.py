@@ -8,8 +8,8 @@ from typing import Any, NotRequired, TypedDict
 
 from pipeline.add.swap import clear_staging, finish_adding, pending_manifest
 from pipeline.job import Job
+from pipeline.output import store
 from pipeline.output.finalize import is_shard_file
-from pipeline.storage import store
 from schemas.documents import as_record, parse_json
 from schemas.errors import ConfigError
 from schemas.files import locked

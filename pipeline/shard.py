@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 
 from pipeline.batch import BatchResult, Read, make_batch
 from pipeline.job import BATCH_IMAGES, Job
+from pipeline.output import store
 from pipeline.output.parquet import ParquetFileWriter, write_table
 from pipeline.plan import fingerprint, hash_of_references
 from pipeline.progress import PROGRESS, Stopwatch
 from pipeline.sources import RawImage, iter_reads
-from pipeline.storage import store
 from pipeline.worker import Worker
 from schemas.errors import ConfigError
 from schemas.ledger import CaptionCounts, ColumnCounts, joined_captions, joined_columns

@@ -283,20 +283,21 @@ def answering(place: str, files: Any = None, *, whole: bool = False) -> Iterator
         raise refused from error
 
 
-def check_reachable(files: Any, place: str) -> None:
+def check_reachable(files: Any, place: str, *, start: str) -> None:
     """Ask once for the first object of a place.
 
     Args:
         files: its file system.
-        place: folder or file; without wildcards.
+        place: as the user gave it, for the error.
+        start: folder or file; without wildcards.
 
     Raises:
         StoreRefusal: no such bucket, no right to list it, no credentials, or no answer in seconds;
             clients alone would try for minutes.
     """
-    if is_object_store(place):
+    if is_object_store(start):
         with answering(place, files, whole=True):
-            next(pages(files, place, most=1, timeout=_CONNECT_S))
+            next(pages(files, start, most=1, timeout=_CONNECT_S))
 
 
 # Listing --------------------------------------------------------------------------------------

@@ -20,9 +20,9 @@ from pipeline.add.stage import check_some_finite, stage_shard
 from pipeline.add.swap import clear_staging, finish_adding, pending_manifest, staging_of
 from pipeline.generate import run_graph, running
 from pipeline.identity import check_folders, locked, remove_temporary
+from pipeline.output import store
 from pipeline.progress import PROGRESS, shards_text, show_result, watched
 from pipeline.shard import committed_record
-from pipeline.storage import store
 from pipeline.worker import OnWorker, Worker
 from schemas.dataset import filesystem_of, read_manifest
 from schemas.errors import ConfigError

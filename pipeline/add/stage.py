@@ -19,12 +19,12 @@ from pipeline.images.decode import scale_of
 from pipeline.images.geometry import Geometry, plan_geometry, smallest_useful_size
 from pipeline.images.imported_maps import ImportedCondition
 from pipeline.job import BATCH_IMAGES
+from pipeline.output import store
 from pipeline.output.parquet import ParquetFileWriter
 from pipeline.plan import fingerprint
 from pipeline.progress import PROGRESS, Stopwatch
 from pipeline.shard import commit_record, commit_rejects, committed_record, in_order, record_path
 from pipeline.sources import SourceSpec, names
-from pipeline.storage import store
 from pipeline.worker import Worker
 from schemas.documents import as_record, parse_json
 from schemas.errors import ConfigError, Rejected

@@ -11,11 +11,11 @@ import os
 import shutil
 from typing import Any
 
+from pipeline.output import store
 from pipeline.output.card import render_card
 from pipeline.output.finalize import preview_rows
 from pipeline.output.preview import render_preview
 from pipeline.shard import record_path, record_text
-from pipeline.storage import store
 from schemas.documents import parse_json
 from schemas.errors import ConfigError
 from schemas.manifest import (

@@ -5,10 +5,10 @@ from importlib.metadata import version
 from typing import Any
 
 from pipeline.job import Job
+from pipeline.output import store
 from pipeline.output.card import render_card
 from pipeline.output.preview import render_preview
 from pipeline.sources import Notes, SourceKind
-from pipeline.storage import store
 from schemas.errors import ConfigError, NothingKept
 from schemas.ledger import Ledger, joined_captions, joined_columns
 from schemas.manifest import (

@@ -10,7 +10,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.storage import store
+from pipeline.output import store
 from schemas.manifest import FileRecord
 from schemas.triple import SHARD_KEY, image_columns
 

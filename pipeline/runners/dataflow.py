@@ -20,7 +20,7 @@ from apache_beam.options.pipeline_options import (
 )
 
 from pipeline.config import GenerateConfig
-from pipeline.storage.store import is_local
+from pipeline.output.store import is_local
 from schemas.errors import ConfigError
 from schemas.printable import say
 

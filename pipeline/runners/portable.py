@@ -18,7 +18,7 @@ from apache_beam.options.pipeline_options import (
 )
 
 from pipeline.config import GenerateConfig
-from pipeline.storage.store import is_local
+from pipeline.output.store import is_local
 from schemas.errors import ConfigError
 
 _SECONDS = 10  # for a job service to take the connection

@@ -8,9 +8,8 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pipeline.sources import names
+from pipeline.sources import files, names
 from pipeline.sources.spec import SourceSpec
-from pipeline.storage import files
 from schemas.errors import Reason, Rejected
 from schemas.ledger import Unused
 from schemas.records import CaptionFile, ImageRef, Problem, unit_interval

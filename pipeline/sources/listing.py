@@ -6,15 +6,21 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.sources import captions, names, tables
+from pipeline.sources import captions, files, names, tables
 from pipeline.sources.captions import Caption
+from pipeline.sources.files import walk
 from pipeline.sources.names import HEAD_BYTES, FirstBytes
 from pipeline.sources.pairs import Pairs
-from pipeline.sources.spec import Container, Notes, Selection, SourceKind, SourceSpec, mixture
+from pipeline.sources.spec import (
+    Container,
+    Folder,
+    Notes,
+    Selection,
+    SourceKind,
+    SourceSpec,
+    mixture,
+)
 from pipeline.sources.tables import CaptionTable
-from pipeline.storage import files
-from pipeline.storage.files import walk
-from pipeline.storage.folder import Folder
 from schemas.errors import ConfigError, Reason, Rejected
 from schemas.ledger import Ignored, Unused
 from schemas.records import CaptionFile, ImageRef, Place, Problem, key_of, printable

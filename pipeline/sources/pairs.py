@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pipeline.sources import names
-from pipeline.storage import files
+from pipeline.sources import files, names
 from schemas.errors import ConfigError, Reason, Rejected
 from schemas.ledger import Unused
 from schemas.records import ImageRef, Place, printable

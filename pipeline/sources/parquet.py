@@ -9,12 +9,11 @@ from typing import Any, BinaryIO, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.sources import captions
+from pipeline.sources import captions, files
 from pipeline.sources.captions import Caption, ReadCaption
 from pipeline.sources.columns import caption_column, image_column
 from pipeline.sources.listing import problem_ref
 from pipeline.sources.spec import Container, Notes, RawImage, SourceSpec
-from pipeline.storage import files
 from schemas.columns import bounded_items, kind_of
 from schemas.errors import Reason, Rejected
 from schemas.ledger import Unused

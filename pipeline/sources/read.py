@@ -7,11 +7,10 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline.sources import captions
+from pipeline.sources import captions, files
 from pipeline.sources.listing import list_source
 from pipeline.sources.pairs import read_maps
 from pipeline.sources.spec import Container, Notes, RawImage, SourceKind, SourceSpec
-from pipeline.storage import files
 from schemas.errors import Rejected
 from schemas.records import ImageRef, Place
 

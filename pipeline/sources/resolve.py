@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.config import GenerateConfig
-from pipeline.sources import names
+from pipeline.sources import files, names
 from pipeline.sources.listing import head_of_file, list_source, named_split
 from pipeline.sources.names import FirstBytes
 from pipeline.sources.pairs import check_pairings
@@ -27,7 +27,6 @@ from pipeline.sources.spec import (
     mixture,
     parse_pairings,
 )
-from pipeline.storage import files
 from schemas.columns import kind_of, said, settled
 from schemas.errors import ConfigError, Rejected
 from schemas.manifest import MANIFEST_NAME

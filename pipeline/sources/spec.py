@@ -12,7 +12,7 @@ import enum
 import functools
 import posixpath
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.config import CaptionList, SourceCaption, SourceSplit
@@ -28,7 +28,7 @@ from schemas.ledger import (
     Unused,
     joined_captions,
 )
-from schemas.records import Problem, printable
+from schemas.records import Place, Problem, printable
 
 _COLUMN = "column:"
 _FIELD = re.compile(r"\{(\w*)\}")
@@ -153,6 +153,35 @@ class Selection:
         if names.is_hidden(relative):
             return False
         return self.pattern is None or glob_regex(self.pattern).fullmatch(relative) is not None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class FileStat:
+    """A regular file."""
+
+    uri: str
+    size_bytes: int
+    modified_s: float | None
+
+    @property
+    def place(self) -> Place:
+        """The whole file."""
+        return Place(uri=self.uri, file_bytes=self.size_bytes, modified_s=self.modified_s)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Folder:
+    """One folder of a walk."""
+
+    relative: str  # to the selection's base
+    uri: str
+    stat: Callable[[str], FileStat | Problem]
+    names: list[str] = dataclasses.field(default_factory=list)  # of all but folders, sorted
+    folders: list[str] = dataclasses.field(default_factory=list)  # names, sorted
+    problem: Problem | None = None  # the folder itself cannot be listed
+    hidden: tuple[str, ...] = ()  # names of hidden files and folders
+    ours: bool = False  # a data set of controlset: nothing in it is read, its names are not here
+    seen: bool = False  # a link to a folder that is walked on another way: names are not here
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

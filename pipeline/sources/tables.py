@@ -11,11 +11,9 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pipeline.sources import captions, names
+from pipeline.sources import captions, files, names
 from pipeline.sources.captions import Caption
-from pipeline.sources.spec import Notes, Selection, SourceSpec
-from pipeline.storage import files
-from pipeline.storage.folder import Folder
+from pipeline.sources.spec import Folder, Notes, Selection, SourceSpec
 from schemas.columns import bounded, kind_of
 from schemas.errors import ConfigError, Rejected
 from schemas.ledger import Ignored, Unused

@@ -12,11 +12,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, cast
 
-from pipeline.sources import captions, names
+from pipeline.sources import captions, files, names
 from pipeline.sources.listing import problem_ref
 from pipeline.sources.names import HEAD_BYTES, FirstBytes
 from pipeline.sources.spec import Container, Notes, SourceSpec
-from pipeline.storage import files
 from schemas.errors import Reason, Rejected
 from schemas.ledger import Ignored, Unused
 from schemas.records import CaptionFile, ImageRef, Place, Problem, key_of, printable

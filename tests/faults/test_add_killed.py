@@ -13,7 +13,7 @@ from controlset.cli import main
 from pipeline.add.add import add
 from pipeline.add.config import AddConfig
 from pipeline.generate import generate
-from pipeline.storage.store import OutputError
+from pipeline.output.store import OutputError
 from pipeline.verify.verify import verify_dataset
 from schemas.dataset import open_dataset
 from tests.faults.conftest import config_for, contents, named, write_photographs

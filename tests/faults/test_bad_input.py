@@ -21,8 +21,7 @@ import pytest
 from pipeline.config import GenerateConfig
 from pipeline.generate import generate
 from pipeline.images import decode
-from pipeline.sources import Container, SourceKind, SourceSpec, index_container
-from pipeline.storage import local
+from pipeline.sources import Container, SourceKind, SourceSpec, files, index_container
 from schemas.errors import Reason
 from schemas.manifest import MANIFEST_NAME, Manifest
 from tests.faults import bad_corpus
@@ -151,15 +150,15 @@ def test_files_and_folders_that_may_not_be_read_are_rejected_and_the_rest_is_kep
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes(picture)
     (source / "closed-caption.txt").write_text("secret")
-    real_open, real_scan = local._nonblocking, local._scan
+    real_open, real_scan = files._nonblocking, files._scan
 
     def refuse(path):
         if Path(path).name in {"closed.jpg", "closed-caption.txt", "shut"}:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
     # The tests may run as root, whom no permission stops.
-    monkeypatch.setattr(local, "_nonblocking", lambda *a: (refuse(a[0]), real_open(*a))[1])
-    monkeypatch.setattr(local, "_scan", lambda path: (refuse(path), real_scan(path))[1])
+    monkeypatch.setattr(files, "_nonblocking", lambda *a: (refuse(a[0]), real_open(*a))[1])
+    monkeypatch.setattr(files, "_scan", lambda path: (refuse(path), real_scan(path))[1])
     outcomes, _ = outcomes_of(output, generated(source, output, "images"))
     assert outcomes == {
         "open.jpg": ["row"],

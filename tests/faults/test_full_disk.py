@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from pipeline.generate import generate
-from pipeline.storage.store import OutputError
+from pipeline.output.store import OutputError
 from tests.faults.conftest import config_for, contents
 
 PAGE = 4096

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pipeline.generate import generate
-from pipeline.storage.store import TEMP_PREFIX
+from pipeline.output.store import TEMP_PREFIX
 from tests.faults.conftest import config_for, contents, named, write_photographs
 from tests.faults.crashes import killing
 

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.generate import generate, resolve
 from pipeline.identity import holding_output
-from pipeline.storage.store import TEMP_PREFIX, OutputError
+from pipeline.output.store import TEMP_PREFIX, OutputError
 from pipeline.verify.verify import verify_dataset
 from schemas.errors import ConfigError
 from tests.faults.conftest import config_for, contents
@@ -115,9 +115,9 @@ def test_another_source_is_refused(photographs, undisturbed, tmp_path):
 def test_what_the_listing_refuses_is_put_right_by_the_option_it_names(
     photographs, tmp_path, monkeypatch
 ):
-    from pipeline.storage import local
+    from pipeline.sources import files
 
-    monkeypatch.setattr(local, "_FIRST_LOOK", 1)
+    monkeypatch.setattr(files, "_FIRST_LOOK", 1)
     source = tmp_path / "in"
     (source / "later").mkdir(parents=True)
     for path in sorted(photographs.rglob("*.jpg"))[:2]:

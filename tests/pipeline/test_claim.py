@@ -14,8 +14,8 @@ from annotators.registry import specs_of
 from pipeline.config import GenerateConfig
 from pipeline.identity import check_identity, delete_dataset, holding_output
 from pipeline.job import Job
+from pipeline.output.store import TEMP_PREFIX, OutputError
 from pipeline.sources import SourceKind, SourceSpec
-from pipeline.storage.store import TEMP_PREFIX, OutputError
 from schemas.errors import ConfigError
 
 # Holds a folder as a run does, in a process that can be killed; without Beam's two seconds.
@@ -176,7 +176,7 @@ def test_overwrite_deletes_the_data_set_and_nothing_else(owned):
 
 
 def test_a_deletion_that_was_interrupted_can_be_finished(owned, monkeypatch):
-    from pipeline.storage import store
+    from pipeline.output import store
 
     real, calls = store.remove, []
 

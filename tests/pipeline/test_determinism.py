@@ -136,7 +136,7 @@ def test_a_file_system_that_lists_backwards_changes_no_byte(
         with real(path) as entries:
             yield iter(list(entries)[::-1])
 
-    monkeypatch.setattr("pipeline.storage.local.os.scandir", backwards)
+    monkeypatch.setattr("pipeline.sources.files.os.scandir", backwards)
     generate(config_for(source, tmp_path / "out"))
     monkeypatch.undo()
     assert hashes(tmp_path / "out") == expected

@@ -12,10 +12,10 @@ from PIL import Image
 
 from pipeline.config import GenerateConfig
 from pipeline.generate import generate, list_here, resolve
+from pipeline.output import store
 from pipeline.output.finalize import finish, is_shard_file, preview_rows
 from pipeline.plan import split_of
 from pipeline.sources import Notes, Selection, SourceKind, SourceSpec
-from pipeline.storage import store
 from schemas.errors import ConfigError
 from schemas.manifest import Manifest
 from schemas.records import key_of

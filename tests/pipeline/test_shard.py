@@ -17,10 +17,10 @@ from pipeline.annotate import load_annotator
 from pipeline.batch import BatchResult
 from pipeline.config import GenerateConfig
 from pipeline.job import BATCH_IMAGES, Job
+from pipeline.output.store import TEMP_PREFIX
 from pipeline.plan import lay_out, shard_plan
 from pipeline.shard import committed_record, make_shard, record_path
 from pipeline.sources import list_source, resolve_source
-from pipeline.storage.store import TEMP_PREFIX
 from pipeline.worker import Worker
 from schemas.manifest import read_record
 
@@ -252,7 +252,7 @@ def test_a_record_without_its_whole_files_does_not_count(make, tmp_path, folder,
 
 
 def test_the_record_is_what_it_says_and_comes_last(make, monkeypatch, tmp_path):
-    from pipeline.storage import store
+    from pipeline.output import store
 
     order = []
     real = store.commit

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipeline.config import GenerateConfig
 from pipeline.generate import dry_run, generate
-from pipeline.storage import store
+from pipeline.output import store
 from schemas import filesystems
 from schemas.dataset import filesystem_of
 from schemas.errors import ConfigError

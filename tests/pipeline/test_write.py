@@ -9,7 +9,7 @@ import pytest
 
 import pipeline.output.parquet
 from pipeline.output.parquet import ParquetFileWriter, write_table
-from pipeline.storage.store import OutputError
+from pipeline.output.store import OutputError
 from pipeline.verify.files import _layout_problems
 from schemas.errors import Reason
 from schemas.records import RejectRow

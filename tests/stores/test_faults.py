@@ -9,7 +9,7 @@ import time
 import pytest
 
 from pipeline.generate import generate
-from pipeline.storage.store import OutputError
+from pipeline.output.store import OutputError
 from schemas.errors import ConfigError
 from tests.stores.emulators import environment, free_port
 from tests.stores.test_generate import config_for, data_of, expected, files_in  # noqa: F401

@@ -8,7 +8,7 @@ import pytest
 from controlset.cli import main
 from pipeline.config import GenerateConfig
 from pipeline.generate import generate
-from pipeline.storage.store import TEMP_PREFIX, OutputError
+from pipeline.output.store import TEMP_PREFIX, OutputError
 from pipeline.verify.verify import verify_dataset
 from schemas.dataset import open_dataset
 from schemas.filesystems import file_system

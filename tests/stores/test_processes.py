@@ -3,7 +3,7 @@
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 
-from pipeline.storage import store
+from pipeline.output import store
 from schemas.filesystems import file_system
 
 

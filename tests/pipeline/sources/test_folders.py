@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import GenerateConfig
-from pipeline.sources import Notes, SourceKind, iter_reads, resolve_source
-from pipeline.storage import local
+from pipeline.sources import Notes, SourceKind, files, iter_reads, resolve_source
 from schemas.errors import Reason, Rejected
 from schemas.ledger import Ignored
 from schemas.records import key_of
@@ -45,7 +44,7 @@ def test_every_suffix_of_a_picture_counts_in_any_case(tmp_path, listed):
 def test_the_order_of_the_directory_does_not_matter(tmp_path, listed, monkeypatch):
     write(tmp_path, *(f"{n % 3}/{n}.jpg" for n in range(20)))
     expected = listed(tmp_path)[1]
-    scan = local.os.scandir
+    scan = files.os.scandir
 
     class Backwards(list):
         def __enter__(self):
@@ -58,7 +57,7 @@ def test_the_order_of_the_directory_does_not_matter(tmp_path, listed, monkeypatc
         with scan(path) as entries:
             return Backwards(reversed(list(entries)))
 
-    monkeypatch.setattr(local.os, "scandir", backwards)
+    monkeypatch.setattr(files.os, "scandir", backwards)
     assert listed(tmp_path)[1] == expected
 
 
@@ -69,13 +68,13 @@ def test_hidden_files_and_folders_are_skipped(tmp_path, listed):
 
 def test_hidden_folders_are_not_even_entered(tmp_path, listed, monkeypatch):
     write(tmp_path, "a.jpg", ".git/b.jpg")
-    scan = local.os.scandir
+    scan = files.os.scandir
 
     def visible(path):
         assert not str(path).endswith(".git")
         return scan(path)
 
-    monkeypatch.setattr(local.os, "scandir", visible)
+    monkeypatch.setattr(files.os, "scandir", visible)
     assert sources(listed(tmp_path)[1]) == ["a.jpg"]
 
 
@@ -156,14 +155,14 @@ def test_pipes_and_broken_links_are_reported_and_never_opened(tmp_path, listed, 
 
 def test_a_folder_that_may_not_be_listed_is_one_problem(tmp_path, listed, problems, monkeypatch):
     write(tmp_path, "a.jpg", "closed/b.jpg")
-    scan = local.os.scandir
+    scan = files.os.scandir
 
     def guarded(path):
         if str(path).endswith("closed"):
             raise PermissionError(13, "Permission denied")
         return scan(path)
 
-    monkeypatch.setattr(local.os, "scandir", guarded)
+    monkeypatch.setattr(files.os, "scandir", guarded)
     refs = listed(tmp_path)[1]
     assert sources(refs) == ["a.jpg", "closed"]
     assert problems(refs) == {"closed": Reason.SOURCE_UNREADABLE}
@@ -211,11 +210,11 @@ def test_permission_denied_is_a_reject_and_an_outage_flies(tmp_path, listed, mon
 
         return opener
 
-    monkeypatch.setattr(local.os, "open", failing(PermissionError(13, "Permission denied")))
+    monkeypatch.setattr(files.os, "open", failing(PermissionError(13, "Permission denied")))
     with pytest.raises(Rejected, match="Permission denied") as caught:
         fetch()
     assert caught.value.reason is Reason.SOURCE_UNREADABLE
-    monkeypatch.setattr(local.os, "open", failing(OSError(5, "Input/output error")))
+    monkeypatch.setattr(files.os, "open", failing(OSError(5, "Input/output error")))
     with pytest.raises(OSError, match="Input/output error"):
         fetch()
 
@@ -223,10 +222,10 @@ def test_permission_denied_is_a_reject_and_an_outage_flies(tmp_path, listed, mon
 def test_the_kind_is_known_from_the_first_names_of_a_large_folder(tmp_path, monkeypatch):
     write(tmp_path, *(f"{n}.jpg" for n in range(50)))
     looked_at = []
-    is_folder = local._is_folder
-    monkeypatch.setattr(local, "_FIRST_LOOK", 7)
+    is_folder = files._is_folder
+    monkeypatch.setattr(files, "_FIRST_LOOK", 7)
     monkeypatch.setattr(
-        local, "_is_folder", lambda entry: looked_at.append(entry.name) or is_folder(entry)
+        files, "_is_folder", lambda entry: looked_at.append(entry.name) or is_folder(entry)
     )
     # Once, for the kind and for the splits where nobody said that all are meant.
     for form, split, most in (

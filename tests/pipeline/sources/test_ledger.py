@@ -89,9 +89,9 @@ def test_tars_and_parquet_that_do_not_belong_together_must_be_chosen(tmp_path, l
 
 
 def test_another_kind_behind_the_first_names_stops_the_listing(tmp_path, listed, monkeypatch):
-    from pipeline.storage import local
+    from pipeline.sources import files
 
-    monkeypatch.setattr(local, "_FIRST_LOOK", 1)
+    monkeypatch.setattr(files, "_FIRST_LOOK", 1)
     (tmp_path / "in").mkdir()
     write(tmp_path, **{"a.jpg": b"x", "in/b.parquet": b"x"})
     with pytest.raises(ConfigError, match=r"need one kind of source, got images and parquet .*b.p"):

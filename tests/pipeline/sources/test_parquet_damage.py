@@ -4,8 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.sources import iter_reads
-from pipeline.storage import files
+from pipeline.sources import files, iter_reads
 from schemas.errors import Reason, Rejected
 
 STRUCT = pa.struct({"bytes": pa.binary(), "path": pa.string()})

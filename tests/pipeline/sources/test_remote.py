@@ -8,8 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import GenerateConfig
-from pipeline.sources import SourceKind, iter_reads, parquet, resolve_source
-from pipeline.storage import remote
+from pipeline.sources import SourceKind, iter_reads, parquet, remote, resolve_source
 from schemas import filesystems
 from schemas.errors import ConfigError, Reason, Rejected
 from schemas.records import Place, key_of
@@ -179,7 +178,7 @@ def test_the_kind_of_a_large_bucket_is_known_from_its_first_names(listed, monkey
             asked.append(start)
             yield found[start : start + 2]
 
-    monkeypatch.setattr(remote, "_FIRST_LOOK", 2)
+    monkeypatch.setattr(remote, "FIRST_LOOK", 2)
     monkeypatch.setattr(filesystems, "pages", pages)
     names = [f"{n}.txt" for n in range(5)] + ["x.tar"]
     assert listed("mem://bucket")[0].kind is SourceKind.TAR  # past the first look

@@ -1,8 +1,7 @@
 import pytest
 
 from pipeline.config import GenerateConfig
-from pipeline.sources import SourceKind, resolve, resolve_source
-from pipeline.storage import files, local
+from pipeline.sources import SourceKind, files, resolve, resolve_source
 from schemas.errors import ConfigError
 
 
@@ -42,13 +41,13 @@ def test_a_relative_glob_starts_in_the_working_directory(tmp_path, listed, monke
 
 def test_a_glob_does_not_look_deeper_than_it_says(tmp_path, listed, monkeypatch):
     write(tmp_path, "a.jpg", "deep/b.jpg")
-    scan = local.os.scandir
+    scan = files.os.scandir
 
     def shallow(path):
         assert not str(path).endswith("deep")
         return scan(path)
 
-    monkeypatch.setattr(local.os, "scandir", shallow)
+    monkeypatch.setattr(files.os, "scandir", shallow)
     assert sources(listed(f"{tmp_path}/*.jpg")[1]) == ["a.jpg"]
 
 

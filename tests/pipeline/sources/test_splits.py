@@ -105,11 +105,11 @@ def test_a_split_that_is_not_there_is_named_with_those_that_are(tmp_path, listed
 
 
 def test_a_split_behind_the_first_names_stops_the_listing(tmp_path, listed, jpeg, monkeypatch):
-    from pipeline.storage import local
+    from pipeline.sources import files
 
     folder(tmp_path / "train", 3, jpeg)
     folder(tmp_path / "val", 3, jpeg)
-    monkeypatch.setattr(local, "_FIRST_LOOK", 1)
+    monkeypatch.setattr(files, "_FIRST_LOOK", 1)
     with pytest.raises(ConfigError, match=r"need one split, got train .* and validation"):
         listed(tmp_path)
 

@@ -1,38 +1,120 @@
-"""Folders on the local disk."""
+"""Files of a source, on the local disk or elsewhere; the only place that tells one from the other.
+
+Paths with `://` go to `remote`, all others are read here.
+"""
 
 import contextlib
 import dataclasses
 import errno
+import functools
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import BinaryIO
 
-from pipeline.sources import names
-from pipeline.sources.spec import Selection
-from pipeline.storage.folder import FileStat, Folder
+from pipeline.sources import names, remote
+from pipeline.sources.spec import FileStat, Folder, Selection
 from schemas.errors import Reason, Rejected
+from schemas.filesystems import is_local
 from schemas.manifest import RECORDS_DIR
 from schemas.records import Place, Problem
 
-_FIRST_LOOK = 20_000  # names: a twentieth of a second
+_FIRST_LOOK = 20_000  # names of a local folder: a twentieth of a second
 
 
-def first_look() -> int:
-    """Names that tell what a folder holds."""
-    return _FIRST_LOOK
+def is_remote(path: str) -> bool:
+    """Whether it lies outside the local disk."""
+    return not is_local(path)
 
 
 def walk(selection: Selection) -> Iterator[Folder]:
-    """See `files.walk`; holds the names of one folder at a time."""
+    """Folders of a selection, parents first, in the order of their names.
+
+    Args:
+        selection: which folder, how deep. Names are not filtered by its pattern: captions lie
+            beside the pictures.
+
+    Yields:
+        Folders without hidden entries; symbolic links to folders are followed unless they lead
+        into a folder that they lie in.
+    """
+    yield from (remote.walk if is_remote(selection.base) else _walk)(selection)
+
+
+def file_names(selection: Selection) -> Iterator[str]:
+    """Selected files' paths relative to the base, in no order, as early as possible."""
+    if selection.names is not None:
+        yield from selection.names
+        return
+    if is_remote(selection.base):
+        yield from filter(selection.matches, remote.file_names(selection))
+    elif selection.is_whole:  # hidden ones are left out already
+        yield from _file_names(selection)
+    else:
+        yield from filter(selection.matches, _file_names(selection))
+
+
+def first_look(selection: Selection) -> int:
+    """Names that say what a selection holds, without waiting for the last one of a bucket."""
+    return remote.FIRST_LOOK if is_remote(selection.base) else _FIRST_LOOK
+
+
+def existing(uris: Collection[str]) -> set[str]:
+    """Those of `uris` that exist: as a file, if local also as a folder or a broken link."""
+    there = {uri for uri in uris if not is_remote(uri) and os.path.lexists(uri)}
+    return there | remote.existing([uri for uri in uris if is_remote(uri)])
+
+
+def open_checked(place: Place) -> BinaryIO:
+    """Open the file of `place`; it must be what the listing saw.
+
+    Raises:
+        Rejected: SOURCE_MISSING, SOURCE_UNREADABLE, or SOURCE_CHANGED (local files only: a remote
+            one is compared by its length when it is read).
+        OSError: anything else; worth another try.
+    """
+    if is_remote(place.uri):
+        return remote.open_binary(place.uri)
+    try:
+        opened = open(place.uri, "rb", opener=_nonblocking)
+    except FileNotFoundError:
+        raise Rejected(Reason.SOURCE_MISSING, "gone since it was listed") from None
+    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        detail = f"cannot be opened: {error.strerror}"
+        raise Rejected(Reason.SOURCE_UNREADABLE, detail) from None
+    try:
+        _check_unchanged(place, os.fstat(opened.fileno()))
+    except Rejected:
+        opened.close()
+        raise
+    return opened
+
+
+def read(place: Place) -> bytes:
+    """The bytes of `place`; stateless, so any thread may call it.
+
+    Raises:
+        Rejected: as `open_checked`; SOURCE_CHANGED also where the length differs from the listing.
+    """
+    expected = place.file_bytes if place.size_bytes is None else place.size_bytes
+    raw = (remote.read if is_remote(place.uri) else _read)(place)
+    if expected is not None and len(raw) != expected:
+        detail = f"listed with {expected} bytes, read {len(raw)} bytes"
+        raise Rejected(Reason.SOURCE_CHANGED, detail)
+    return raw
+
+
+# On the local disk -------------------------------------------------------------------------------
+
+
+def _walk(selection: Selection) -> Iterator[Folder]:
+    """Of local folders; holds the names of one at a time."""
     links, sets = _Links(), _DataSets(selection)
     pending: list[_Entry] = [_Entry(relative="")]
     while pending:
         entry = pending.pop()
         uri = names.join(selection.base, entry.relative) if entry.relative else selection.base
-        unread = Folder(
-            relative=entry.relative, uri=uri, names=[], folders=[], stat=_LocalStat(uri)
-        )
+        unread = Folder(relative=entry.relative, uri=uri, stat=functools.partial(_stat_of, uri))
         try:
             status = os.stat(uri or "/")
             identity = (status.st_dev, status.st_ino)
@@ -48,14 +130,7 @@ def walk(selection: Selection) -> Iterator[Folder]:
             continue
         if selection.names is not None:
             files = sorted({*files, *selection.names}.difference(folders))
-        yield Folder(
-            relative=entry.relative,
-            uri=uri,
-            names=files,
-            folders=folders,
-            stat=_LocalStat(uri),
-            hidden=tuple(hidden),
-        )
+        yield dataclasses.replace(unread, names=files, folders=folders, hidden=tuple(hidden))
         if selection.depth is None or entry.level < selection.depth:
             deeper = entry.ancestors | {identity}
             pending.extend(
@@ -160,25 +235,21 @@ def _unlistable(error: OSError) -> Problem:
     )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _LocalStat:
-    folder: str
-
-    def __call__(self, name: str) -> FileStat | Problem:
-        path = f"{self.folder}/{name}"
-        try:
-            status = os.stat(path)
-        except PermissionError as error:
-            return Problem(reason=Reason.SOURCE_UNREADABLE, detail=f"{error.strerror}")
-        except OSError as error:
-            if not isinstance(error, FileNotFoundError) and error.errno != errno.ELOOP:
-                raise
-            link = os.path.islink(path)
-            detail = "a symbolic link to nothing" if link else "gone while it was listed"
-            return Problem(reason=Reason.SOURCE_MISSING, detail=detail)
-        if not stat.S_ISREG(status.st_mode):
-            return Problem(reason=Reason.NOT_A_FILE, detail=_kind_of(status.st_mode))
-        return FileStat(uri=path, size_bytes=status.st_size, modified_s=status.st_mtime)
+def _stat_of(folder: str, name: str) -> FileStat | Problem:
+    path = f"{folder}/{name}"
+    try:
+        status = os.stat(path)
+    except PermissionError as error:
+        return Problem(reason=Reason.SOURCE_UNREADABLE, detail=f"{error.strerror}")
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError) and error.errno != errno.ELOOP:
+            raise
+        link = os.path.islink(path)
+        detail = "a symbolic link to nothing" if link else "gone while it was listed"
+        return Problem(reason=Reason.SOURCE_MISSING, detail=detail)
+    if not stat.S_ISREG(status.st_mode):
+        return Problem(reason=Reason.NOT_A_FILE, detail=_kind_of(status.st_mode))
+    return FileStat(uri=path, size_bytes=status.st_size, modified_s=status.st_mtime)
 
 
 def _kind_of(mode: int) -> str:
@@ -187,8 +258,8 @@ def _kind_of(mode: int) -> str:
     return "a pipe" if stat.S_ISFIFO(mode) else "a device or socket"
 
 
-def file_names(selection: Selection) -> Iterator[str]:
-    """See `files.file_names`; unsorted, one entry at a time."""
+def _file_names(selection: Selection) -> Iterator[str]:
+    """Of local folders, one entry at a time."""
     links, sets = _Links(), _DataSets(selection)
     pending = [_Entry(relative="")]
     while pending:
@@ -216,24 +287,7 @@ def file_names(selection: Selection) -> Iterator[str]:
             continue  # the walk reports it
 
 
-def open_checked(place: Place) -> BinaryIO:
-    """See `files.open_checked`."""
-    try:
-        opened = open(place.uri, "rb", opener=_nonblocking)
-    except FileNotFoundError:
-        raise Rejected(Reason.SOURCE_MISSING, "gone since it was listed") from None
-    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
-        detail = f"cannot be opened: {error.strerror}"
-        raise Rejected(Reason.SOURCE_UNREADABLE, detail) from None
-    try:
-        _check_unchanged(place, os.fstat(opened.fileno()))
-    except Rejected:
-        opened.close()
-        raise
-    return opened
-
-
-def read(place: Place) -> bytes:
+def _read(place: Place) -> bytes:
     """The bytes of `place`, or fewer where the file ends."""
     with open_checked(place) as opened:
         opened.seek(place.offset)

@@ -12,11 +12,12 @@ import re
 import tempfile
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO, cast
 
-from pipeline.storage.remote import file_system
-from schemas import filesystems
-from schemas.files import WHAT_TO_DO, OutputError
+from pipeline.places import file_system
+from schemas import files, filesystems
+from schemas.files import OutputError
 from schemas.filesystems import StoreRefusal, answering, is_local
 
 TEMP_PREFIX = ".tmp-"
@@ -28,22 +29,14 @@ def writing(path: str) -> Iterator[None]:
     """Turn a refusal of the output place into one clear error.
 
     Raises:
-        OutputError: disk full, quota, read-only, permission denied, a place where nothing can be
-            made (/proc), a bucket that refuses; other failures fly.
+        OutputError: as `schemas.files.writing`, or a bucket that refuses; other failures fly.
     """
     try:
-        yield
+        with files.writing(path):
+            yield
     except StoreRefusal as error:
-        raise _refused(path, error.refusal.got, error.refusal.advice) from error
-    except OSError as error:
-        if error.errno not in WHAT_TO_DO:
-            raise
-        got, advice = os.strerror(error.errno).lower(), WHAT_TO_DO[error.errno]
-        raise _refused(path, got, advice) from error
-
-
-def _refused(path: str, got: str, advice: str) -> OutputError:
-    return OutputError(f"{path}: need to write here, got {got}; {advice}")
+        got, advice = error.refusal.got, error.refusal.advice
+        raise OutputError(f"{path}: need to write here, got {got}; {advice}") from error
 
 
 @contextlib.contextmanager
@@ -82,27 +75,22 @@ def commit(temporary: str, final: str) -> None:
         with writing(final):
             _upload(temporary, final)
         return
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
+    files.sync(Path(temporary))
     os.replace(temporary, final)
-    folder = os.open(os.path.dirname(final), os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself must survive a power cut
-    finally:
-        os.close(folder)
+    files.sync(Path(final).parent)  # the rename itself must survive a power cut
 
 
 def _upload(temporary: str, final: str) -> None:
-    files = file_system(final)
+    bucket = file_system(final)
     folder = posixpath.dirname(final)
     with answering(final, whole=True):
         if filesystems.is_object_store(final):
-            files.put_file(temporary, final)
+            bucket.put_file(temporary, final)
         else:  # a file would grow under its name
             beside = f"{folder}/{TEMP_PREFIX}{uuid.uuid4().hex}"
-            files.makedirs(folder, exist_ok=True)
-            files.put_file(temporary, beside)
-            files.mv(beside, final)
+            bucket.makedirs(folder, exist_ok=True)
+            bucket.put_file(temporary, beside)
+            bucket.mv(beside, final)
     sent, there = os.path.getsize(temporary), size_of(final)
     if there != sent:
         raise OutputError(
@@ -159,7 +147,9 @@ def names_in(folder: str) -> list[str]:
         return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     with answering(folder), contextlib.suppress(FileNotFoundError):
         found = file_system(folder).ls(folder, detail=True)
-        return sorted(posixpath.basename(one["name"]) for one in found if one["type"] == "file")
+        return sorted(
+            posixpath.basename(entry["name"]) for entry in found if entry["type"] == "file"
+        )
     return []
 
 

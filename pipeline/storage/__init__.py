@@ -1,1 +1,0 @@
-"""Files on disk, in a bucket, on the web; commits that are whole or not at all."""
