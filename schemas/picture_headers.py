@@ -13,6 +13,7 @@ import dataclasses
 import re
 import struct
 import zlib
+from typing import NamedTuple
 
 from schemas.errors import Reason, Rejected
 
@@ -227,6 +228,28 @@ def _bound_scans(raw: bytes, at: int, pixels: int) -> None:
         raise Rejected(Reason.CORRUPT, f"a JPEG of {scans} scans over {pixels:,} pixels")
 
 
+class Segment(NamedTuple):
+    """A segment of a JPEG: its marker's second byte, and where it lies."""
+
+    marker: int
+    start: int
+    end: int
+
+
+def jpeg_segments(lean: bytes) -> list[Segment]:
+    """Segments up to the header of the first scan, the last one.
+
+    Args:
+        lean: of a `Header`: nothing lies between two segments, and each is whole.
+    """
+    segments = [Segment(0xD8, 0, 2)]
+    while segments[-1].marker != 0xDA:
+        start = segments[-1].end
+        end = start + 2 + int.from_bytes(lean[start + 2 : start + 4], "big")
+        segments.append(Segment(lean[start + 1], start, end))
+    return segments
+
+
 def without_trailer(lean: bytes) -> bytes:
     """A picture that ends where its format says; what follows is another picture, or a film.
 
@@ -235,11 +258,8 @@ def without_trailer(lean: bytes) -> bytes:
     """
     if not lean.startswith(b"\xff\xd8"):
         return lean
-    at = 2
-    while lean[at + 1] != 0xDA:
-        at += 2 + int.from_bytes(lean[at + 2 : at + 4], "big")
     kept, start = [], 0
-    for marker, position in _jpeg_parts(lean, at):
+    for marker, position in _jpeg_parts(lean, jpeg_segments(lean)[-1].start):
         if marker == 0xD9:
             return b"".join([*kept, lean[start : position + 2]])
         if marker == 0xFE or 0xE0 <= marker <= 0xEF:  # a comment between two scans

@@ -11,7 +11,7 @@ import simplejpeg
 
 from pipeline.images.block_shift import find_shift
 from schemas.errors import Reason, Rejected
-from schemas.picture_headers import Header
+from schemas.picture_headers import Header, Segment, jpeg_segments
 from schemas.pixels import guarded
 
 _HOLE = bytes(14)
@@ -113,12 +113,13 @@ def _has_hole(raw: bytes, channels: int) -> bool:
     at = raw.find(_HOLE)
     if at < 0:
         return False
-    scan = _first_scan(raw)
+    segments = jpeg_segments(raw)
+    scan = segments[-1].start
     at = raw.find(_HOLE, scan)
     end = raw.find(b"\xff\xd9", scan)
     if at < 0 or at > end or not raw[at:end].strip(b"\0"):  # behind or just before the end mark
         return False
-    return raw[scan + 4] == channels and bool(_first_symbol(raw, scan) & 15)
+    return raw[scan + 4] == channels and bool(_first_symbol(raw, segments) & 15)
 
 
 def blocks_beyond_range(header: Header) -> int:
@@ -154,15 +155,14 @@ def _with_half_contrast(raw: bytes) -> tuple[bytes, int, int] | None:
 
     A table is its class, then 64 steps of a byte or two, that of the mean first.
     """
-    halved, scan, at = bytearray(raw), _first_scan(raw), 2
+    halved = bytearray(raw)
     steps: dict[int, tuple[int, int]] = {}
     of_brightness = -1
-    while at < scan:
-        end = at + 2 + int.from_bytes(raw[at + 2 : at + 4], "big")
-        if raw[at + 1] in _FRAMES:
-            of_brightness = raw[at + 12]
-        table = at + 4
-        while raw[at + 1] == 0xDB and table < end:
+    for marker, start, end in jpeg_segments(raw):
+        if marker in _FRAMES:
+            of_brightness = raw[start + 12]
+        table = start + 4
+        while marker == 0xDB and table < end:
             width = 2 if raw[table] >> 4 else 1
             stored = int.from_bytes(raw[table + 1 : table + 1 + width], "big")
             used = max(1, stored // 2)
@@ -171,30 +171,19 @@ def _with_half_contrast(raw: bytes) -> tuple[bytes, int, int] | None:
             )
             steps[raw[table] & 15] = stored, used
             table += 1 + 64 * width
-        at = end
     if of_brightness not in steps or len(halved) != len(raw):
         return None
     return bytes(halved), *steps[of_brightness]
 
 
-def _first_scan(raw: bytes) -> int:
-    at = 2
-    while raw[at + 1] != 0xDA:
-        at += 2 + int.from_bytes(raw[at + 2 : at + 4], "big")
-    return at
-
-
-def _first_symbol(raw: bytes, scan: int) -> int:
+def _first_symbol(raw: bytes, segments: list[Segment]) -> int:
     """Of the first AC table before the first scan; 0 if the picture is progressive."""
-    at = 2
-    while at < scan:
-        end = at + 2 + int.from_bytes(raw[at + 2 : at + 4], "big")
-        if raw[at + 1] in _NOT_SEQUENTIAL:
+    for marker, start, end in segments:
+        if marker in _NOT_SEQUENTIAL:
             return 0
-        table = at + 4
-        while raw[at + 1] == 0xC4 and table + 17 < end:
+        table = start + 4
+        while marker == 0xC4 and table + 17 < end:
             if raw[table] == 0x10:
                 return raw[table + 17]
             table += 17 + sum(raw[table + 1 : table + 17])
-        at = end
     return 0
