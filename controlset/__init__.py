@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from controlset.api import add, evaluate, export, generate, inspect, load, sample, train, verify
     from controlset.commands.sample import SampleConfig
     from controlset.results import Pictures, Rows, Scores, TrainedRun
-    from pipeline.add.config import AddConfig
-    from pipeline.config import GenerateConfig
+    from pipeline.config import AddConfig, GenerateConfig
     from pipeline.inspection import Inspection
     from pipeline.verify.verify import VerifyReport
     from schemas.dataset import Dataset, Example
@@ -47,8 +46,7 @@ _PLACES = {
     ],
     "controlset.commands.sample": ["SampleConfig"],
     "controlset.results": ["Pictures", "Rows", "Scores", "TrainedRun"],
-    "pipeline.add.config": ["AddConfig"],
-    "pipeline.config": ["GenerateConfig"],
+    "pipeline.config": ["AddConfig", "GenerateConfig"],
     "pipeline.inspection": ["Inspection"],
     "pipeline.verify.verify": ["VerifyReport"],
     "schemas.dataset": ["Dataset", "Example", "open_dataset"],

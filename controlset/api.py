@@ -29,8 +29,7 @@ from controlset.keywords import (
     configured,
     value_of,
 )
-from pipeline.add.config import AddConfig
-from pipeline.config import GenerateConfig
+from pipeline.config import AddConfig, GenerateConfig
 from schemas.errors import ConfigError
 from schemas.machine import cores
 

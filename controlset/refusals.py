@@ -17,8 +17,7 @@ from annotators.options import AnnotateConfig
 from controlnet import nano
 from controlnet.evaluator.config import EvaluateConfig
 from controlnet.trainer.config import TrainConfig
-from pipeline.add.config import AddConfig
-from pipeline.config import GenerateConfig
+from pipeline.config import AddConfig, GenerateConfig
 from schemas.errors import ConfigError, flag_of, need
 
 if TYPE_CHECKING:

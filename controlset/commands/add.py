@@ -9,7 +9,7 @@ import tyro
 from controlset import refusals
 from controlset.commands import leaving_at_once, load_arrow
 from controlset.parse import Command
-from pipeline.add.config import AddConfig
+from pipeline.config import AddConfig
 from schemas.printable import say
 
 

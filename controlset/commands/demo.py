@@ -19,8 +19,7 @@ from controlnet.trainer.config import nano_recipe
 from controlset import refusals
 from controlset.commands import leaving_at_once, load_arrow
 from controlset.parse import Command
-from pipeline.add.config import AddConfig
-from pipeline.config import GenerateConfig
+from pipeline.config import AddConfig, GenerateConfig
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError, need_field
 from schemas.files import held, machine_limits

@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 import apache_beam as beam
 from pyarrow.fs import LocalFileSystem
 
-from pipeline.add.config import AddConfig
 from pipeline.add.job import Addition, resolve
 from pipeline.add.stage import check_some_finite, stage_shard
 from pipeline.add.swap import clear_staging, finish_adding, pending_manifest, staging_of
+from pipeline.config import AddConfig
 from pipeline.generate import run_graph, running
 from pipeline.identity import check_folders, locked, remove_temporary
 from pipeline.output import store

@@ -21,8 +21,7 @@ from annotators.registry import (
     weights_ready,
 )
 from annotators.runtime import Runtime
-from pipeline.add.config import AddConfig
-from pipeline.config import GenerateConfig
+from pipeline.config import AddConfig, GenerateConfig
 from pipeline.identity import changes
 from pipeline.images.imported_maps import PEEKED, ImportedCondition, imports_of
 from pipeline.job import Job, check_names

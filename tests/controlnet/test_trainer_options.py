@@ -147,7 +147,7 @@ def test_probes_change_nothing(usual, init, tmp_path):
 def with_latents(tmp_path_factory):
     """The data set with a column of moments, mirrored ones too."""
     from pipeline.add.add import add
-    from pipeline.add.config import AddConfig
+    from pipeline.config import AddConfig
 
     folder = shutil.copytree(data(), tmp_path_factory.mktemp("latents") / "dataset")
     options = {"num_workers": 1, "device": "cpu", "offline": True, "latent_flips": True}

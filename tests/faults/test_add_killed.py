@@ -11,7 +11,7 @@ import pytest
 
 from controlset.cli import main
 from pipeline.add.add import add
-from pipeline.add.config import AddConfig
+from pipeline.config import AddConfig
 from pipeline.generate import generate
 from pipeline.output.store import OutputError
 from pipeline.verify.verify import verify_dataset

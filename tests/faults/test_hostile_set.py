@@ -12,7 +12,7 @@ import pytest
 from controlnet.trainer.index import scan
 from controlset.cli import main
 from pipeline.add.add import add
-from pipeline.add.config import AddConfig
+from pipeline.config import AddConfig
 from pipeline.generate import generate
 from pipeline.inspection import inspect_dataset
 from pipeline.verify.verify import verify_dataset

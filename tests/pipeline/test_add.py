@@ -19,7 +19,7 @@ from annotators.options import configured
 from annotators.protocol import Annotation
 from controlset.cli import main
 from pipeline.add.add import add, dry_run
-from pipeline.add.config import AddConfig
+from pipeline.config import AddConfig
 from pipeline.generate import generate
 from pipeline.identity import locked
 from pipeline.verify.verify import verify_dataset

@@ -10,8 +10,7 @@ from PIL import Image
 
 from controlset.cli import main
 from pipeline.add.add import add
-from pipeline.add.config import AddConfig
-from pipeline.config import GenerateConfig
+from pipeline.config import AddConfig, GenerateConfig
 from pipeline.generate import generate
 from pipeline.output.card import commands_of
 from pipeline.verify.verify import verify_dataset

@@ -16,8 +16,8 @@ import pipeline.add.stage
 from annotators.weights import sha256_of
 from controlset.cli import main
 from pipeline.add.add import add, dry_run
-from pipeline.add.config import AddConfig
 from pipeline.add.swap import finish_adding
+from pipeline.config import AddConfig
 from pipeline.generate import generate
 from pipeline.output.card import commands_of
 from pipeline.verify.verify import verify_dataset
@@ -116,7 +116,7 @@ def test_one_worker_writes_the_same_bytes(dataset, encoded, base):
 def test_who_computes_next_in_the_process_has_all_threads(canny_alone, base, tmp_path):
     output = shutil.copytree(canny_alone, tmp_path / "set")
     add_it = (
-        "from pipeline.add.add import add; from pipeline.add.config import AddConfig; "
+        "from pipeline.add.add import add; from pipeline.config import AddConfig; "
         f"add(AddConfig(output={str(output)!r}, latents={str(base)!r}, device='cpu')); "
     )
     tell = "import torch; print(torch.get_num_threads())"

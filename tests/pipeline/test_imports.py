@@ -16,8 +16,7 @@ from controlset import judge as judging
 from controlset.cli import main
 from controlset.judge import judge_of
 from pipeline.add.add import add
-from pipeline.add.config import AddConfig
-from pipeline.config import GenerateConfig
+from pipeline.config import AddConfig, GenerateConfig
 from pipeline.generate import generate
 from pipeline.images.geometry import plan_geometry
 from pipeline.images.imported_maps import ImportedCondition, decode_map, fitted, mode_of

@@ -14,8 +14,7 @@ from PIL import Image
 
 from controlset.cli import main
 from pipeline.add.add import add
-from pipeline.add.config import AddConfig
-from pipeline.config import GenerateConfig
+from pipeline.config import AddConfig, GenerateConfig
 from pipeline.generate import dry_run, generate
 from pipeline.inspection import inspect_dataset
 from pipeline.inspection.report import render_inspection

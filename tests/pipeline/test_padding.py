@@ -15,8 +15,7 @@ from controlnet.evaluator.config import EvaluateConfig
 from controlset import judge as judging
 from controlset.judge import judge_of
 from pipeline.add.add import add
-from pipeline.add.config import AddConfig
-from pipeline.config import GenerateConfig
+from pipeline.config import AddConfig, GenerateConfig
 from pipeline.generate import generate
 from pipeline.inspection import inspect_dataset
 from pipeline.verify.verify import verify_dataset
