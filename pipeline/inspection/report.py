@@ -8,7 +8,6 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.inspection.charts import bars
 from pipeline.inspection.findings import EXAMPLES, FEW_JOINTS, NARROW_RANGE
 from pipeline.inspection.measure import LEAK_LIMIT
 from pipeline.inspection.records import Captions, ConditionFacts, Histogram, Inspection, Member
@@ -25,6 +24,9 @@ from pipeline.output.pages import (
 from pipeline.progress import ledger_facts
 from schemas.printable import printable
 from schemas.terminal import Terminal
+
+_WIDTH, _HEIGHT = 360, 132
+_LEFT, _BOTTOM, _TOP = 4, 22, 16
 
 _GROUPS = 12
 _TEXT_LIMIT = 160
@@ -111,7 +113,7 @@ def _chart(
     if counted.median is not None:
         low, high = counted.smallest or 0, counted.largest or 0
         note = f"median {value(counted.median)}, from {value(low)} to {value(high)}"
-    drawing = bars(counted, value, marked=marked, name=f"{title}: {note}")
+    drawing = _bars(counted, value, marked=marked, name=f"{title}: {note}")
     return _Chart(title=title, drawing=drawing, note=note)
 
 
@@ -219,3 +221,66 @@ def _range(counted: Histogram, unit: str, *, is_share: bool = False) -> str:
 def _name(member: Member) -> str:
     name, left_out = shortened(printable(member.source), _NAME_LIMIT)
     return name + ("…" if left_out else "")
+
+
+# Histograms as inline SVG: sharp at any size, colours from the page, no library ------------------
+
+
+def _bars(
+    counted: Histogram,
+    label: Callable[[float], str],
+    *,
+    marked: Sequence[bool] | None = None,
+    name: str,
+) -> markupsafe.Markup:
+    """A histogram with one bar for each bin, all of the same width.
+
+    Args:
+        counted: what to draw.
+        label: of an edge.
+        marked: which bins stand out, as findings.
+        name: said to those who cannot see it.
+    """
+    if counted.total == 0:
+        return markupsafe.Markup('<p class="soft">nothing to count</p>')
+    step = (_WIDTH - 2 * _LEFT) / len(counted.counts)
+    highest = max(counted.counts)
+    floor = _HEIGHT - _BOTTOM
+    parts = [
+        f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        f'aria-label="{markupsafe.escape(name)}">'
+    ]
+    for index, count in enumerate(counted.counts):
+        kind = "bar marked" if marked is not None and marked[index] else "bar"
+        between = label(counted.edges[index])
+        if not counted.whole:
+            between += f" to {label(counted.edges[index + 1])}"
+        words = f"{between}: {number(count)}"
+        parts.append(_bar(_LEFT + index * step, step, count / highest, kind, words))
+        if count == highest:
+            top = f'x="{_LEFT + (index + 0.5) * step:.1f}" y="{_TOP - 5}"'
+            parts.append(f'<text {top} text-anchor="middle">{number(count)}</text>')
+    parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _LEFT}" y1="{floor}" y2="{floor}"/>')
+    parts += _labels(counted, label, step)
+    return markupsafe.Markup("".join(parts) + "</svg>")
+
+
+def _bar(x: float, step: float, share: float, kind: str, words: str) -> str:
+    """One bar, and an invisible one of full height that shows its words under the pointer."""
+    floor = _HEIGHT - _BOTTOM
+    height = (floor - _TOP) * share
+    return (
+        f'<g><title>{words}</title><rect class="hit" x="{x:.1f}" y="0" width="{step:.1f}" '
+        f'height="{floor}"/><rect class="{kind}" x="{x + 1:.1f}" y="{floor - height:.1f}" '
+        f'width="{step - 2:.1f}" height="{height:.1f}"/></g>'
+    )
+
+
+def _labels(counted: Histogram, label: Callable[[float], str], step: float) -> list[str]:
+    """As many as fit. Whole numbers stand under the middle of their bar; else inner edges do."""
+    start, most, shift = (0, 16, 0.5) if counted.whole else (1, 7, 0.0)  # outer bins are open
+    return [
+        f'<text x="{_LEFT + (index + shift) * step:.1f}" y="{_HEIGHT - 7}" text-anchor="middle">'
+        f"{label(counted.edges[index])}</text>"
+        for index in range(start, len(counted.edges) - 1, -(-len(counted.edges) // most))
+    ]
