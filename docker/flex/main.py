@@ -5,7 +5,7 @@ import sys
 
 from controlset.commands.generate import parse_config
 from pipeline.generate import submit
-from pipeline.runners.flex_template import arguments_of
+from pipeline.runners.dataflow import arguments_of
 from schemas.errors import ConfigError
 
 if __name__ == "__main__":

@@ -12,14 +12,14 @@ from controlset.commands.generate import parse_config
 from controlset.parse import option_kinds
 from pipeline.config import GenerateConfig
 from pipeline.generate import submit
-from pipeline.runners.flex_template import arguments_of, metadata
+from pipeline.runners.dataflow import arguments_of, metadata
 from tests.dataflow.conftest import copy_to_bucket
 
 FLEX = Path(__file__).parents[2] / "docker" / "flex"
 
 
 def test_the_committed_metadata_are_the_options_of_today():
-    """Made by: python -m pipeline.runners.flex_template > docker/flex/metadata.json"""
+    """Made by: python -m pipeline.runners.dataflow > docker/flex/metadata.json"""
     assert json.loads((FLEX / "metadata.json").read_text()) == metadata()
 
 
