@@ -101,8 +101,8 @@ def _loop_rows(files: list[Path]) -> Iterator[dict[str, Any]]:
     import numpy as np
 
     from annotators.conditions.canny import canny
+    from pipeline.batch import encode_image
     from pipeline.images.decode import DecodeLimits, decode
-    from pipeline.images.encode import encode_image
     from pipeline.images.geometry import apply_geometry, plan_geometry, smallest_useful_size
     from schemas.pixels import decode_stored_rgb, encode_bilevel_png
 

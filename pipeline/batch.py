@@ -11,12 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import cv2
+
 from annotators.protocol import Annotation, Spec
 from pipeline.annotate import LoadedModel, add_captions, annotate, encode_map, stat_columns
-from pipeline.config import GenerateConfig
-from pipeline.images.decode import DecodeLimits, decode
-from pipeline.images.encode import stored_form
-from pipeline.images.geometry import Geometry, plan_geometry, smallest_useful_size
+from pipeline.config import GenerateConfig, ImageFormat
+from pipeline.images.decode import DecodedImage, DecodeLimits, decode
+from pipeline.images.geometry import Geometry, apply_geometry, plan_geometry, smallest_useful_size
 from pipeline.images.imported_maps import ImportedCondition, decode_map, encode_imported, fitted
 from pipeline.job import Job
 from pipeline.progress import Stopwatch
@@ -24,9 +25,16 @@ from pipeline.sources import RawImage
 from schemas.columns import converted
 from schemas.errors import Reason, Rejected
 from schemas.ledger import CaptionCounts, ColumnCounts, Counts, Unused
-from schemas.pixels import RgbU8
+from schemas.picture_headers import without_trailer
+from schemas.pixels import RgbU8, decode_stored_rgb
 from schemas.records import ImageRef, RejectRow, reject_of
 from schemas.triple import BORDER_COLUMNS, border_of
+
+_SUFFIXES: dict[ImageFormat, str] = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
+_QUALITIES: dict[ImageFormat, int] = {
+    "jpeg": cv2.IMWRITE_JPEG_QUALITY,
+    "webp": cv2.IMWRITE_WEBP_QUALITY,
+}
 
 Read = tuple[ImageRef, Callable[[], RawImage]]
 Row = dict[str, Any]
@@ -215,7 +223,7 @@ def _store(
         return _reject(ref, stage, rejected)
     height, width = decoded.rgb.shape[:2]
     geometry = plan_geometry(width, height, resolution=config.resolution, fit=config.fit)
-    encoded, suffix, rgb = stored_form(source.raw, decoded, geometry, config, watch)
+    encoded, suffix, rgb = _stored_form(source.raw, decoded, geometry, config, watch)
     row = {
         "key": ref.key,
         "source": ref.source,
@@ -229,6 +237,52 @@ def _store(
     }
     size = width, height
     return _Stored(ref=ref, source=source, row=row, rgb=rgb, geometry=geometry, decoded_size=size)
+
+
+def _stored_form(
+    raw: bytes,
+    decoded: DecodedImage,
+    geometry: Geometry,
+    config: GenerateConfig,
+    watch: Stopwatch,
+) -> tuple[bytes, str, RgbU8]:
+    """Bytes to store, the suffix of their file, and what they decode to."""
+    height, width = decoded.rgb.shape[:2]
+    if decoded.pristine and geometry.is_identity(width, height):
+        stored = raw if config.keep_metadata else without_trailer(decoded.lean)
+        return stored, f".{decoded.extension}", decoded.rgb
+    with watch.stage("resize"):
+        fitted = apply_geometry(decoded.rgb, geometry, config.border_rgb)
+    with watch.stage("encode"):
+        encoded = encode_image(fitted, image_format=config.image_format, quality=config.quality)
+    suffix = _SUFFIXES[config.image_format]
+    if config.image_format == "png":
+        return encoded, suffix, fitted
+    with watch.stage("decode stored"):  # what a reader will see is not what was encoded
+        return encoded, suffix, decode_stored_rgb(encoded)
+
+
+def encode_image(rgb: RgbU8, *, image_format: ImageFormat, quality: int) -> bytes:
+    """Encode an image for the data set.
+
+    Args:
+        rgb: (H, W, 3) uint8, 0..255, RGB order.
+        image_format: jpeg (4:2:0), webp (lossy) or png.
+        quality: of JPEG and WebP, 1..100; PNG has none.
+
+    Returns:
+        A whole file without metadata; equal pixels give equal bytes.
+
+    Cost: per 512x512 photograph JPEG 0.7 ms, PNG 7 ms, WebP 26 ms on one core of an AMD EPYC
+    (measured 2026-11-23). OpenCV encodes: Pillow keeps Python's lock while it writes JPEG, takes
+    19 ms for a PNG of the same size (level 1), and as long for WebP.
+    """
+    parameters = [_QUALITIES[image_format], quality] if image_format in _QUALITIES else []
+    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    done, encoded = cv2.imencode(_SUFFIXES[image_format], bgr, parameters)
+    if not done:
+        raise RuntimeError(f"OpenCV could not encode an image of shape {rgb.shape}")
+    return encoded.tobytes()
 
 
 _OF_GEOMETRY = ("width", "height", "crop_x", "crop_y", *BORDER_COLUMNS)

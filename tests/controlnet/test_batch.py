@@ -17,7 +17,7 @@ from controlnet.trainer.batch import StoredRow, decode_image, decode_map
 from controlnet.trainer.draws import DrawOptions, draw
 from controlnet.trainer.index import scan
 from controlnet.trainer.loader import Loader
-from pipeline.images.encode import encode_image
+from pipeline.batch import encode_image
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
 from schemas.latents import LatentInfo
