@@ -55,14 +55,10 @@ def make_shard(plan: ShardPlan, job: Job, worker: Worker) -> ShardRecord:
     columns: list[Mapping[str, ColumnCounts]] = []
     path = f"data/{plan.name}.parquet"
     with ParquetFileWriter(job.output, path, job.schema) as writer:
-        for result in _batches(plan, job, worker):
-            with watch.stage("write"):
-                for row in result.rows:
-                    writer.add(row)
+        for result in written(_batches(plan, job, worker), writer, watch):
             rejects.extend(result.rejects)
             captions.append(result.captions)
             columns.append(result.columns)
-            _count(result)
         with watch.stage("commit"):
             record = ShardRecord(
                 name=plan.name,
@@ -149,13 +145,21 @@ def cut(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield batch
 
 
-def _count(result: BatchResult) -> None:
-    PROGRESS.batch_done(
-        kept=len(result.rows),
-        rejected=result.images - len(result.rows),
-        stored_bytes=result.stored_bytes,
-        seconds=result.seconds,
-    )
+def written(
+    results: Iterable[BatchResult], writer: ParquetFileWriter, watch: Stopwatch
+) -> Iterator[BatchResult]:
+    """The same results, once their rows are written and counted."""
+    for result in results:
+        with watch.stage("write"):
+            for row in result.rows:
+                writer.add(row)
+        PROGRESS.batch_done(
+            kept=len(result.rows),
+            rejected=result.images - len(result.rows),
+            stored_bytes=result.stored_bytes,
+            seconds=result.seconds,
+        )
+        yield result
 
 
 def commit_rejects(name: str, rejects: Sequence[RejectRow], place: str) -> dict[str, Any]:

@@ -64,19 +64,19 @@ def worker_of(job: Job) -> Worker:
 
 
 @contextlib.contextmanager
-def at_work(worker: Worker) -> Iterator[None]:
+def at_work(worker: Worker) -> Iterator[bool]:
     """Around the making of a shard, so that a run does not end while one of its threads writes.
 
-    Raises:
-        RuntimeError: the run has ended meanwhile, because another shard failed.
+    Yields:
+        False where the run has ended meanwhile, because another shard failed.
     """
     me = threading.get_ident()
     with _CHANGE:
-        if all(worker is not opened for opened in _OPEN.values()):
-            raise RuntimeError("the run has ended")
-        _AT_WORK.add(me)
+        goes_on = any(worker is opened for opened in _OPEN.values())
+        if goes_on:
+            _AT_WORK.add(me)
     try:
-        yield
+        yield goes_on
     finally:
         with _CHANGE:
             _AT_WORK.discard(me)
@@ -115,9 +115,11 @@ class OnWorker(beam.DoFn):
             self._worker = worker_of(self._job)
 
     def process(self, element: Any) -> Iterator[Any]:
-        with PROGRESS.remembering_failure(), at_work(self._worker):
-            made = self._make(element, self._job, self._worker)
-        yield made
+        with PROGRESS.remembering_failure(), at_work(self._worker) as goes_on:
+            # After a failure Beam may hand out one more shard. Nobody waits for it, and an error of
+            # its own would be logged beside the one that counts, or be taken for the next run's.
+            made = [self._make(element, self._job, self._worker)] if goes_on else []
+        yield from made
 
 
 # Memory -------------------------------------------------------------------------------------------

@@ -23,7 +23,14 @@ from pipeline.output import store
 from pipeline.output.parquet import ParquetFileWriter
 from pipeline.plan import fingerprint
 from pipeline.progress import PROGRESS, Stopwatch
-from pipeline.shard import commit_record, commit_rejects, committed_record, in_order, record_path
+from pipeline.shard import (
+    commit_record,
+    commit_rejects,
+    committed_record,
+    in_order,
+    record_path,
+    written,
+)
 from pipeline.sources import SourceSpec, names
 from pipeline.worker import Worker
 from schemas.documents import as_record, parse_json
@@ -63,17 +70,8 @@ def stage_shard(shard: ShardRecord, job: Addition, worker: Worker) -> ShardRecor
         ParquetFileWriter(place, shard.data.path, job.schema) as writer,
     ):
         _check_footer(reader, shard, job)
-        for result in _batches(reader, job, worker):
-            with watch.stage("write"):
-                for row in result.rows:
-                    writer.add(row)
+        for result in written(_batches(reader, job, worker), writer, watch):
             rejects.extend(result.rejects)
-            PROGRESS.batch_done(
-                kept=len(result.rows),
-                rejected=0,
-                stored_bytes=result.stored_bytes,
-                seconds=result.seconds,
-            )
         with watch.stage("commit"):
             data = writer.commit()
             _check_keys(reader, data, place)

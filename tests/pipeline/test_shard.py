@@ -19,9 +19,10 @@ from pipeline.config import GenerateConfig
 from pipeline.job import BATCH_IMAGES, Job
 from pipeline.output.store import TEMP_PREFIX
 from pipeline.plan import lay_out, shard_plan
+from pipeline.progress import PROGRESS, RunProgress
 from pipeline.shard import committed_record, make_shard, record_path
 from pipeline.sources import list_source, resolve_source
-from pipeline.worker import Worker
+from pipeline.worker import OnWorker, Worker, closing_workers
 from schemas.manifest import read_record
 
 COUNT = 43  # not a multiple of the batch
@@ -106,20 +107,20 @@ def test_batches_are_cut_by_the_plan(make, monkeypatch):
 
 def test_few_batches_are_under_way_at_a_time(make, monkeypatch):
     started, counted, most = [], [], []
-    real_batch, real_count = pipeline.shard.make_batch, pipeline.shard._count
+    real_batch, real_count = pipeline.shard.make_batch, PROGRESS.batch_done
 
     def spy_batch(*arguments):
         started.append(1)
         most.append(len(started) - len(counted))
         return real_batch(*arguments)
 
-    def spy_count(result):
+    def spy_count(**counts):
         counted.append(1)
-        real_count(result)
+        real_count(**counts)
 
     monkeypatch.setattr(pipeline.shard, "BATCH_IMAGES", 1)
     monkeypatch.setattr(pipeline.shard, "make_batch", spy_batch)
-    monkeypatch.setattr(pipeline.shard, "_count", spy_count)
+    monkeypatch.setattr(RunProgress, "batch_done", lambda _, **counts: spy_count(**counts))
     make(workers=2)
     assert len(started) == COUNT + 1
     assert max(most) <= 2 * 2 + 2
@@ -268,3 +269,16 @@ def test_the_record_is_what_it_says_and_comes_last(make, monkeypatch, tmp_path):
     text = (tmp_path / ".controlset" / "train-00000-of-00001.json").read_text()
     assert read_record(text, where=record_path(str(tmp_path), record.name)) == record
     assert not list(tmp_path.rglob(f"{TEMP_PREFIX}*"))
+
+
+def test_after_a_run_has_ended_no_shard_is_made_and_nothing_is_said(source, tmp_path):
+    job = job_of(source, tmp_path)
+    made = []
+    maker = OnWorker(lambda shard, _job, _worker: made.append(shard) or shard, job)
+    PROGRESS.reset()
+    with closing_workers(job):
+        maker.setup()
+        assert list(maker.process("first")) == ["first"]
+    assert list(maker.process("late")) == []  # as Beam does when another shard has failed
+    assert made == ["first"]
+    assert PROGRESS.failure is None
