@@ -35,7 +35,7 @@ from pipeline.progress import (
 )
 from pipeline.runners import dataflow, portable
 from pipeline.sources import Notes, SourceKind, all_refs, resolve_source
-from pipeline.sources.resolve import resolve_columns
+from pipeline.sources.columns import resolve_columns
 from pipeline.worker import closing_workers
 from schemas.errors import ConfigError
 from schemas.files import memory_limits

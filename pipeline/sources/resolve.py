@@ -8,26 +8,19 @@ import re
 import string
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any
-
-import pyarrow as pa
 
 from pipeline.config import GenerateConfig
 from pipeline.sources import files, names
 from pipeline.sources.listing import head_of_file, list_source, named_split
 from pipeline.sources.names import FirstBytes
 from pipeline.sources.pairs import check_pairings
-from pipeline.sources.read import first_refs, read_fields
 from pipeline.sources.spec import (
-    Container,
-    Notes,
     Selection,
     SourceKind,
     SourceSpec,
     mixture,
     parse_pairings,
 )
-from schemas.columns import kind_of, said, settled
 from schemas.errors import ConfigError, Rejected
 from schemas.manifest import MANIFEST_NAME
 from schemas.records import Place, printable
@@ -37,7 +30,6 @@ _RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?\}")
 _LETTERS = re.compile(r"\{[A-Za-z]\.\.[A-Za-z]")
 _MOST_PATHS = 1_000_000  # of one brace list; the largest public sets have 250,000 tars
 _MOST_DIGITS = 18
-_FILES_TO_LOOK_AT = 8  # of Parquet, until one has pictures
 _MOST_STEMS = 20_000  # of tars and of Parquet files, in memory while the kind is looked for
 _ALLOWED_CAPTIONS = {
     SourceKind.IMAGES: {"auto", "none", "sidecar", "metadata", "fixed", "filename", "folder"},
@@ -398,141 +390,6 @@ def _check_options(spec: SourceSpec) -> None:
         except UnicodeEncodeError:
             raise ConfigError("--caption-text: need valid UTF-8, got other bytes") from None
     if spec.kind is SourceKind.PARQUET:
-        _check_columns(spec)
+        from pipeline.sources.columns import check_columns  # which brings Arrow
 
-
-def first_schema(spec: SourceSpec) -> tuple[pa.Schema, str] | None:
-    """Schema and name of the first Parquet file that has pictures; None if none can be read.
-
-    Raises:
-        ConfigError: the first files have no pictures; says why.
-    """
-    from pipeline.sources import parquet
-    from pipeline.sources.columns import image_column, text_columns, why_none
-
-    problem = None
-    containers = (found for found in list_source(spec) if isinstance(found, Container))
-    for container in itertools.islice(containers, _FILES_TO_LOOK_AT):
-        place = Place(uri=container.uri)
-        try:
-            schema = parquet.read_schema(place)
-        except Rejected:
-            continue
-        where = printable(container.uri)
-        try:
-            image_column(schema, spec.image_column, spec.map_columns)
-        except Rejected:
-            heads = parquet.first_values(place, text_columns(schema))
-            problem = problem or why_none(schema, spec.image_column, heads, where)
-            continue
-        return schema, where
-    if problem is not None:
-        raise ConfigError(problem)
-    return None
-
-
-def _check_columns(spec: SourceSpec) -> None:
-    """Columns of the first file that has pictures; a damaged one is left for the rejects."""
-    from pipeline.sources.columns import caption_column, images_in
-
-    found = first_schema(spec)
-    if found is None:
-        return
-    schema, where = found
-    columns = ", ".join(schema.names)
-    for pairing in spec.pairings:
-        if pairing.column is not None and pairing.column not in images_in(schema):
-            raise ConfigError(
-                f"{pairing.option}: need an image column of "
-                f"{where} ({columns}), got {pairing.column}"
-            )
-    if spec.caption in {"auto", "column"} and spec.caption_column is not None:
-        if spec.caption_column not in schema.names:
-            raise ConfigError(
-                f"--caption-column: need a column of {where} ({columns}), got {spec.caption_column}"
-            )
-    elif spec.caption == "column" and caption_column(schema, spec) is None:
-        raise ConfigError(
-            f"--caption column: need a text column text, caption or prompt in {where}, "
-            f"got {columns}; say --caption-column"
-        )
-
-
-# Columns that are kept --------------------------------------------------------------------------
-
-LOOKED_AT = 256
-"""Pictures whose JSON or tables are looked at before a run, to know the types of columns."""
-
-_SHOWN = 40  # names of columns in an error
-
-
-def resolve_columns(spec: SourceSpec, asked: Sequence[str]) -> dict[str, str]:
-    """Find the columns and settle their types.
-
-    Args:
-        spec: of the source.
-        asked: `COLUMN` or `COLUMN:TYPE` each. Without a type, Parquet's schema says it, or the
-            values of the first pictures (`columns.settled`).
-
-    Returns:
-        Column -> name of its type out of `KINDS`, in the order of names.
-
-    Raises:
-        ConfigError: the source has no such column, or no type holds it.
-    """
-    if not asked:
-        return {}
-    is_typed = spec.kind is SourceKind.PARQUET
-    there, where = _of_parquet(spec) if is_typed else _of_records(spec)
-    columns: dict[str, str] = {}
-    for column in asked:
-        name, _, kind = column.partition(":")
-        if name not in there:
-            shown = ", ".join(map(printable, sorted(there)[:_SHOWN])) or "none"
-            more = f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
-            raise ConfigError(
-                f"--keep-columns {name}: need a column of {where} ({shown}{more}), got none "
-                "of this name; correct it, or leave it out"
-            )
-        found, got = there[name]
-        if found is None and (is_typed or not kind):
-            advice = "" if is_typed else f"name a type that fits most of them ({name}:string), or "
-            raise ConfigError(
-                f"--keep-columns {name}: need numbers, texts, true or false, or lists of them, "
-                f"got {got}; {advice}leave it out"
-            )
-        columns[name] = kind or str(found)
-    return dict(sorted(columns.items()))
-
-
-def _of_parquet(spec: SourceSpec) -> tuple[dict[str, tuple[str | None, str]], str]:
-    """Column -> its kept type or None, and its own; and where they are."""
-    found = first_schema(spec)
-    if found is None:
-        raise ConfigError(
-            f"{printable(spec.root)}: need a Parquet file that can be read, found none; "
-            "--keep-columns needs its schema"
-        )
-    schema, where = found
-    once = (field for field in schema if schema.names.count(field.name) == 1)
-    return {field.name: (kind_of(field.type), str(field.type)) for field in once}, where
-
-
-def _of_records(spec: SourceSpec) -> tuple[dict[str, tuple[str | None, str]], str]:
-    notes = Notes()
-    values: dict[str, list[Any]] = {}
-    for ref in first_refs(spec, LOOKED_AT, notes):
-        try:
-            fields = read_fields(ref)
-        except ValueError:
-            continue
-        for name, value in fields.items():
-            values.setdefault(name, []).append(value)
-    there: dict[str, tuple[str | None, str]] = dict.fromkeys(notes.fields, (None, "no value"))
-    for name, found in values.items():
-        is_text = notes.fields.get(name, False)
-        parsed = [said(value) if is_text and isinstance(value, str) else value for value in found]
-        kinds = sorted({type(value).__name__ for value in parsed if value is not None})
-        there[name] = settled(parsed), f"values of {' and '.join(kinds) or 'null alone'}"
-    what = "JSON files or caption tables" if spec.kind is SourceKind.IMAGES else "JSON members"
-    return there, f"the {what} of the first {LOOKED_AT} pictures"
+        check_columns(spec)
