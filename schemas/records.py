@@ -51,6 +51,11 @@ class Place:
     file_bytes: int | None = None  # size of the file when it was listed
     modified_s: float | None = None  # its modification time then, seconds since the epoch
 
+    @property
+    def expected_bytes(self) -> int | None:
+        """How many bytes there are to read, as far as the listing knows."""
+        return self.file_bytes if self.size_bytes is None else self.size_bytes
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:

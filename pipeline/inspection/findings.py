@@ -236,6 +236,8 @@ _DENSITY_LIMITS = (0.005, 0.35)
 _SCRIBBLE_LIMITS = (0.005, 0.5)  # thick lines: up to 32 % on 17 photographs
 _LINE_LIMITS = (0.002, 0.2)  # one px wide, and of straight things only
 _MANY_LEAKS = 0.05
+_SPARSE_MEANING = "There is hardly anything to follow: flat, dark or blurred pictures."
+_DENSE_MEANING = "Edges everywhere say little: noise, foliage, strong JPEG compression."
 _THRESHOLDS = {"canny": "--canny-thresholds", "mlsd": "--mlsd-thresholds"}
 
 
@@ -305,34 +307,23 @@ def _density_flags(name: str, density: np.ndarray, limits: tuple[float, float]) 
     low = order[: int((density < limits[0]).sum())]
     high = order[:known][::-1][: int((density > limits[1]).sum())]
     option = _THRESHOLDS.get(name)
-
-    def advice(change: str) -> str:
-        if option is None:
-            return "Delete these pictures from the source, if they are many."
-        return f"{change} {option}, or delete these pictures from the source."
-
-    if len(low):
-        yield _of_rows(
-            name=f"sparse_{name}",
-            title=f"{plural(len(low), f'{name} map')} with under {percent(limits[0])} edges",
-            rows=low,
-            of=known,
-            threshold=limits[0],
-            meaning="There is hardly anything to follow: flat, dark or blurred pictures.",
-            advice=advice("Lower"),
-            condition=name,
-        )
-    if len(high):
-        yield _of_rows(
-            name=f"dense_{name}",
-            title=f"{plural(len(high), f'{name} map')} with over {percent(limits[1])} edges",
-            rows=high,
-            of=known,
-            threshold=limits[1],
-            meaning="Edges everywhere say little: noise, foliage, strong JPEG compression.",
-            advice=advice("Raise"),
-            condition=name,
-        )
+    for kind, rows, beyond, limit, change, meaning in (
+        ("sparse", low, "under", limits[0], "Lower", _SPARSE_MEANING),
+        ("dense", high, "over", limits[1], "Raise", _DENSE_MEANING),
+    ):
+        if len(rows):
+            yield _of_rows(
+                name=f"{kind}_{name}",
+                title=f"{plural(len(rows), f'{name} map')} with {beyond} {percent(limit)} edges",
+                rows=rows,
+                of=known,
+                threshold=limit,
+                meaning=meaning,
+                advice="Delete these pictures from the source, if they are many."
+                if option is None
+                else f"{change} {option}, or delete these pictures from the source.",
+                condition=name,
+            )
 
 
 def _leak_flags(name: str, rows: np.ndarray, leaks: np.ndarray) -> Iterator[Draft]:

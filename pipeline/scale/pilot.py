@@ -182,9 +182,8 @@ def _bytes_of_source(config: GenerateConfig) -> tuple[float, float]:
     packed: list[int] = []
     for ref in list_here(job):
         packed.append(len(packer.pack(ref)))
-        size = ref.place.file_bytes if ref.place.size_bytes is None else ref.place.size_bytes
-        if size is not None and ref.row is None:
-            sizes.append(size)
+        if ref.place.expected_bytes is not None and ref.row is None:
+            sizes.append(ref.place.expected_bytes)
     return float(np.mean(sizes)) if sizes else 0.0, float(np.mean(packed))
 
 

@@ -309,7 +309,7 @@ def _offers(ref: ImageRef, spec: SourceSpec) -> Iterator[tuple[Caption, str]]:
 
 def _read_sidecar(sidecar: CaptionFile, fields: Sequence[str], choose: Choose) -> Caption:
     place = sidecar.place
-    size_bytes = place.file_bytes if place.size_bytes is None else place.size_bytes
+    size_bytes = place.expected_bytes
     if size_bytes is not None and size_bytes > _MAX_SIDECAR_BYTES:
         detail = f"caption file has {size_bytes} bytes, more than {_MAX_SIDECAR_BYTES}"
         return Caption(problem=bad(detail))

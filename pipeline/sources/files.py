@@ -96,7 +96,7 @@ def read(place: Place) -> bytes:
     Raises:
         Rejected: as `open_checked`; SOURCE_CHANGED also where the length differs from the listing.
     """
-    expected = place.file_bytes if place.size_bytes is None else place.size_bytes
+    expected = place.expected_bytes
     raw = (remote.read if is_remote(place.uri) else _read)(place)
     if expected is not None and len(raw) != expected:
         detail = f"listed with {expected} bytes, read {len(raw)} bytes"

@@ -35,11 +35,8 @@ def index_parquet(container: Container, spec: SourceSpec, notes: Notes) -> Itera
     Yields:
         One for each row, in order; a single one with a problem if the file cannot be read.
     """
-    place = Place(
-        uri=container.uri, file_bytes=container.size_bytes, modified_s=container.modified_s
-    )
     try:
-        with _Reader(place) as reader:
+        with _Reader(container.place) as reader:
             image_column(reader.schema, spec.image_column, spec.map_columns)
             rows_of_groups = reader.rows_of_groups()
     except Rejected as rejected:
@@ -59,7 +56,7 @@ def index_parquet(container: Container, spec: SourceSpec, notes: Notes) -> Itera
             yield ImageRef(
                 key=key_of(name),
                 source=printable(name),
-                place=place,
+                place=container.place,
                 row_group=number,
                 row=row,
                 group=group,
@@ -144,8 +141,8 @@ def _read_run(
         image = image_column(reader.schema, spec.image_column, spec.map_columns)
         caption = caption_column(reader.schema, spec)
         columns = list(dict.fromkeys([image] if caption is None else [image, caption]))
-        maps = [p.column for p in spec.pairings if p.column in reader.schema.names]
-        columns = list(dict.fromkeys([*columns, *filter(None, maps), *_kept(reader.schema, spec)]))
+        maps = [column for column in spec.map_columns if column in reader.schema.names]
+        columns = list(dict.fromkeys([*columns, *sorted(maps), *_kept(reader.schema, spec)]))
         first = 0
         for batch in reader.batches(run[0].row_group or 0, columns):
             while ref is not None and _row(ref) < first + batch.num_rows:
@@ -184,7 +181,7 @@ def _row_reader(
         kept = _kept(batch.schema, spec)
         values = {name: _value(batch.column(name)[row]) for name in kept}
         read = dataclasses.replace(read, values=values)
-    return functools.partial(_identity, read)
+    return lambda: read
 
 
 def _kept(schema: pa.Schema, spec: SourceSpec) -> list[str]:
@@ -194,15 +191,13 @@ def _kept(schema: pa.Schema, spec: SourceSpec) -> list[str]:
 
 def _value(cell: pa.Scalar) -> Any:
     """What is in a cell, or a ValueError that says why that cannot be kept."""
+    if not cell.is_valid:
+        return None
     if kind_of(cell.type) is None:  # the first file had another type
-        return (
-            ValueError(f"need a value that is not nested, got {cell.type}")
-            if cell.is_valid
-            else None
-        )
+        return ValueError(f"need a value that is not nested, got {cell.type}")
     try:
         if isinstance(cell, pa.ListScalar):
-            return None if cell.values is None else bounded_items(x.as_py() for x in cell.values)
+            return bounded_items(item.as_py() for item in cell.values)
         return cell.as_py()
     except UnicodeDecodeError:
         return ValueError("need text in UTF-8, got other bytes")
@@ -229,10 +224,6 @@ def _bytes_of(cell: pa.Scalar) -> tuple[bytes | None, str]:
             cell = pa.scalar(None)
     raw = cell.as_py()
     return raw, f"no bytes, only the path {path!r}" if path else "the cell is null"
-
-
-def _identity(image: RawImage) -> RawImage:
-    return image
 
 
 def _text(cell: pa.Scalar) -> Any:

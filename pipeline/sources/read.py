@@ -111,7 +111,7 @@ def _in_table(ref: ImageRef) -> dict[str, Any]:
 
 
 def _in_file(place: Place) -> Mapping[str, Any]:
-    size_bytes = place.file_bytes if place.size_bytes is None else place.size_bytes
+    size_bytes = place.expected_bytes
     if size_bytes is not None and size_bytes > _MAX_RECORD_BYTES:
         raise ValueError(f"need a JSON file of {_MAX_RECORD_BYTES:,} bytes or fewer, got more")
     try:

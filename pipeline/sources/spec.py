@@ -217,13 +217,10 @@ class SourceSpec:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Container:
+class Container(FileStat):
     """A tar or Parquet file as the listing saw it."""
 
-    uri: str
     relative: str  # to the root of the source; may hold surrogate escapes
-    size_bytes: int
-    modified_s: float | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -50,16 +50,13 @@ def index_tar(container: Container, spec: SourceSpec, notes: Notes) -> Iterator[
         One for each picture; where the tar is damaged, members before the damage, then one with
         BROKEN_CONTAINER for the tar itself.
     """
-    place = Place(
-        uri=container.uri, file_bytes=container.size_bytes, modified_s=container.modified_s
-    )
     group = printable(container.relative)
     members: list[_Member] = []
     pictures: list[ImageRef] = []
     try:
-        with files.open_checked(place) as opened:
+        with files.open_checked(container.place) as opened:
             damage = _read_headers(opened, container.size_bytes, members)
-            pictures = _Index(container, place, spec, notes).pictures(members, opened)
+            pictures = _Index(container, spec, notes).pictures(members, opened)
     except Rejected as rejected:
         damage = Problem(reason=rejected.reason, detail=rejected.detail)
     if damage is not None:
@@ -200,10 +197,10 @@ def _member_problem(info: tarfile.TarInfo, size_bytes: int) -> Problem | None:
 class _Index:
     """Sorts the members of one tar into pictures, captions and the rest."""
 
-    def __init__(self, container: Container, place: Place, spec: SourceSpec, notes: Notes) -> None:
+    def __init__(self, container: Container, spec: SourceSpec, notes: Notes) -> None:
         self._container = container
         self._group = printable(container.relative)
-        self._place = place
+        self._place = container.place
         self._takes_captions = spec.caption in {"auto", "sidecar"}
         self._keeps = bool(spec.keep)
         self._pairings = spec.pairings
@@ -348,13 +345,7 @@ class _Index:
 
 
 def _range(place: Place, member: _Member) -> Place:
-    return Place(
-        uri=place.uri,
-        offset=member.offset,
-        size_bytes=member.size_bytes,
-        file_bytes=place.file_bytes,
-        modified_s=place.modified_s,
-    )
+    return dataclasses.replace(place, offset=member.offset, size_bytes=member.size_bytes)
 
 
 def _clean(name: str) -> str:
