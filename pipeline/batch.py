@@ -249,6 +249,7 @@ def _stored_form(
     """Bytes to store, the suffix of their file, and what they decode to."""
     height, width = decoded.rgb.shape[:2]
     if decoded.pristine and geometry.is_identity(width, height):
+        # It fits as it came: encoding it again would cost quality.
         stored = raw if config.keep_metadata else without_trailer(decoded.lean)
         return stored, f".{decoded.extension}", decoded.rgb
     with watch.stage("resize"):

@@ -150,6 +150,7 @@ def _check_apart(job: Job) -> None:
     """Refuse an output whose shards the next listing would take for its source."""
     if job.source.kind is not SourceKind.PARQUET or not is_local(job.output):
         return
+    # One name stands for all shards.
     shard = f"{os.path.realpath(job.output)}/data/train-00000-of-00001.parquet"
     for selection in job.source.selections:
         base = f"{os.path.realpath(selection.base or '/').rstrip('/')}/"

@@ -50,7 +50,7 @@ def holding_output(job: Job) -> Iterator[None]:
                 _finish_own_addition(job)
         if job.config.overwrite and _identity_of(output) is not None:
             delete_dataset(output)  # other files that lie there stay
-        else:
+        else:  # also where nobody owns it: nothing is deleted, and the check says what lies there
             check_identity(job)
         remove_temporary(output)
         store.commit_text(_identity_text(job), f"{output}/{RECORDS_DIR}/{RUN_NAME}")

@@ -64,6 +64,7 @@ class Job:
             ConfigError: the device that was asked for is not here.
         """
         config = self.config
+        # Without networks torch is not imported, unless a device was named that may not be here.
         matters = self.needs_networks or config.device not in {"auto", "cpu"}
         return Runtime(
             device=resolve_device(config.device) if matters else "cpu",

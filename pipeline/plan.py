@@ -32,6 +32,7 @@ class Packer:
     def __init__(self, root: str) -> None:
         place = Place(uri=f"{root}/", file_bytes=1 << 17, modified_s=1.7e9)
         typical = ImageRef(key="", source=".jpg", place=place, caption_place=place)
+        # What all references have in common then costs next to nothing.
         self._dictionary = pickle.dumps(typical, protocol=5)
 
     def pack(self, ref: ImageRef) -> bytes:
@@ -96,6 +97,7 @@ def lay_out(counts: Mapping[SplitGroup, int], *, shard_rows: int) -> Layout:
         pieces = 1 if _is_row_group(group) else -(-count // shard_rows)
         ranges[split, group] = ShardRange(first=totals.get(split, 0), pieces=pieces)
         totals[split] = totals.get(split, 0) + pieces
+        # Pieces of a large group are full; no other group shares the last one.
         open_rows[split] = count if pieces == 1 else shard_rows
     return Layout(ranges=ranges, totals=totals, group_sizes=sizes)
 

@@ -113,11 +113,13 @@ def in_order(calls: Iterable[Callable[[], Item]], worker: Worker) -> Iterator[It
     try:
         for call in calls:
             pending.append(worker.pool.submit(call))
+            # As many wait as are computed, so that no thread idles while a row group is written.
             if len(pending) > 2 * worker.threads:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
     finally:
+        # Left early: a batch failed, or whoever takes the results did.
         for future in pending:
             future.cancel()
 
@@ -175,6 +177,7 @@ def commit_rejects(name: str, rejects: Sequence[RejectRow], place: str) -> dict[
     """
     file = None
     if rejects:
+        # One order, whether one run found them or `generate` and then `add`.
         ordered = sorted(rejects, key=lambda row: (row.key, row.kind or ""))
         rows = [dataclasses.asdict(row) for row in ordered]
         file = write_table(place, f"rejects/{name}.parquet", rejects_schema(), rows)

@@ -192,6 +192,7 @@ def _running_config(config: AddConfig, old: Manifest) -> GenerateConfig:
     return GenerateConfig(
         source=old.source,
         output=config.folder,
+        # A configuration needs some; what is made stands in `specs`.
         conditions=tuple(dict.fromkeys((*old.annotators, *config.conditions))),
         device=config.device,
         weights=config.weights,
@@ -215,6 +216,7 @@ def _footer_of(folder: str, shard: ShardRecord) -> Mapping[str, Any]:
 
 def _check_same(folder: str, what: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     """Refuse to add what is there already, made otherwise."""
+    # Tuples become lists, as in what was read.
     ours = json.loads(json.dumps(ours))
     if not ours["weights"]:  # not here, and not needed if all else is equal
         theirs, ours = ({**record, "weights": None} for record in (theirs, ours))

@@ -61,6 +61,7 @@ def stage_shard(shard: ShardRecord, job: Addition, worker: Worker) -> ShardRecor
     if staged is not None and staged.fingerprint == depends_on:
         PROGRESS.shard_resumed(shard.data.rows)
         return staged
+    # A record that is there must be true, and its files are about to be others.
     store.remove(record_path(place, shard.name))
     PROGRESS.work_starts()
     watch = Stopwatch()
@@ -199,6 +200,7 @@ def geometry_of(
     full = width, height = row["original_width"], row["original_height"]
     useful = smallest_useful_size(width, height, resolution=resolution, fit=fit)
     is_jpeg = names.split_suffix(row["source"])[1] in _JPEGS
+    # First what `decode` chooses now; the crop that is stored tells whether it was that one.
     for scale in dict.fromkeys((scale_of(full, useful) if is_jpeg else 1, *_SCALES)):
         decoded = -(-width // scale), -(-height // scale)
         geometry = plan_geometry(*decoded, resolution=resolution, fit=fit)
@@ -227,6 +229,7 @@ def add_latents(
     with watch.stage(encoder.name):
         results = encoder(images, [row["key"] for row in rows])
     for row, result in zip(rows, results, strict=True):
+        # Null unless all goes well: a row never has the moments of one column alone.
         row.update(dict.fromkeys(info.columns))
         if isinstance(result, Rejected):
             rejects += [

@@ -98,6 +98,7 @@ def _move(file: FileRecord, output: str) -> None:
     if store.size_of(staged) == file.size_bytes:
         os.makedirs(os.path.dirname(final), exist_ok=True)
         store.commit(staged, final)
+    # Not staged any more: an interrupted try has moved it, or it is lost.
     elif store.size_of(final) != file.size_bytes:
         raise ConfigError(
             f"{final}: need {file.size_bytes} bytes that `controlset add` had staged, found them "

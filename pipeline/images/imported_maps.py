@@ -197,6 +197,7 @@ def encode_imported(pixels: np.ndarray, condition: ImportedCondition) -> bytes:
 
 def _as_mode(pixels: np.ndarray, mode: HintMode) -> np.ndarray:
     found = mode_of(pixels)
+    # 16 bits of grey do not fit into three channels of 8.
     if _WIDTHS.index(found) > _WIDTHS.index(mode) or (mode == "rgb" and found == "grey16"):
         raise Rejected(
             Reason.BAD_MAP, f"need a {mode} map, as the first ones are, got a {found} one"

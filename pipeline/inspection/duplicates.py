@@ -140,6 +140,7 @@ def _leaders(
     """One index for every look among rows of equal hash; joins the others to theirs."""
     is_leader = np.ones(len(rows), bool)
     for left in runs(phashes):
+        # The first one leads: by its pixels, since the order of rows must not matter.
         left = np.array(sorted(left, key=lambda index: signatures[index].tobytes()))
         while len(left) > 1:
             alike = directions[left[1:]] @ directions[left[0]] >= MIN_CORRELATION
@@ -156,6 +157,7 @@ def _close_pairs(
     for start in range(0, len(bucket), _BLOCK):
         block = bucket[start : start + _BLOCK]
         rest = bucket[start:]
+        # A block at a time: of a large bucket the whole matrix would not fit into memory.
         distance = np.bitwise_count(hashes[block][:, None] ^ hashes[rest][None, :])
         for left, other in np.argwhere(np.triu(distance <= MAX_DISTANCE, 1)):
             first, second = int(block[left]), int(rest[other])

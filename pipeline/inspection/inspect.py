@@ -75,6 +75,7 @@ def _conclude(dataset: Dataset, scalars: Scalars, pixels: Pixels) -> Inspection:
     found = drafts(dataset.manifest, scalars, pixels, copies=(exact, near), captions=captions)
     to_show = [asked for draft in found for asked in draft.to_show] + rows_of_groups((exact, near))
     shown = show_members(dataset, scalars, to_show)
+    # Every row of a group is named; only few are shown with a thumbnail, which costs a row group.
     named = name_members(dataset, scalars, (int(row) for rows in (*exact, *near) for row in rows))
     return summary(
         dataset,

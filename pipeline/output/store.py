@@ -47,6 +47,7 @@ def temporary_file(final: str) -> Iterator[str]:
         folder = os.path.dirname(final)
         os.makedirs(folder, exist_ok=True)
     else:
+        # It is whole here, and checked, before a bucket sees a byte of it.
         folder = tempfile.gettempdir()
     path = os.path.join(folder, name)
     try:
@@ -91,6 +92,7 @@ def _upload(temporary: str, final: str) -> None:
             bucket.makedirs(folder, exist_ok=True)
             bucket.put_file(temporary, beside)
             bucket.mv(beside, final)
+    # What lies there counts, whatever the client made of its connection.
     sent, there = os.path.getsize(temporary), size_of(final)
     if there != sent:
         raise OutputError(

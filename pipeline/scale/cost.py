@@ -285,6 +285,7 @@ def estimate(
     )
     paid_hours = machines * outcome.makespan_s / HOUR_S
     row_bytes, shuffled = figures.row_bytes(parts), images * figures.reference_bytes
+    # Writes include listings, of a thousand names each.
     reads, writes = READS_AN_IMAGE * images, REQUESTS_A_SHARD * len(rows) + images // 1000
     requests = reads / 1000 * prices.thousand_reads + writes / 1000 * prices.thousand_writes
     return CostEstimate(
@@ -344,6 +345,7 @@ def check_ends(core_seconds: float, cluster: Cluster, faults: Faults) -> None:
     """
     shard_hours = cluster.shard_rows * core_seconds / cluster.vcpus / HOUR_S
     slowest = shard_hours * (faults.slowdown if faults.stragglers else 1.0)
+    # A machine outlives t hours with probability exp(-t * preemptions).
     if slowest * faults.preemptions > math.log(MOST_TRIES):
         raise ConfigError(
             f"--shard-rows: need shards that end before their machine does, got "

@@ -141,6 +141,7 @@ def _fitted(trials: Sequence[Trial], parts: Sequence[str]) -> tuple[np.ndarray, 
     """Seconds of the base and of each part, none negative, and the largest relative error."""
     rows = np.array([[1.0, *(part in trial.parts for part in parts)] for trial in trials])
     measured = np.array([trial.seconds for trial in trials])
+    # Relative errors are made small; else the slowest run alone would count.
     seconds, _ = nnls(rows / measured[:, None], np.ones(len(trials)))
     return seconds, float(np.abs(rows @ seconds / measured - 1).max())
 

@@ -101,6 +101,7 @@ def simulate(
     mean = np.asarray(shard_seconds, dtype=np.float64)
     drawn = np.random.default_rng(faults.seed)
     spread = np.sqrt(np.log1p(faults.variation**2))
+    # A factor of mean 1, however wide it spreads.
     seconds = mean * drawn.lognormal(-(spread**2) / 2, spread, size=len(mean))
     slow = np.ones(machines)
     slow[drawn.permutation(machines)[: round(faults.stragglers * machines)]] = faults.slowdown
@@ -151,6 +152,7 @@ class _Simulation:
             return
         shard = self.waiting.popleft()
         needed = self.seconds[shard] * self.slow[machine]
+        # How long the machine has run already does not matter: it is taken away at random.
         left = self.random.expovariate(self.rate) if self.rate else float("inf")
         if left < needed:
             self.lost += left

@@ -149,6 +149,7 @@ def parse_sidecar(
 
 def field_of(value: Mapping[str, Any], fields: Sequence[str], choose: Choose) -> Caption:
     """Caption of the first field, in any case, that is there and says something."""
+    # Folding every name costs time; the usual field is there to the letter.
     if not all(field in value for field in fields[:1]):
         value = {**{str(name).lower(): of for name, of in value.items()}, **value}
     first: Caption | None = None

@@ -136,6 +136,7 @@ def _first_schema(spec: SourceSpec) -> tuple[pa.Schema, str] | None:
     for container in itertools.islice(containers, _FILES_TO_LOOK_AT):
         place = Place(uri=container.uri)
         try:
+            # A file that cannot be read is left for the rejects.
             schema = parquet.read_schema(place)
         except Rejected:
             continue

@@ -160,6 +160,7 @@ class _Images(_Listing):
                 pictures.append(name)
         if is_table or self._tables or self._number != number:
             self._update_tables(folder, number, is_table)
+        # Rejected as NOT_A_FILE: what has a name of a picture is never passed over.
         pictures += [name for name in folder.folders if names.is_image(name)]
         selected = pictures
         if not self._is_all:

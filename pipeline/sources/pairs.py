@@ -73,6 +73,7 @@ class Pairs:
         if self._idle or ref.problem is not None:
             return ref
         relative = self._spec.relative(ref.place.uri)
+        # What is left at the end names no picture.
         row = self._tables.rows.pop(relative, None)
         if row is None and self._is_map(relative):
             return None

@@ -24,6 +24,7 @@ def walk(selection: Selection) -> Iterator[Folder]:
     if selection.names is None:
         found = list(itertools.chain.from_iterable(_pages(selection.base)))
     else:
+        # Files that are named are asked for by name, and so is whatever may hold their captions.
         wanted = set(selection.names)
         wanted.update(*(names.companions(name) for name in wanted if names.is_image(name)))
         found = _found([f"{selection.base}/{name}" for name in sorted(wanted)])

@@ -218,6 +218,7 @@ class _Index:
             if names.is_hidden(name):
                 if not member.is_folder:
                     self._ignore(Ignored.HIDDEN, name)
+            # Before suffixes are looked at: a condition image has a name like a picture.
             elif not member.is_folder and any(pairing.is_map(name) for pairing in self._pairings):
                 self._ignore(Ignored.CONDITION_IMAGE, name)
                 maps.setdefault(name, member)
@@ -269,6 +270,7 @@ class _Index:
                 detail=f"the tar has this name {occurrence} times so far; the first one is taken",
             )
         return ImageRef(
+            # \0 stands in no name, so no other member gets this key.
             key=key_of(full if occurrence == 1 else f"{full}\0{occurrence}"),
             source=printable(full),
             place=_range(self._place, member),
@@ -280,6 +282,7 @@ class _Index:
 
     def _sort_in(self, sidecars: dict[str, _Member], member: _Member, name: str) -> None:
         if not self._takes_captions:
+            # It may still hold columns that are kept.
             self._leave(Unused.NOT_ASKED_FOR, name)
             sidecars.setdefault(name, member)
         elif member.problem is not None:

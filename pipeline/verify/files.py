@@ -75,6 +75,7 @@ class DatasetFolder:
 
 def check_files(shard: ShardRecord, dataset: DatasetFolder, check: Check) -> bool:
     """Whether every file of the shard is there and whole."""
+    # A list: every file is looked at, not only those up to the first bad one.
     return all([_check_file(file, dataset, check) for file in shard.files])
 
 
@@ -217,6 +218,7 @@ def check_layout(whole: Sequence[ShardRecord], dataset: DatasetFolder) -> Check:
         except _DAMAGE as error:
             check.find(f"{shard.data.path}: need a shard's footer, got {error!r}; generate again")
             continue
+        # A footer that does not name them says that there are none.
         ours = {"latents": None, "columns": None} | dataset.manifest.told
         if {name: footer.get(name) for name in ours} != ours:
             check.find(f"{shard.data.path}: need the manifest's recipe in the footer, got another")

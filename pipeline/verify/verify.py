@@ -389,6 +389,7 @@ def _checked_rows(
                 with dataset.open(shard.data) as reader:
                     for batch in reader.batches(batch_rows=8 * max(1, workers)):
                         rows: list[Mapping[str, Any]] = batch.to_pylist()
+                        # Here, in order: where no hash says so, the first row is audited.
                         marks = [row["key"] in chosen for row in rows]
                         for result in pool.map(check_row, rows, marks, [auditor] * len(rows)):
                             yield shard.split, result
