@@ -18,16 +18,18 @@ from pipeline.scale.cost import (
     CAPTION,
     Cluster,
     CostEstimate,
+    Faults,
     Figures,
     Prices,
+    SimulatedRun,
     check_ends,
     cut,
     estimate,
     machines_for,
     read_figures,
     shipped_figures,
+    simulate,
 )
-from pipeline.scale.simulation import Faults, SimulatedRun, simulate
 from schemas.errors import ConfigError, need
 from schemas.figure_style import COLORS, DPI, SOFT, WIDTH_IN, styled
 from schemas.printable import say, say_json

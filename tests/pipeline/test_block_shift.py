@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from pipeline.images.block_shift import find_shift
-from pipeline.images.jpeg import blocks_beyond_range
+from pipeline.images.jpeg import blocks_beyond_range, find_shift
 from schemas.picture_headers import stored_header
 from tests.faults.damaged_jpegs import damaged, good, outcome, photographs
 

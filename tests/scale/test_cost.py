@@ -8,6 +8,7 @@ import pytest
 from pipeline.plan import lay_out
 from pipeline.scale.cost import (
     Cluster,
+    Faults,
     Figures,
     Prices,
     cut,
@@ -15,7 +16,6 @@ from pipeline.scale.cost import (
     read_figures,
     shipped_figures,
 )
-from pipeline.scale.simulation import Faults
 from schemas.errors import ConfigError
 
 CALM = Faults(variation=0.0, stragglers=0.0)

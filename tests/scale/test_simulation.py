@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pipeline.scale.simulation import HOUR_S, Faults, simulate
+from pipeline.scale.cost import HOUR_S, Faults, simulate
 from schemas.errors import ConfigError
 
 CALM = Faults(variation=0.0, stragglers=0.0)
