@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import apache_beam as beam
 from pyarrow.fs import LocalFileSystem
@@ -26,6 +27,7 @@ from pipeline.shard import committed_record
 from pipeline.worker import OnWorker, Worker
 from schemas.dataset import filesystem_of, read_manifest
 from schemas.errors import ConfigError
+from schemas.files import file_digest
 from schemas.machine import need_memory
 from schemas.manifest import MANIFEST_NAME, FileRecord, Manifest, ShardRecord
 from schemas.printable import printable
@@ -154,8 +156,7 @@ def _check_files(job: Addition) -> None:
 def _digest(file: FileRecord, output: str) -> str:
     path = path_inside(LocalFileSystem(), output, file.path)
     try:
-        with store.open_binary(path) as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
+        return file_digest(Path(path))
     except OSError as error:
         raise ConfigError(
             f"{path}: need a file of the data set, got {error.strerror}; generate it again"

@@ -12,17 +12,13 @@ import shutil
 from typing import Any
 
 from pipeline.output import store
-from pipeline.output.card import render_card
-from pipeline.output.finalize import preview_rows
-from pipeline.output.preview import render_preview
+from pipeline.output.finalize import commit_pages
 from pipeline.shard import record_path, record_text
 from schemas.documents import parse_json
 from schemas.errors import ConfigError
 from schemas.manifest import (
     ADDING_DIR,
-    CARD_NAME,
     MANIFEST_NAME,
-    PREVIEW_NAME,
     RECORDS_DIR,
     RUN_NAME,
     FileRecord,
@@ -65,10 +61,7 @@ def finish_adding(output: str) -> None:
         path = f"{output}/{manifest.shards[0].data.path}"
         with store.open_binary(path) as file, ShardReader(file, where=path) as reader:
             schema = reader.schema
-        store.commit_text(render_card(manifest, schema), f"{output}/{CARD_NAME}")
-        rows = preview_rows(manifest, output)
-        store.commit_text(render_preview(manifest, rows), f"{output}/{PREVIEW_NAME}")
-        store.commit_text(manifest.to_json(), f"{output}/{MANIFEST_NAME}")
+        commit_pages(manifest, schema, output)
         for shard in manifest.shards:
             if shard.rejects is None:  # its last reject got a caption
                 store.remove(f"{output}/rejects/{shard.name}.parquet")

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+import pyarrow as pa
+
 from pipeline.job import Job
 from pipeline.output import store
 from pipeline.output.card import render_card
@@ -75,16 +77,20 @@ def finish(
             f"{job.output}: need at least one row, but all {planned:,} images were rejected "
             f"({reasons}); see {job.output}/rejects"
         )
-    text = manifest.to_json()
-    if store.read_text(f"{job.output}/{MANIFEST_NAME}") == text:
+    if store.read_text(f"{job.output}/{MANIFEST_NAME}") == manifest.to_json():
         return manifest  # nothing was redone: leave every file as it is
     store.remove(f"{job.output}/{MANIFEST_NAME}")  # from here on the old one is not true
     _remove_stale(manifest, job.output)
-    store.commit_text(render_card(manifest, job.schema), f"{job.output}/{CARD_NAME}")
-    rows = preview_rows(manifest, job.output)
-    store.commit_text(render_preview(manifest, rows), f"{job.output}/{PREVIEW_NAME}")
-    store.commit_text(text, f"{job.output}/{MANIFEST_NAME}")
+    commit_pages(manifest, job.schema, job.output)
     return manifest
+
+
+def commit_pages(manifest: Manifest, schema: pa.Schema, output: str) -> None:
+    """Write card, preview and manifest; the manifest last, since its presence means complete."""
+    store.commit_text(render_card(manifest, schema), f"{output}/{CARD_NAME}")
+    rows = preview_rows(manifest, output)
+    store.commit_text(render_preview(manifest, rows), f"{output}/{PREVIEW_NAME}")
+    store.commit_text(manifest.to_json(), f"{output}/{MANIFEST_NAME}")
 
 
 def _ledger(shards: Sequence[ShardRecord], planned: int, job: Job, notes: Notes) -> Ledger:

@@ -42,13 +42,8 @@ def templates() -> jinja2.Environment:
         finalize=_shown,
     )
     environment.globals["figure_style"] = figure_style
-    environment.filters["cell"] = markdown_cell
-    environment.filters["code"] = markdown_code
-    environment.filters["number"] = number
-    environment.filters["listed"] = listed
-    environment.filters["percent"] = percent
-    environment.filters["size"] = size
-    environment.filters["plural"] = plural
+    environment.filters |= {"cell": markdown_cell, "code": markdown_code, "listed": listed}
+    environment.filters |= {"number": number, "percent": percent, "size": size, "plural": plural}
     return environment
 
 

@@ -1,9 +1,9 @@
 """One Parquet file, written row group by row group, checked before anyone can see it."""
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.output import store
+from schemas.files import file_digest
 from schemas.manifest import FileRecord
 from schemas.triple import SHARD_KEY, image_columns
 
@@ -93,13 +94,11 @@ class ParquetFileWriter:
             rows = pq.read_metadata(self._local).num_rows
             if rows != self._written:
                 raise OSError(f"{self._final}: wrote {self._written} rows, the footer says {rows}")
-            with open(self._local, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
             record = FileRecord(
                 path=self._path,
                 rows=rows,
                 size_bytes=os.path.getsize(self._local),
-                sha256=digest,
+                sha256=file_digest(Path(self._local)),
             )
             store.commit(self._local, self._final)
         return record
