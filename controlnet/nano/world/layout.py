@@ -1,6 +1,7 @@
 """Scenes at random, in which a person could say what things are and which one is nearer."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from controlnet.nano.world.people import Rgb, body
 from controlnet.nano.world.scene import (
     FAR_M,
     GROUNDS,
+    PATTERNS,
     POSES,
     SKIES,
     SOLIDS,
@@ -25,6 +27,7 @@ from controlnet.nano.world.scene import (
     Place,
     Scene,
     distance,
+    second_color,
 )
 
 _CONTRAST = 85.0  # least RGB distance of a thing to the colours behind it
@@ -39,6 +42,7 @@ _CLEAR_OF: dict[str, frozenset[str]] = {
 _SKIN: tuple[Rgb, ...] = ((246, 208, 180), (226, 172, 134), (172, 116, 80), (108, 70, 50))
 _HAIR: tuple[Rgb, ...] = ((40, 30, 28), (92, 56, 32), (206, 164, 84), (150, 66, 34))
 _LEAST_SIDE = 0.17  # of an object, in sides of the picture: 11 px of 64
+_PATTERN_CONTRAST = 45.0  # least RGB distance of stripes and dots to the colours behind
 _PATTERNED_SIDE = 0.26
 _LEAST_OVERLAP = 0.35  # of the smaller one's width, where two things overlap at all
 _LEAST_SEEN = 0.5  # of a thing's box
@@ -47,6 +51,7 @@ _GAP = 0.02  # between things that do not, in sides of the picture
 _ON_TOP = tuple(word for word in THINGS if word not in {"box", "moon"})
 _MOST = 4  # things
 _TRIES = 24
+_PLACES = 8  # that one person tries before another one does
 _GRID = 32  # of the boxes that stand for things when it is asked how much is seen
 
 
@@ -136,7 +141,7 @@ def _place(rng: np.random.Generator) -> Place:
         ground_texture=_one_of(rng, ("plain", "mottled", "tiled")),
         texture_m=float(rng.uniform(0.35, 0.7)),
         gradient=float(rng.uniform(-1, 1)),
-        haze_m=float(rng.uniform(11, 25)),
+        haze_m=float(rng.uniform(16, 40)),
     )
 
 
@@ -149,13 +154,13 @@ class _Arrangement:
         self._extents: list[Extent] = []
         self._used: dict[str, set[str]] = {shape: set() for shape in THINGS}  # colours
         backdrops = WALLS if place.backdrop == "wall" else SKIES
-        behind = (GROUNDS[place.ground], backdrops[place.color])
+        self._behind = behind = (GROUNDS[place.ground], backdrops[place.color])
         self._colors = [
             word
             for word, rgb in COLORS.items()
             if all(distance(rgb, other) >= _CONTRAST for other in behind)
         ]
-        self._farthest_m = min(6.2, place.wall_m - 0.8)
+        self._farthest_m = min(5.8, place.wall_m - 0.8)
         # the depth at which the ground leaves the picture
         self._nearest_m = camera.focal * camera.height_m / (0.985 - camera.horizon)
 
@@ -164,7 +169,7 @@ class _Arrangement:
         for _ in range(_TRIES):
             base = self._base() if self.rng.random() < 0.3 else None
             one = self._object() if base is None else self._object_on(base)
-            if one is not None and self._fits([one], base):
+            if one is not None and self._fits([one], [extent(self.camera, one)], base):
                 return
 
     def add_person(self) -> None:
@@ -174,20 +179,24 @@ class _Arrangement:
         if not poses:
             return
         pose = _one_of(self.rng, poses)
-        for _ in range(_TRIES):
+        for _ in range(_TRIES // _PLACES):
             person = self._person(pose)
-            if pose != "sitting":
-                if self._fits([person], None):
-                    return
-                continue
-            seat = self._seat(person)
-            if seat is not None:
-                number = len(self.things)
-                sitting = dataclasses.replace(
-                    person, foot_m=seat.height_m, z_m=seat.z_m, stands_on=number
-                )
-                if self._fits([seat, sitting], None):
-                    return
+            points = _outer_points(person)
+            if any(self._takes(person, points) for _ in range(_PLACES)):
+                return
+
+    def _takes(self, person: Person, points: np.ndarray) -> bool:
+        """Try one place for a person."""
+        x, z = self._place_of_person()
+        person = dataclasses.replace(person, x_m=x, z_m=z)
+        if person.pose != "sitting":
+            return self._fits([person], [_extent_of_person(self.camera, person, points)])
+        seat = self._seat(person)
+        if seat is None:
+            return False
+        sitting = dataclasses.replace(person, foot_m=seat.height_m, stands_on=len(self.things))
+        its = _extent_of_person(self.camera, sitting, points)
+        return self._fits([seat, sitting], [extent(self.camera, seat), its])
 
     # objects ------------------------------------------------------------------------------------
 
@@ -225,12 +234,14 @@ class _Arrangement:
         colors = [color for color in self._colors if color not in self._used[shape]]
         if side < _LEAST_SIDE or not colors:
             return None
-        pattern = "plain"
+        color, pattern = _one_of(rng, colors), "plain"
         if side >= _PATTERNED_SIDE and rng.random() < 0.45:
-            pattern = _one_of(rng, ("striped", "dotted"))
+            second = second_color(COLORS[color])
+            if all(distance(second, other) >= _PATTERN_CONTRAST for other in self._behind):
+                pattern = _one_of(rng, PATTERNS[1:])
         return Object(
             shape=shape,
-            color=_one_of(rng, colors),
+            color=color,
             pattern=pattern,
             x_m=x,
             z_m=z,
@@ -273,7 +284,6 @@ class _Arrangement:
         sleeve = (side, _one_of(rng, others)) if rng.random() < 0.4 and others else None
         if sleeve is not None and away == side:
             sleeve = None
-        z = float(rng.uniform(self._nearest_m + 0.25, min(4.3, self._farthest_m)))
         limbs, lean = _limbs(rng, pose, facing)
         return Person(
             pose=pose,
@@ -284,16 +294,21 @@ class _Arrangement:
             darker_side=_one_of(rng, ("left", "right")),
             body=build,
             height_m=height,
-            skin=_one_of(rng, _SKIN),
+            skin=_one_of(rng, [tone for tone in _SKIN if distance(tone, COLORS[shirt]) > 60]),
             hair=_one_of(rng, _HAIR),
             heading=heading,
             head_turn=float(rng.uniform(-0.3, 0.3)),
             lean=lean,
             **limbs,
-            x_m=self._x(z, 0.3),
-            z_m=z,
+            x_m=0.0,
+            z_m=1.0,  # it is placed later
             foot_m=0.0,
         )
+
+    def _place_of_person(self) -> tuple[float, float]:
+        """Across and away."""
+        z = float(self.rng.uniform(self._nearest_m + 0.25, min(4.3, self._farthest_m)))
+        return self._x(z, 0.3), z
 
     def _seat(self, person: Person) -> Object | None:
         """A box as high as the person's shins."""
@@ -325,9 +340,13 @@ class _Arrangement:
         room = max(0.0, 0.48 * z / self.camera.focal - half)
         return float(self.rng.uniform(-room, room))
 
-    def _fits(self, added: Sequence[Object | Person], base: int | None) -> bool:
+    def _fits(
+        self,
+        added: Sequence[Object | Person],
+        extents: Sequence[Extent],
+        base: int | None = None,
+    ) -> bool:
         """Keep these things if they and all others can be told apart."""
-        extents = [extent(self.camera, one) for one in added]
         for one, its in zip(added, extents, strict=True):
             if its.left < 0.01 or its.right > 0.99 or its.top < 0.01 or its.bottom > 1.0:
                 return False
@@ -361,23 +380,11 @@ def _colors(one: Object | Person) -> tuple[str, ...]:
     return (one.shirt, one.trousers) if isinstance(one, Person) else (one.color,)
 
 
+@functools.lru_cache(maxsize=64)
 def extent(camera: Camera, one: Object | Person) -> Extent:
     """What a thing takes up of the picture and of depth."""
     if isinstance(one, Person):
-        figure = body(one)
-        top = figure.head.center + figure.head.radii * np.array([0.0, 1.0, 0.0])
-        place = np.array([one.x_m, one.foot_m, one.z_m])
-        x, y, z = (np.vstack([figure.joints, top]) + place).T
-        reach = camera.focal * 0.09 / z
-        u, v = camera.project(x, y, z)
-        return Extent(
-            left=float((u - reach).min()),
-            right=float((u + reach).max()),
-            top=float((v - reach).min()),
-            bottom=float((v + reach).max()),
-            near_m=float(z.min()) - 0.08,
-            far_m=float(z.max()) + 0.08,
-        )
+        return _extent_of_person(camera, one, _outer_points(one))
     half, thick = 0.5 * one.width_m, 0.02
     if one.shape in SOLIDS:
         thick = half
@@ -388,6 +395,27 @@ def extent(camera: Camera, one: Object | Person) -> Extent:
     right, bottom = camera.project(one.x_m + half, one.foot_m, near)
     return Extent(
         left=left, right=right, top=top, bottom=bottom, near_m=near, far_m=one.z_m + thick
+    )
+
+
+def _outer_points(one: Person) -> np.ndarray:
+    """Joints and the top of the head, from the person's place: (19, 3)."""
+    figure = body(one)
+    top = figure.head.center + figure.head.radii * np.array([0.0, 1.0, 0.0])
+    return np.vstack([figure.joints, top])
+
+
+def _extent_of_person(camera: Camera, one: Person, points: np.ndarray) -> Extent:
+    x, y, z = (points + np.array([one.x_m, one.foot_m, one.z_m])).T
+    reach = camera.focal * 0.09 / z
+    u, v = camera.project(x, y, z)
+    return Extent(
+        left=float((u - reach).min()),
+        right=float((u + reach).max()),
+        top=float((v - reach).min()),
+        bottom=float((v + reach).max()),
+        near_m=float(z.min()) - 0.08,
+        far_m=float(z.max()) + 0.08,
     )
 
 

@@ -216,6 +216,13 @@ def _swapped(side: Side) -> Side:
     return "right" if side == "left" else "left"
 
 
+def second_color(color: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The colour of stripes and dots: darker, or lighter where that would not be seen."""
+    lighter = sum(color) < 300
+    red, green, blue = (round(0.62 * value + (97 if lighter else 0)) for value in color)
+    return red, green, blue
+
+
 def distance(one: tuple[int, int, int], other: tuple[int, int, int]) -> float:
     """How far two RGB colours are apart, 0..441."""
     return math.dist(one, other)

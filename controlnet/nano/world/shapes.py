@@ -219,6 +219,25 @@ OUTLINES: dict[str, Outline] = {
 """Cards by their word."""
 
 
+def _edge(outline: Outline) -> Array:
+    """Points of a card that might be its lowest one: (N, 2)."""
+    u, v = np.meshgrid(np.linspace(-1, 1, 201), np.linspace(-1, 1, 201))
+    inside = outline(u, v)
+    first, last = inside.argmax(axis=1), 200 - inside[:, ::-1].argmax(axis=1)
+    rows = np.flatnonzero(inside.any(axis=1))
+    ends = [(u[row, at[row]], v[row, at[row]]) for at in (first, last) for row in rows]
+    return np.array(ends)
+
+
+_EDGES = {word: _edge(outline) for word, outline in OUTLINES.items()}
+
+
+def lowest(word: str, angle: float, flipped: bool) -> float:
+    """Where a turned card ends below: v, in halves of its width from its middle."""
+    u, v = _EDGES[word].T
+    return float((math.sin(-angle if flipped else angle) * u + math.cos(angle) * v).min())
+
+
 def in_frame(frame: Matrix | None, point: Vector) -> Sequence[float]:
     """A point as that frame sees it."""
     if frame is None:
