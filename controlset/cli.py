@@ -37,6 +37,7 @@ COMMANDS = {
     "weights": "list or download what annotators need, with licences",
     "scale": "what a run on many machines takes: hours, bytes, money",
     "doctor": "versions, devices, runners, and which annotators are ready",
+    "draw": "pictures of a drawn world with exact depth, outlines, joints and captions",
     "demo": "the whole story in minutes: pictures, data set, ControlNet, numbers, report",
 }
 
