@@ -33,7 +33,7 @@ def pixels_of(image: bytes, stored_map: bytes) -> dict[str, Any]:
 
 def run_ours(folder: Path, *, noise: bool = False) -> Iterator[tuple[Any, Any]]:
     """Our shards through `Loader`."""
-    from controlnet.trainer.draws import DrawOptions
+    from controlnet.trainer.batch import DrawOptions
     from controlnet.trainer.index import scan
     from controlnet.trainer.loader import Loader
 

@@ -169,11 +169,10 @@ def gradients_agree(base: Path, data: Path) -> Iterator[tuple[str, float]]:
     from diffusers import ControlNetModel
 
     from controlnet.architecture.backbone import load_base, new_control, scheduler
-    from controlnet.trainer.draws import DrawOptions
+    from controlnet.trainer.batch import DrawOptions
     from controlnet.trainer.index import scan
     from controlnet.trainer.loader import Loader
-    from controlnet.trainer.loss import Diffusion
-    from controlnet.trainer.step import Learner, Texts, inputs_of, losses
+    from controlnet.trainer.step import Diffusion, Learner, Texts, inputs_of, losses
 
     loaded = load_base(str(base), offline=True)
     assert loaded.text is not None

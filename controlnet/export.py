@@ -250,9 +250,8 @@ def _readers(source: _Source, layout: Layout) -> str:
         return f"diffusers loads it; {others} the {WEIGHTS} inside{renamed}"
     plain = "from_single_file"
     told = f"{plain} with config={source.weights.parent}"
-    if (
-        kind == "v1"
-    ):  # diffusers takes the config of SD 1.5 where none is given, which does not pool
+    if kind == "v1":
+        # diffusers takes the config of SD 1.5 where none is given, which does not pool
         return f"ComfyUI, A1111 and diffusers ({told if source.pools else plain}) load it"
     if kind == "v2":
         return f"ComfyUI and diffusers ({told}) load it; A1111 takes SD 2.x to have eight heads"

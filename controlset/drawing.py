@@ -16,8 +16,9 @@ from annotators.protocol import Annotation
 from annotators.registry import need_known_models, spec_from_record, weights_ready
 from annotators.runtime import Runtime, resolve_device
 from controlnet.architecture.sampling import SampleOptions
-from controlnet.evaluator.models import DTYPES, Models, RunPlace, places_of, told_by
+from controlnet.evaluator.models import Models, RunPlace, places_of, told_by
 from controlnet.evaluator.samples import Request, Sampler, check_size
+from controlnet.trainer.devices import DTYPES
 from controlset.commands.sample import SampleConfig
 from pipeline.images.decode import DecodeLimits, decode, open_source
 from schemas.documents import parse_json

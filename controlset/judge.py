@@ -36,7 +36,7 @@ from controlnet.evaluator.models import Models, places_of, told_by
 from controlnet.nano.reading import parse_caption
 from controlnet.trainer import train as training
 from controlnet.trainer.config import TrainConfig
-from controlnet.trainer.judge import Judge
+from controlnet.trainer.probe import Judge
 from controlset.parse import option_kinds, typed
 from controlset.refusals import no_condition
 from schemas.dataset import open_dataset

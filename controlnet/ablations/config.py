@@ -64,8 +64,9 @@ class AblationConfig:
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a table to go on."""
-        ignored = {"output", "device", "seeds"}
-        return {name: one for name, one in dataclasses.asdict(self).items() if name not in ignored}
+        ignored = {"output", "device", "seeds"}  # more seeds are added to a table, not another one
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if name not in ignored}
 
     def training(self, *, base: str, output: str, seed: int) -> TrainConfig:
         """The nano recipe, shortened; a variant changes it further.

@@ -10,14 +10,14 @@ from matplotlib.figure import Figure, SubFigure
 
 from controlnet.ablations.scores import PROTOCOL, StepScores, Table, VariantScores
 from controlnet.evaluator.metrics.base import Estimate
-from controlnet.trainer.figures import mark_level, use_log_scale
+from controlnet.trainer.figures import mark_level, shown, use_log_scale
 from schemas.figure_style import COLORS, styled
 from schemas.files import replacing
 from schemas.pixels import RgbU8
 
 _SIGNS = {"yes": "✔", "no": "✘", "not decided": "?"}
 _PAPERS_RATE = 1e-5
-_REPAIRED = 1.1  # times the loss of zero convolutions
+_REPAIRED = 1.1  # times the loss of zero convolutions; nearer, curves differ by their noise
 
 
 def markdown(table: Table) -> str:
@@ -35,38 +35,18 @@ def markdown(table: Table) -> str:
         "base alone: FD",
         "base alone: text",
     )
-    lines = [_table_row(heads), _table_row(["---"] * len(heads))]
-    lines.append(
-        _table_row(
-            [
-                "*base, before training*",
-                "",
-                f"{_told(table.before.adherence)} (floor)",
-                "",
-                "",
-                "",
-                "",
-                _told(table.before.frechet_distance),
-                _told(table.before.text),
-            ]
-        )
-    )
-    lines += [_table_row(_of_row(row, early, end)) for row in table.variants]
-    lines.append(
-        _table_row(
-            [
-                "*real pictures*",
-                "",
-                f"{_told(table.real.adherence)} (ceiling)",
-                "",
-                "",
-                _told(table.real.frechet_distance),
-                _told(table.real.text),
-                "",
-                "",
-            ]
-        )
-    )
+    before, real = table.before, table.real
+    floor, ceiling = f"{_told(before.adherence)} (floor)", f"{_told(real.adherence)} (ceiling)"
+    base_alone = [_told(before.frechet_distance), _told(before.text)]
+    of_real = [_told(real.frechet_distance), _told(real.text)]
+    rows = [
+        heads,
+        ["---"] * len(heads),
+        ["*base, before training*", "", floor, "", "", "", "", *base_alone],
+        *(_of_row(row, early, end) for row in table.variants),
+        ["*real pictures*", "", ceiling, "", "", *of_real, "", ""],
+    ]
+    lines = [f"| {' | '.join(row)} |" for row in rows]
     claims = [
         f"| {claim.text} | {_SIGNS[claim.verdict]} {claim.verdict} | {claim.measure} | "
         f"{_told(claim.difference, sign=True)} |"
@@ -147,15 +127,11 @@ def _start(table: Table) -> str:
     )
 
 
-def _told(one: Estimate | msgspec.UnsetType, *, sign: bool = False) -> str:
-    if isinstance(one, msgspec.UnsetType):
+def _told(number: Estimate | msgspec.UnsetType, *, sign: bool = False) -> str:
+    if isinstance(number, msgspec.UnsetType):
         return ""
     form = "+.2f" if sign else ".2f"
-    return f"{one.value:{form}} [{one.low:{form}}, {one.high:{form}}]"
-
-
-def _table_row(texts: list[str] | tuple[str, ...]) -> str:
-    return f"| {' | '.join(texts)} |"
+    return f"{number.value:{form}} [{number.low:{form}}, {number.high:{form}}]"
 
 
 _COLORS = dict(zip(("zero", "gaussian", "lite", "no-dropout", "unlocked"), COLORS, strict=True))
@@ -187,22 +163,14 @@ def draw_figure(
 
 def _curves(figure: SubFigure, table: Table) -> None:
     prompted, empty, quality, start = figure.subplots(1, 4)
-    _panel(prompted, table, "Does it obey? Prompts", lambda one: one.prompts.adherence)
-    _panel(empty, table, "Does it obey? Empty prompts", lambda one: one.empty_prompts.adherence)
-    _panel(
-        quality,
-        table,
-        "Are samples still good?",
-        lambda one: one.prompts.frechet_distance,
-    )
+    _panel(prompted, table, "Does it obey? Prompts", lambda at: at.prompts.adherence)
+    _panel(empty, table, "Does it obey? Empty prompts", lambda at: at.empty_prompts.adherence)
+    _panel(quality, table, "Are samples still good?", lambda at: at.prompts.frechet_distance)
     for panel in (prompted, empty):
         panel.set_ylabel(table.judge)
         panel.set_ylim(0, 1.02)
-        for value, name in (
-            (table.real.adherence.value, "ceiling"),
-            (table.before.adherence.value, "floor"),
-        ):
-            mark_level(panel, value, name)
+        mark_level(panel, table.real.adherence.value, "ceiling")
+        mark_level(panel, table.before.adherence.value, "floor")
     quality.set_ylabel("Fréchet distance (lower is better)")
     use_log_scale(quality)
     mark_level(quality, table.before.frechet_distance.value, "base")
@@ -257,7 +225,7 @@ def _strips(
         f"under control, after {end} steps",
     )
     _strip(panels[0, 0], before, "base without control, before")
-    _strip(panels[0, 1], [_rgb(pixels) for pixels in maps], "condition")
+    _strip(panels[0, 1], [shown(pixels) for pixels in maps], "condition")
     _strip(panels[0, 2], pictures_of("real"), "real picture")
     for number, row in enumerate(table.variants, start=1):
         free = before if row.locked else pictures_of(row.name, end, "base_without_control")
@@ -280,9 +248,3 @@ def _strip(panel: Axes, pictures: Sequence[RgbU8], title: str) -> None:
     panel.set_xticks([])
     panel.set_yticks([])
     panel.spines[:].set_visible(False)
-
-
-def _rgb(pixels: np.ndarray) -> RgbU8:
-    if pixels.dtype == np.uint16:
-        pixels = (pixels >> 8).astype(np.uint8)
-    return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)

@@ -175,8 +175,7 @@ def latent_features(base: Base, pictures_NHWC: np.ndarray) -> np.ndarray:
     """
     parts: list[Tensor] = []
     for start in range(0, len(pictures_NHWC), _AT_ONCE):
-        mean_NCHW = _means(base, pictures_NHWC[start : start + _AT_ONCE])
-        latent_NCHW = mean_NCHW * base.space.scaling_factor
+        latent_NCHW = _latents(base, pictures_NHWC[start : start + _AT_ONCE])
         edges = [
             latent_NCHW.diff(n=order, dim=axis).abs().mean(dim=(2, 3))
             for order in (1, 2)
@@ -213,15 +212,16 @@ def real_features(base: Base, data: str, size: tuple[int, int]) -> np.ndarray:
         )
     pictures_NHWC, passed = np.stack(pictures[:_REAL]), []
     for start in range(0, len(pictures_NHWC), _AT_ONCE):
-        raw_NCHW = _means(base, pictures_NHWC[start : start + _AT_ONCE]) - base.space.shift_factor
-        passed += to_pictures(base.pictures(raw_NCHW * base.space.scaling_factor))
+        latent_NCHW = _latents(base, pictures_NHWC[start : start + _AT_ONCE])
+        passed += to_pictures(base.pictures(latent_NCHW))
     return latent_features(base, np.stack(passed))
 
 
-def _means(base: Base, pictures_NHWC: np.ndarray) -> Tensor:
-    """Means of the VAE's posterior, unscaled."""
+def _latents(base: Base, pictures_NHWC: np.ndarray) -> Tensor:
+    """Means of the VAE's posterior: no draw of it, which would blur the distance."""
     image_NHWC = torch.from_numpy(pictures_NHWC).to(next(base.unet.parameters()).device)
-    return base.moments(image_NHWC.permute(0, 3, 1, 2).float() / 127.5 - 1).chunk(2, dim=1)[0]
+    moments_NCHW = base.moments(image_NHWC.permute(0, 3, 1, 2).float() / 127.5 - 1)
+    return base.space.scaled(moments_NCHW.chunk(2, dim=1)[0])
 
 
 def distance_to(real_ND: np.ndarray) -> Aggregate:
@@ -274,7 +274,10 @@ def difference(
 ) -> Estimate:
     """B minus A on the same images; a set of one seed is compared with each seed of the other."""
     most = max(len(a[0]), len(b[0]))
-    a, b = ([np.repeat(one, most // len(one), axis=0) for one in each] for each in (a, b))
+    a, b = (
+        [np.repeat(samples, most // len(samples), axis=0) for samples in groups]
+        for groups in (a, b)
+    )
     return estimate_difference(a, b, aggregate, resamples=resamples)
 
 

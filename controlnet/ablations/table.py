@@ -39,11 +39,18 @@ from controlnet.architecture.sampling import SampleOptions, Steering, to_picture
 from controlnet.evaluator.examples import JudgedRows, read_rows
 from controlnet.evaluator.judge import JudgeAnnotator, SampleScorer
 from controlnet.evaluator.metrics.base import Scored, Scorer
-from controlnet.evaluator.samples import Place, Request, SampleFolder, Sampler, fill
+from controlnet.evaluator.samples import (
+    Place,
+    Request,
+    SampleFolder,
+    Sampler,
+    fill,
+    take_folder,
+)
+from controlnet.trainer.batch import DrawOptions
 from controlnet.trainer.checkpoint import WEIGHTS
 from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.devices import new_accelerator
-from controlnet.trainer.draws import DrawOptions
 from controlnet.trainer.index import scan
 from controlnet.trainer.loader import Loader
 from controlnet.trainer.log import METRICS, read_lines
@@ -54,13 +61,7 @@ from controlnet.trainer.train import train
 from schemas.dataset import open_dataset
 from schemas.documents import digest_of, read_checked, with_digest
 from schemas.errors import ConfigError
-from schemas.files import (
-    clear_temporary,
-    held,
-    machine_limits,
-    write_json,
-    write_text,
-)
+from schemas.files import held, machine_limits, write_json, write_text
 from schemas.pixels import RgbU8
 
 _CONFIG, _PICTURES = "ablation-config.json", "pictures"
@@ -101,7 +102,7 @@ def ablate(
     folder = Path(config.output)
     asked = Asked(config, base)
     with machine_limits(folder), held(folder):
-        take_folder(config)
+        take_folder(folder, _CONFIG, config.identity(), what="table")
         stopped_by = make_samples(config, asked, base=base, tell=tell)
         if stopped_by is not None:
             return stopped_by
@@ -116,36 +117,6 @@ def ablate(
         # through JSON, which has null for NaN
         write_json(folder / "ablation.json", msgspec.json.decode(msgspec.json.encode(table)))
         return table
-
-
-def take_folder(config: AblationConfig) -> None:
-    """Refuse a folder that holds something else or another table.
-
-    Raises:
-        ConfigError: so it is.
-    """
-    folder = Path(config.output)
-    path = folder / _CONFIG
-    if path.is_file():
-        before: dict[str, Any] = read_checked(path, dict, advice="take another --output")
-        changed = [
-            f"{name} {before.get(name)!r} -> {value!r}"
-            for name, value in config.identity().items()
-            if before.get(name) != value
-        ]
-        if changed:
-            raise ConfigError(
-                f"{folder}: need the options that the table was started with, got "
-                f"{'; '.join(changed)}; use those, or another --output"
-            )
-        return
-    clear_temporary(folder)
-    if any(folder.iterdir()):
-        raise ConfigError(
-            f"{folder}: need an empty folder or an unfinished table, got something else; "
-            "take another --output"
-        )
-    write_json(path, with_digest(config.identity()))
 
 
 class Asked:

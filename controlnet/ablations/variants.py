@@ -76,8 +76,9 @@ class ControlNetLite(ControlNet):
         for conv in self.convs:
             h_BCHW = conv(functional.silu(h_BCHW))
             outputs.append(h_BCHW)
-        said = [zero(one) for zero, one in zip(self.zero_convs, outputs, strict=True)]
-        return Residuals(skips=tuple(said[:-1]), middle=said[-1])
+        pairs = zip(self.zero_convs, outputs, strict=True)
+        *skips, middle = (zero(output_BCHW) for zero, output_BCHW in pairs)
+        return Residuals(skips=tuple(skips), middle=middle)
 
 
 def _conv(taken: int, given: int, stride: int) -> nn.Conv2d:
@@ -106,7 +107,7 @@ class Unlocked(ControlNet):
         Args:
             hint_BCHW: in [0, 1]; of each sample, or of each half of a doubled batch.
         """
-        seen = copy.copy(self.unet)
+        seen = copy.copy(self.unet)  # shares the weights; only its table of parts is another
         conv = _HintedConv(self.unet.conv_in, self.hint(hint_BCHW))
         seen._modules = {**self.unet._modules, "conv_in": conv}
         return seen
@@ -135,23 +136,12 @@ def predict_unlocked(
 ) -> Tensor:
     """What the fine-tuned U-Net predicts, with gradients everywhere; the locked one is not asked.
 
-    Args:
-        control: trained.
-        unet: locked; not used.
-        noisy_BCHW: noisy latent.
-        timestep_B: int64, 0..999.
-        prompt: of each sample.
-        hint_BCHW: in [0, 1].
+    Arguments are those of `step.Predict`.
     """
     net = control.with_hint(hint_BCHW)
     emb_BE = embedding(net, timestep_B, prompt, noisy_BCHW.dtype)
     skips, middle_BCHW = encode(net, net.conv_in(noisy_BCHW), emb_BE, prompt.text_BLD)
     return decode(net, skips, middle_BCHW, emb_BE, prompt.text_BLD)
-
-
-def base_of(base: Base, control: Unlocked) -> Base:
-    """What has become of the base: the fine-tuned U-Net, without any hint."""
-    return dataclasses.replace(base, unet=control.unet.eval())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,15 +161,15 @@ class Variant:
         if self.is_locked:
             return base, control
         assert isinstance(control, Unlocked)
-        free = base_of(base, control)
-        return dataclasses.replace(free, unet=control.with_hint(hint_BCHW)), None
+        control.unet.eval()
+        return dataclasses.replace(base, unet=control.with_hint(hint_BCHW)), None
 
     def free(self, base: Base, control: ControlNet) -> Base:
         """The base as training leaves it, for samples without control."""
         if self.is_locked:
             return base
         assert isinstance(control, Unlocked)
-        return base_of(base, control)
+        return dataclasses.replace(base, unet=control.unet.eval())
 
 
 def gaussian(config: TrainConfig, base: Base) -> ControlNet:

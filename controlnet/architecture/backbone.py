@@ -99,6 +99,21 @@ class LatentSpace:
     scaling_factor: float
     shift_factor: float = 0.0
 
+    def scaled(self, raw_BCHW: Tensor) -> Tensor:
+        """Latents as the U-Net has them, from the VAE's own."""
+        return (raw_BCHW - self.shift_factor) * self.scaling_factor
+
+    def drawn(self, moments_BCHW: Tensor, draw_BCHW: Tensor) -> Tensor:
+        """Scaled latents: points of the VAE's posterior.
+
+        Args:
+            moments_BCHW: (B, 2C, H, W) mean, then log-variance, unscaled.
+            draw_BCHW: standard normal: where in the posterior.
+        """
+        mean_BCHW, logvar_BCHW = moments_BCHW.float().chunk(2, dim=1)
+        # diffusers clamps the log-variance likewise before it draws
+        return self.scaled(mean_BCHW + (0.5 * logvar_BCHW.clamp(-30, 20)).exp() * draw_BCHW)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Base:

@@ -244,9 +244,8 @@ def tokenizer_of(kind: Any, name: str, part: str, *, offline: bool) -> Any:
             tokenizer = kind.from_pretrained(
                 name, subfolder=part, local_files_only=offline, **NO_CODE
             )
-        if tokenizer.vocab_size <= len(
-            tokenizer.all_special_ids
-        ):  # transformers' word for no files
+        # transformers makes a tokenizer of special words alone where there are no files
+        if tokenizer.vocab_size <= len(tokenizer.all_special_ids):
             raise FileNotFoundError("no vocabulary")
         if not isinstance(tokenizer.model_max_length, int | float):
             raise TypeError(f"a model_max_length of {tokenizer.model_max_length!r}")

@@ -76,16 +76,7 @@ def sampled(
 ) -> list[RgbU8]:
     """Pictures as they are stored: whoever asks whether a network obeys samples here.
 
-    Args:
-        base: see `denoise`, likewise the others.
-        steering: likewise.
-        prompts: likewise.
-        empty: likewise.
-        noise_BCHW: likewise.
-        options: likewise.
-        autocast: number format of products; float32 casts nothing.
-        sizes_B6: likewise.
-        painted: likewise.
+    Args are those of `denoise`; `autocast` is the number format of products.
 
     Returns:
         RGB uint8, one for each row of the noise.
@@ -149,7 +140,7 @@ def denoise(
     steps.set_timesteps(options.steps, device=noise_BCHW.device)
     timesteps = _timesteps(steps, options, painted)
     latent_BCHW = _start(steps, timesteps, noise_BCHW, options, painted)
-    guided = options.guidance > 1.0
+    guided = options.guidance > 1.0  # at 1 the unguided half would cancel out
     prompt = _doubled(prompts, empty, sizes_B6) if guided else _prompt(prompts, sizes_B6)
     copies = 2 if guided else 1
     steered = _Steered(steering, options, _prompt(prompts, sizes_B6), prompt, guided=guided)
@@ -164,6 +155,7 @@ def denoise(
         latent_BCHW = steps.step(predicted_BCHW, timestep, latent_BCHW).prev_sample
         if painted is not None and painted.mask_B1HW is not None:
             kept_BCHW = painted.latent_BCHW
+            # What stays is as noisy as what changes, or the networks see a seam.
             if number + 1 < len(timesteps):
                 kept_BCHW = steps.add_noise(kept_BCHW, noise_BCHW, timesteps[number + 1][None])
             latent_BCHW = kept_BCHW + painted.mask_B1HW * (latent_BCHW - kept_BCHW)
@@ -240,8 +232,7 @@ class _Steered:
 
 def _below_nothing(residuals: Residuals) -> Residuals:
     """Zeros for the unguided half, on top of the guided half's residuals."""
-    doubled = [torch.cat([torch.zeros_like(residual), residual]) for residual in residuals.all]
-    return Residuals(skips=tuple(doubled[:-1]), middle=doubled[-1])
+    return residuals.each(lambda residual: torch.cat([torch.zeros_like(residual), residual]))
 
 
 def _timesteps(steps: Any, options: SampleOptions, painted: Painted | None) -> Tensor:

@@ -34,13 +34,13 @@ class Residuals:
             weights: one number, or one for each of `all`.
         """
         if isinstance(weights, float | int):
-            return self._each(lambda residual: residual * weights)
+            return self.each(lambda residual: residual * weights)
         scaled = [residual * weight for residual, weight in zip(self.all, weights, strict=True)]
         return Residuals(skips=tuple(scaled[:-1]), middle=scaled[-1])
 
     def pooled(self) -> "Residuals":
         """Average over height and width: `shuffle` controls style, not places."""
-        return self._each(lambda residual: residual.mean(dim=(2, 3), keepdim=True))
+        return self.each(lambda residual: residual.mean(dim=(2, 3), keepdim=True))
 
     def added_to(
         self, skips: Sequence[Tensor], middle: Tensor
@@ -49,7 +49,8 @@ class Residuals:
         pairs = zip(skips, self.skips, strict=True)
         return tuple(skip + residual for skip, residual in pairs), middle + self.middle
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Residuals":
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Residuals":
+        """The same change to every one."""
         return Residuals(
             skips=tuple(change(residual) for residual in self.skips), middle=change(self.middle)
         )

@@ -6,7 +6,11 @@ model's pictures against another row's condition. floor: the base without contro
 
 import contextlib
 import functools
+import hashlib
+import importlib.metadata
 import itertools
+import json
+import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,8 +21,9 @@ from accelerate.utils import gather_object
 
 from controlnet.architecture.control_files import weights_of
 from controlnet.evaluator.config import EvaluateConfig
-from controlnet.evaluator.judge import Judging, SampleScorer
-from controlnet.evaluator.metrics.base import Measure, Scored
+from controlnet.evaluator.examples import JudgedRows
+from controlnet.evaluator.judge import JudgeAnnotator, Judging, SampleScorer
+from controlnet.evaluator.metrics.base import RESAMPLES, Measure, Scored, Scorer
 from controlnet.evaluator.models import (
     Models,
     RunPlace,
@@ -27,7 +32,6 @@ from controlnet.evaluator.models import (
     places_of,
     settings_of,
 )
-from controlnet.evaluator.protocol import claim_folder, hardware, protocol_of, software
 from controlnet.evaluator.result import (
     PICTURES,
     SCORES,
@@ -38,13 +42,24 @@ from controlnet.evaluator.result import (
     write_document,
     write_scores,
 )
-from controlnet.evaluator.samples import Place, Request, SampleFolder, fill, seed_of
+from controlnet.evaluator.samples import (
+    CODEC,
+    Place,
+    Request,
+    SampleFolder,
+    fill,
+    seed_of,
+    take_folder,
+)
 from controlnet.trainer.devices import is_first_process, wants_cpu
 from schemas.documents import digest_of
 from schemas.files import file_digest, file_name, held, machine_limits
+from schemas.machine import cores, memory_bytes, processor
 from schemas.pixels import RgbU8
 
 _CEILING, _FLOOR = "ceiling", "floor"
+_IDENTITY = ".identity.json"
+_PACKAGES = ("controlset", "torch", "diffusers", "transformers", "numpy", "opencv-python-headless")
 
 # (what is going on, done, of how many)
 OnProgress = Callable[[str, int, int], None]
@@ -111,7 +126,7 @@ class _EvaluationRun:
         )
         identity = self._identity(protocol)
         if state.is_main_process:
-            claim_folder(self._folder, identity)
+            take_folder(self._folder, _IDENTITY, identity, what="evaluation")
         self._purpose = digest_of(identity)
         records = [
             record_of_run(place, self._models.base_of(place), self._folder)
@@ -258,3 +273,72 @@ class _EvaluationRun:
         for name in self._floors:
             scored += scorer.score(_FLOOR, name, self._samples_of(name), samples, shuffled=False)
         return {(part.row, part.setting): part for part in scored}
+
+
+def protocol_of(
+    config: EvaluateConfig,
+    condition: str,
+    annotator: JudgeAnnotator,
+    scorer: Scorer,
+    rows: JudgedRows,
+    *,
+    same_judge: bool,
+    precision: str,
+    extras: Sequence[str],
+) -> dict[str, Any]:
+    """Everything that a score depends on but the weights, with an id that stands for it.
+
+    Args:
+        config: resolved.
+        condition: that is judged.
+        annotator: of the judge.
+        scorer: compares.
+        rows: what is judged by.
+        same_judge: whether the judge drew the data set's maps.
+        precision: of the networks that draw.
+        extras: names of the other measures, with their extractors.
+    """
+    fields = {
+        "preset": config.preset,
+        "condition": condition,
+        "scorer": scorer.protocol,
+        "judge": dict(annotator.record),
+        "wanted": "extracted" if annotator.from_pictures else "stored",
+        "ceiling": "the real pictures through the base's VAE",
+        "shuffled": "scored against the map of the next row by key",
+        "scheduler": config.scheduler,
+        "steps": config.steps,
+        "guidance": config.guidance,
+        "scale": config.scale,
+        "negative_prompt": config.negative_prompt,
+        "prompt": "empty" if config.empty_prompt else "the row's caption",
+        "seed": config.seed,
+        "seeds": "sha256(seed/key/number)",
+        "samples_per_image": config.samples,
+        "codec": CODEC,
+        "sizes": sorted({row.size for row in rows.rows}),
+        "precision": precision,
+        "interval": f"95 %, bootstrap over images, {RESAMPLES} resamples",
+        "others": list(extras),
+    }
+    text = json.dumps(fields, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return {"id": f"{config.preset}-{digest}", "same_judge": same_judge, **json.loads(text)}
+
+
+def software() -> dict[str, str]:
+    """Package -> version of what had a part in it."""
+    return {name: importlib.metadata.version(name) for name in _PACKAGES} | {
+        "python": platform.python_version()
+    }
+
+
+def hardware(device: str) -> str:
+    """`AMD EPYC …, 2 cores, 23 GB`, and the GPU if one was used."""
+    memory_gb = memory_bytes()[0] / 1e9
+    parts = [processor(), f"{cores()} cores", f"{memory_gb:.0f} GB"]
+    if device.startswith("cuda"):
+        import torch
+
+        parts.insert(0, torch.cuda.get_device_name(device))
+    return ", ".join(parts)

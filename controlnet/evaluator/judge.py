@@ -12,7 +12,7 @@ import numpy as np
 from controlnet.evaluator.examples import JudgedRow, JudgedRows
 from controlnet.evaluator.metrics.base import Extra, Scored, Scorer, Seen
 from controlnet.evaluator.samples import SampleFolder
-from controlnet.trainer.judge import Judge, Map
+from controlnet.trainer.probe import Judge, Map
 from schemas.pixels import RgbU8
 
 _AT_ONCE = 16
@@ -127,7 +127,8 @@ class SampleScorer:
     ) -> dict[str, list[np.ndarray]]:
         wanted = self.wanted_of(rows)
         compared = [self.scorer(*pair) for pair in zip(found, wanted, strict=True)]
-        return {one.name: [each[one.name] for each in compared] for one in self.scorer.measures}
+        names = [measure.name for measure in self.scorer.measures]
+        return {name: [counts[name] for counts in compared] for name in names}
 
     def _chunks(self, samples: int) -> Iterator[list[int]]:
         """Places of rows of one size, about `_AT_ONCE` pictures together."""

@@ -19,12 +19,8 @@ from controlnet.architecture.sampling import SampleOptions, to_pictures
 from controlnet.evaluator.config import EvaluateConfig
 from controlnet.evaluator.samples import Request, Sampler
 from controlnet.nano import NAME, base_folder
-from controlnet.trainer.run_folder import (
-    CONFIG_NAME,
-    CONTROL_DIR,
-    check_result,
-    read_record,
-)
+from controlnet.trainer.devices import DTYPES, resolved_precision
+from controlnet.trainer.run_folder import CONFIG_NAME, CONTROL_DIR, check_result, read_record
 from schemas.errors import ConfigError
 from schemas.pixels import RgbU8
 
@@ -109,12 +105,6 @@ def settings_of(places: Sequence[RunPlace], config: EvaluateConfig) -> list[Sett
     return settings
 
 
-def floor_of(place: RunPlace, name: str, config: EvaluateConfig) -> Setting:
-    """The base of a run, without control."""
-    assert config.guidance is not None, "resolve the configuration first"
-    return Setting(name=name, run=place, control=None, guidance=config.guidance, scale=0.0)
-
-
 def _saved(place: RunPlace) -> list[tuple[int, Path]]:
     folders = sorted((place.path / "checkpoints").glob("step-*")) if place.is_run else []
     return [
@@ -123,8 +113,6 @@ def _saved(place: RunPlace) -> list[tuple[int, Path]]:
         if weights_file(folder / "controlnet") is not None
     ]
 
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _KNOWN_BASES = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -160,7 +148,7 @@ class Models:
         self._asked, self._offline = base, offline
         self._vae, self._lora = vae, lora
         self.device = device
-        self.precision = _resolved(precision, device)
+        self.precision = resolved_precision(precision, torch.device(device))
         self._base: tuple[str, Base] | None = None
         self._sampler: tuple[str, Sampler] | None = None
 
@@ -223,11 +211,8 @@ class Models:
         """The picture through the VAE of a run's base and back."""
         base = self.base(place)
         image_CHW = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
-        moments_BCHW = base.moments(image_CHW[None].to(self.device))
-        mean_BCHW, _ = moments_BCHW.chunk(2, dim=1)
-        space = base.space
-        latent_BCHW = (mean_BCHW - space.shift_factor) * space.scaling_factor
-        return to_pictures(base.pictures(latent_BCHW))[0]
+        mean_BCHW, _ = base.moments(image_CHW[None].to(self.device)).chunk(2, dim=1)
+        return to_pictures(base.pictures(base.space.scaled(mean_BCHW)))[0]
 
     def _new_sampler(self, setting: Setting, config: EvaluateConfig) -> Sampler:
         base = self.base(setting.run)
@@ -283,11 +268,14 @@ def floors_of(
     places: Sequence[RunPlace], models: Models, config: EvaluateConfig
 ) -> dict[str, Setting]:
     """A setting without control for each distinct base: `floor`, `floor-2` and so on."""
+    assert config.guidance is not None, "resolve the configuration first"
     floors: dict[str, Setting] = {}
     for base in dict.fromkeys(map(models.base_of, places)):
         place = next(run for run in places if models.base_of(run) == base)
         name = "floor" if not floors else f"floor-{len(floors) + 1}"
-        floors[name] = floor_of(place, name, config)
+        floors[name] = Setting(
+            name=name, run=place, control=None, guidance=config.guidance, scale=0.0
+        )
     return floors
 
 
@@ -300,11 +288,3 @@ def _trained_on(place: RunPlace) -> str | None:
         if base:
             return base
     return told_by(place, "base")
-
-
-def _resolved(precision: str, device: str) -> str:
-    """`auto`: bf16 on GPUs that have it, fp32 elsewhere."""
-    if precision != "auto":
-        return precision
-    has = device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if has else "fp32"

@@ -226,14 +226,8 @@ def result_of(findings: Findings, **others: Any) -> EvaluationRecord:
     document = EvaluationRecord(
         data=_data(findings),
         measures=[
-            MeasureRecord(
-                name=one.name,
-                label=one.label,
-                unit=one.unit,
-                higher_is_better=one.higher_is_better,
-                kind=one.kind,
-            )
-            for one in findings.measures
+            msgspec.convert(measure, MeasureRecord, from_attributes=True)
+            for measure in findings.measures
         ],
         rows=rows,
         comparisons=_comparisons(findings),
@@ -313,10 +307,13 @@ def _warnings(findings: Findings) -> list[str]:
 
 
 def _data(findings: Findings) -> dict[str, Any]:
+    path, folder = str(findings.config.data), findings.folder
+    if "://" not in path:  # as seen from the evaluation's folder, which is passed on
+        path = os.path.relpath(Path(path).resolve(), folder.resolve())
     manifest = open_dataset(findings.config.data).manifest
     rows = manifest.rows_of_splits
     return {
-        "path": _path_of_data(findings),
+        "path": path,
         "split": findings.config.split,
         "rows": findings.rows.found,
         "used": len(findings.rows),
@@ -326,14 +323,6 @@ def _data(findings: Findings) -> dict[str, Any]:
         "reasons": manifest.reasons,
         "conditions": sorted(manifest.annotators),
     }
-
-
-def _path_of_data(findings: Findings) -> str:
-    """As seen from the evaluation's folder, which is passed on; or its address."""
-    path = str(findings.config.data)
-    return (
-        path if "://" in path else os.path.relpath(Path(path).resolve(), findings.folder.resolve())
-    )
 
 
 def _rows(findings: Findings) -> list[RowRecord]:
@@ -359,10 +348,10 @@ def _comparisons(findings: Findings) -> list[ComparisonRecord]:
         after = findings.scored["model", other.name]
         for measure in findings.measures:
             if measure.kind in _COMPARED and measure.name in before.counts:
-                value = plain({"of": difference(before, after, measure)})["of"]
-                numbers = {"value": None} if value is None else dataclasses.asdict(value)
+                number = _plain(measure.name, difference(before, after, measure))
+                values = {"value": None} if number is None else dataclasses.asdict(number)
                 records.append(
-                    ComparisonRecord(a=first.name, b=other.name, measure=measure.name, **numbers)
+                    ComparisonRecord(a=first.name, b=other.name, measure=measure.name, **values)
                 )
     return records
 
@@ -501,13 +490,15 @@ def write_scores(path: Path, scored: Sequence[Scored], measures: Sequence[Measur
         columns["cell"] += [each.setting] * count
         columns["key"] += each.keys
         columns["number"] += each.numbers
-        for one in measures:
-            has = one.name in each.counts and one.resampled
-            columns[one.name] += each.of_pictures(one) if has else [float("nan")] * count
+        for measure in measures:
+            # One picture has no FID of its own: what it contributed are features.
+            has = measure.name in each.counts and measure.resampled
+            columns[measure.name] += each.of_pictures(measure) if has else [float("nan")] * count
     texts = {name: pa.array(columns[name], pa.string()) for name in ("row", "cell", "key")}
     numbers = {"number": pa.array(columns["number"], pa.int32())}
     values = {
-        one.name: pa.array(columns[one.name], pa.float64(), from_pandas=True) for one in measures
+        measure.name: pa.array(columns[measure.name], pa.float64(), from_pandas=True)
+        for measure in measures
     }
     with replacing(path) as temporary:
         pq.write_table(pa.table(texts | numbers | values), temporary)
@@ -519,13 +510,14 @@ def plain(estimates: Mapping[str, Estimate]) -> Numbers:
     Raises:
         ConfigError: a number is infinite.
     """
-    return {name: _plain(name, one) for name, one in estimates.items()}
+    return {name: _plain(name, estimate) for name, estimate in estimates.items()}
 
 
-def _plain(name: str, one: Estimate) -> NumberRecord | None:
-    if math.isnan(one.value):
+def _plain(name: str, estimate: Estimate) -> NumberRecord | None:
+    value = float(estimate.value)
+    if math.isnan(value):
         return None
-    if math.isinf(one.value):
-        raise ConfigError(f"{name}: need a finite number, got {one.value}; look at the pictures")
-    low, high = (None if not math.isfinite(end) else end for end in (one.low, one.high))
-    return NumberRecord(value=float(one.value), low=low, high=high, count=one.count)
+    if math.isinf(value):
+        raise ConfigError(f"{name}: need a finite number, got {value}; look at the pictures")
+    low, high = (end if math.isfinite(end) else None for end in (estimate.low, estimate.high))
+    return NumberRecord(value=value, low=low, high=high, count=estimate.count)

@@ -7,9 +7,9 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,8 +28,16 @@ from controlnet.architecture.sampling import (
     sampled,
 )
 from controlnet.evaluator.examples import JudgedRow
+from schemas.documents import read_checked, with_digest
 from schemas.errors import ConfigError, Rejected
-from schemas.files import file_name, read_plain, replacing, writing
+from schemas.files import (
+    clear_temporary,
+    file_name,
+    read_plain,
+    replacing,
+    write_json,
+    writing,
+)
 from schemas.picture_headers import png_text
 from schemas.pixels import MapU8, RgbU8, decode_stored_rgb
 
@@ -43,9 +51,8 @@ class Request:
 
     key: str
     prompt: str
-    hints: tuple[
-        np.ndarray, ...
-    ]  # a map as stored for each ControlNet; () draws with the base alone
+    # a map as stored for each ControlNet; () draws with the base alone
+    hints: tuple[np.ndarray, ...]
     seed: int  # of the noise
     noise_CHW: np.ndarray | None = None  # float32 latent, instead of what the seed would draw
     size: tuple[int, int]  # (width, height) in px
@@ -162,9 +169,9 @@ class Sampler:
         drawn_BCHW = torch.stack(
             [
                 torch.randn(shape, generator=generator)
-                if one.noise_CHW is None
-                else torch.from_numpy(one.noise_CHW)
-                for one, generator in zip(requests, generators, strict=True)
+                if request.noise_CHW is None
+                else torch.from_numpy(request.noise_CHW)
+                for request, generator in zip(requests, generators, strict=True)
             ]
         )
         # on a CPU with this layout convolutions are up to 3 times as fast
@@ -184,15 +191,12 @@ class Sampler:
         if not images:
             return None
         unit_BCHW = torch.stack([hint_of(image) for image in images]).to(self._device)
-        mean_BCHW, logvar_BCHW = self._base.moments(unit_BCHW * 2 - 1).float().chunk(2, dim=1)
-        shape = mean_BCHW.shape[1:]
+        moments_BCHW = self._base.moments(unit_BCHW * 2 - 1)
+        shape = (moments_BCHW.shape[1] // 2, *moments_BCHW.shape[2:])
         draw_BCHW = torch.stack(
             [torch.randn(shape, generator=generator) for generator in generators]
         )
-        std_BCHW = (0.5 * logvar_BCHW.clamp(-30, 20)).exp()
-        space = self._base.space
-        latent_BCHW = mean_BCHW + std_BCHW * draw_BCHW.to(self._device)
-        latent_BCHW = (latent_BCHW - space.shift_factor) * space.scaling_factor
+        latent_BCHW = self._base.space.drawn(moments_BCHW, draw_BCHW.to(self._device))
         masks = [request.mask for request in requests if request.mask is not None]
         mask_B1HW = None
         if masks:
@@ -231,6 +235,41 @@ def check_size(size: tuple[int, int], base: Base, where: str) -> None:
             f"{where}: need a width and height that {step} px divides for this base, got "
             f"{width} x {height}; {fitting} would do"
         )
+
+
+def take_folder(folder: Path, record: str, identity: Mapping[str, Any], *, what: str) -> None:
+    """Take a folder for the samples of an evaluation or a table, or go on with what it began.
+
+    Args:
+        folder: it is there, and nobody else writes to it.
+        record: name of the file in it that says whose it is.
+        identity: everything that decides about a pixel or a score.
+        what: evaluation or table, for the error.
+
+    Raises:
+        ConfigError: it holds something else, or another one; says what differs.
+    """
+    clear_temporary(folder)
+    path, now = folder / record, with_digest(identity)
+    if path.exists():
+        before = read_checked(path, dict, advice="take another --output")
+        changed = sorted(
+            f"{name} {before.get(name)!r} -> {now.get(name)!r}"
+            for name in before.keys() | now.keys()
+            if before.get(name) != now.get(name) and name != "sha256"
+        )
+        if changed:
+            raise ConfigError(
+                f"{folder}: holds another {what} ({'; '.join(changed)[:400]}); use its options, or "
+                "take another --output"
+            )
+        return
+    if any(folder.iterdir()):
+        raise ConfigError(
+            f"{folder}: need an empty folder or an unfinished {what}, got something else; take "
+            "another --output"
+        )
+    write_json(path, now)
 
 
 CODEC = "png"

@@ -109,7 +109,7 @@ def save_checkpoint(
         }
         text = json.dumps(with_digest(state), indent=1, allow_nan=False)
         (temporary / _STATE).write_text(f"{text}\n")
-    for old in _folders(run)[:-keep_last]:
+    for old in _folders(run)[:-keep_last]:  # after the new one is whole
         shutil.rmtree(old)
     return folder
 
@@ -283,9 +283,7 @@ def _wrong_with(folder: Path) -> str | None:
         for name, expected in _state_of(folder).files.items():
             if file_digest(folder / name) != expected:
                 return f"{name} was changed since it was written"
-    except OSError as error:
-        return str(error)
-    except ConfigError as error:
+    except (OSError, ConfigError) as error:
         return str(error)
     return None
 

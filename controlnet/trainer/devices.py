@@ -13,8 +13,8 @@ import torch.distributed
 from controlnet.trainer.config import TrainConfig
 from schemas.errors import ConfigError
 
+# What PyTorch says when another process is gone; it has no exception of its own for most of it.
 _LOST = re.compile(r"gloo|nccl|process ?group|connection (closed|reset)|broken pipe", re.IGNORECASE)
-
 _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -90,10 +90,11 @@ def other_processes() -> Iterator[None]:
         ) from error
 
 
-def resolved_precision(config: TrainConfig, device: torch.device) -> str:
+def resolved_precision(precision: str, device: torch.device) -> str:
     """What `auto` means here: bf16 on GPUs that have it, else fp32."""
-    if config.precision != "auto":
-        return config.precision
+    if precision != "auto":
+        return precision
+    # Emulated bf16 would be slower than fp32.
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16" if has_bf16 else "fp32"
 

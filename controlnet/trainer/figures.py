@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from controlnet.trainer.judge import Bounds, Map
 from controlnet.trainer.log import METRICS, PROBES, SAMPLES, read_lines
+from controlnet.trainer.probe import Bounds, Map
 from schemas.errors import Rejected
 from schemas.figure_style import COLORS, FAINT, SOFT, STOP, styled
 from schemas.files import read_plain, replacing
@@ -21,7 +21,7 @@ from schemas.pixels import RgbU8, decode_stored_rgb
 Records = Sequence[Mapping[str, Any]]
 """Lines of a run's log."""
 
-_ROWS, _COLUMNS = 8, 8
+_ROWS, _COLUMNS = 8, 8  # of strips.png, at most
 _GAP_PX = 4
 _TITLE_PT = 9
 
@@ -45,7 +45,7 @@ def draw_curves(
     figure.subplots_adjust(
         left=0.09, right=0.985, bottom=0.075, top=0.925, hspace=0.36, wspace=0.23
     )
-    obedience, gain, loss, zero = panels.flat
+    obedience, gain, loss, zero = panels.flat  # what matters first: the loss hardly moves
     obedience.set_title("Does it obey?" if judge else "Does it obey? (no judge here)")
     obedience.set_ylabel(judge or "")
     if bounds is None:
@@ -75,7 +75,7 @@ def draw_strips(folder: Path, maps: Sequence[Map], real: Sequence[RgbU8]) -> Non
         return
     height, width = real[0].shape[:2]
     chosen = np.unique(np.linspace(0, len(files) - 1, min(_COLUMNS, len(files))).round())
-    columns = [("condition", [_shown(pixels) for pixels in maps])]
+    columns = [("condition", [shown(pixels) for pixels in maps])]
     for number in chosen.astype(int):
         try:
             strip = decode_stored_rgb(read_plain(files[number]))
@@ -111,7 +111,7 @@ def plot_adherence(panel: Axes, probes: Records, bounds: Bounds | None) -> None:
         mark_level(panel, bounds.ceiling, "ceiling")
         mark_level(panel, half_way, "half way")
         mark_level(panel, bounds.floor, "floor")
-    panel.set_ylim(0, 1.06)
+    panel.set_ylim(0, 1.06)  # room above 1 for the ceiling's name
     # Between floor and half way there is room where control has not snapped in yet, or has.
     is_early = any(score > half_way for score in own[: round(0.55 * len(own))])
     panel.legend(loc=(0.56 if is_early else 0.01, 0.3))
@@ -194,7 +194,8 @@ def mark_snap(panel: Axes, snap: int | None, *, named: bool = True) -> None:
         panel.annotate(f" snap {snap:,}", (snap, 0.02), xycoords=where, color=STOP, fontsize=8.5)
 
 
-def _shown(pixels: Map) -> RgbU8:
+def shown(pixels: Map) -> RgbU8:
+    """A map as a picture: of 16 bits the upper eight, of grey three channels."""
     if pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
     return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
@@ -216,14 +217,14 @@ def mosaic_of(
             that its pixels stay square and sharp; a larger one is averaged down.
         dpi: at which the figure must be saved, for its pixels to be those of the pictures.
     """
-    shown = [
+    cells = [
         [None if picture is None else _fitted(picture, cell_px) for picture in row] for row in rows
     ]
-    sizes = [picture.shape[:2] for row in shown for picture in row if picture is not None]
+    sizes = [picture.shape[:2] for row in cells for picture in row if picture is not None]
     height = max((size[0] for size in sizes), default=cell_px) + _GAP_PX
     width = max((size[1] for size in sizes), default=cell_px) + _GAP_PX
     sheet = np.full((height * len(rows), width * len(titles), 3), 255, np.uint8)
-    for row, pictures in enumerate(shown):
+    for row, pictures in enumerate(cells):
         for column, picture in enumerate(pictures):
             if picture is not None:
                 y = row * height + (height - picture.shape[0]) // 2

@@ -21,9 +21,8 @@ from schemas.triple import image_columns
 
 _KEY_BYTES = 32
 _MOST_PX = 1 << 20
-_FOOTERS_AT_ONCE = (
-    8  # an object store answers in 50 ms; one after another 1,000 shards took a minute
-)
+# an object store answers in 50 ms; one after another 1,000 shards took a minute
+_FOOTERS_AT_ONCE = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -15,8 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from controlnet.trainer.batch import Batch, StoredRow, collate
-from controlnet.trainer.draws import DrawOptions, draw
+from controlnet.trainer.batch import Batch, DrawOptions, StoredRow, collate, draw
 from controlnet.trainer.index import Index, open_shard
 from schemas.errors import ConfigError
 from schemas.latents import LATENTS, LATENTS_FLIPPED

@@ -12,7 +12,7 @@ import accelerate
 import cv2
 import numpy as np
 
-from schemas.documents import parse_json
+from schemas.documents import as_record, parse_json
 from schemas.errors import ConfigError
 from schemas.files import read_plain, replacing, write_text, writing
 from schemas.pixels import RgbU8
@@ -87,20 +87,22 @@ class MetricLine(TypedDict):
     samples_per_s: NotRequired[float]
 
 
-class ProbeLine(TypedDict):
-    """A line of `probe.jsonl`; see `probe.ProbeReading`."""
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeReading:
+    """What a probe saw; plain numbers, one line of `probe.jsonl`."""
 
     step: int
-    loss_bins: list[float]
-    gain: float
-    zero_norms: list[float]
-    adherence: float | None
-    shuffled: float | None
-    shuffled_bins: NotRequired[list[float]]
-    ratios: NotRequired[list[float]]
+    loss_bins: tuple[float, ...]  # with the true condition, by timestep
+    shuffled_bins: tuple[float, ...] = ()  # with the next row's condition; not in old lines
+    gain: float  # mean of shuffled minus true: > 0 where the condition helps
+    zero_norms: tuple[float, ...]  # root mean square weight of each zero convolution
+    # residual / skip, root mean squares, at the middle of the schedule; not in old lines
+    ratios: tuple[float, ...] = ()
+    adherence: float | None  # of samples to their own map; None: without a judge, or not measured
+    shuffled: float | None  # of samples to the next row's map
 
 
-_KINDS: dict[str, Any] = {METRICS: MetricLine, PROBES: ProbeLine}
+_KINDS: dict[str, Any] = {METRICS: MetricLine, PROBES: ProbeReading}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,8 +131,11 @@ def read_journal(path: Path) -> Lines:
     for number, text in enumerate(texts, start=1):
         if not text:
             continue
+        where = f"{path}: line {number}"
         try:
-            lines.append(parse_json(text, _KINDS[path.name], where=f"{path}: line {number}"))
+            line: dict[str, Any] = parse_json(text, dict, where=where)
+            as_record(line, _KINDS[path.name], where=where)  # checks; the line stays as it is
+            lines.append(line)
         except ConfigError:
             if number < len(texts):  # the last one has no newline: it was being written
                 damaged.append(number)

@@ -10,7 +10,7 @@ suddenly, within few steps.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -25,34 +25,41 @@ from controlnet.architecture.sampling import (
     sampled,
     to_pictures,
 )
-from controlnet.architecture.unet import Prompt, embedding, encode, predict
+from controlnet.architecture.unet import embedding, encode, predict
 from controlnet.trainer.batch import Batch
-from controlnet.trainer.judge import Bounds, Judge, Map
-from controlnet.trainer.loss import Diffusion
-from controlnet.trainer.step import Inputs, Texts, inputs_of
-from schemas.pixels import RgbU8
+from controlnet.trainer.log import ProbeReading
+from controlnet.trainer.step import Diffusion, Inputs, Texts, inputs_of
+from schemas.pixels import MapU8, MapU16, RgbU8
 
 BINS = 5
 """Equal parts of the noise schedule: losses at different noise differ by a factor of hundred."""
 
+Map = MapU8 | MapU16 | RgbU8
+
+# Pictures, the maps that each should obey, and keys of the rows that the maps came from (an
+# annotator may draw its thresholds by key) -> one score a picture, 0..1, higher is better; NaN
+# where a map asks for nothing that could be scored (a depth map that is black all over).
+Score = Callable[[Sequence[RgbU8], Sequence[Map], Sequence[str]], list[float]]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class ProbeReading:
-    """What a probe saw; plain numbers, one line of `probe.jsonl`."""
+class Judge:
+    """How a picture is compared with the map that it should obey.
 
-    step: int
-    loss_bins: tuple[float, ...]  # with the true condition, by timestep
-    shuffled_bins: tuple[float, ...]  # with the next row's condition
-    gain: float  # mean of shuffled minus true: > 0 where the condition helps
-    zero_norms: tuple[float, ...]  # root mean square weight of each zero convolution
-    ratios: tuple[float, ...]  # residual / skip, root mean squares, at the middle of the schedule
-    adherence: float | None  # of samples to their own map; None: without a judge, or not measured
-    shuffled: float | None  # of samples to the next row's map
+    Handed in, since training never annotates: `controlset train` makes it of the annotator whose
+    maps the data set holds.
+    """
 
-    @property
-    def loss(self) -> float:
-        """Mean over the bins."""
-        return float(np.mean(self.loss_bins))
+    name: str  # of the score, e.g. `Canny F1 (1 px)`
+    score: Score
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Bounds:
+    """What adherence can be: without control, and at best."""
+
+    floor: float
+    ceiling: float
 
 
 class Probe:
@@ -100,9 +107,8 @@ class Probe:
             noise_offset=0.0,
         )
         self.maps = maps_of(batch.hint_BCHW)
-        with torch.no_grad():
-            mean_BCHW = self._inputs.clean_BCHW  # one draw of the posterior, as in training
-            self.real = to_pictures(base.pictures(mean_BCHW))
+        # one draw of the posterior, as in training
+        self.real = to_pictures(base.pictures(self._inputs.clean_BCHW))
 
     @property
     def judge_name(self) -> str | None:
@@ -142,7 +148,9 @@ class Probe:
         """Mean loss in each timestep bin, the hints rolled by `shift` rows."""
         inputs, count = self._inputs, len(self._inputs.clean_BCHW)
         hint_BCHW = inputs.hint_BCHW.roll(shift, dims=0)
-        steps = len(self._diffusion.alpha_T)
+        # Weights of training would hide the bins that they make small.
+        unweighted = dataclasses.replace(self._diffusion, min_snr=None)
+        steps = len(unweighted.alpha_T)
         means = []
         for number in range(BINS):
             # evenly over the bin, the same in every probe
@@ -152,8 +160,7 @@ class Probe:
             noisy_BCHW = noisy_BCHW.to(self._base.unet.dtype)
             residuals = self._control(noisy_BCHW, timestep_B, inputs.prompt, hint_BCHW)
             predicted = predict(self._base.unet, noisy_BCHW, timestep_B, inputs.prompt, residuals)
-            plain = dataclasses.replace(self._diffusion, min_snr=None)
-            error_B = plain.loss(predicted, inputs.clean_BCHW, inputs.noise_BCHW, timestep_B)
+            error_B = unweighted.loss(predicted, inputs.clean_BCHW, inputs.noise_BCHW, timestep_B)
             means.append(error_B.mean().item())
         return tuple(means)
 
@@ -162,8 +169,7 @@ class Probe:
         inputs, unet = self._inputs, self._base.unet
         timestep_B = torch.full_like(inputs.timestep_B, len(self._diffusion.alpha_T) // 2)
         noisy_BCHW = self._diffusion.noisy(inputs.clean_BCHW, inputs.noise_BCHW, timestep_B)
-        noisy_BCHW = noisy_BCHW.to(unet.dtype)
-        prompt: Prompt = inputs.prompt
+        noisy_BCHW, prompt = noisy_BCHW.to(unet.dtype), inputs.prompt
         said = self._control(noisy_BCHW, timestep_B, prompt, inputs.hint_BCHW).all
         emb_BE = embedding(unet, timestep_B, prompt, noisy_BCHW.dtype)
         skips, middle = encode(unet, unet.conv_in(noisy_BCHW), emb_BE, prompt.text_BLD)

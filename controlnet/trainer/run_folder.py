@@ -20,7 +20,7 @@ from controlnet.trainer.checkpoint import Found
 from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.devices import is_first_process
 from controlnet.trainer.inputs import need_output
-from controlnet.trainer.judge import Bounds
+from controlnet.trainer.probe import Bounds
 from schemas.documents import as_record, read_checked, with_digest
 from schemas.errors import ConfigError
 from schemas.files import clear_temporary, file_digest, held, write_json
@@ -44,7 +44,7 @@ def held_output(config: TrainConfig) -> Iterator[Found]:
     if not is_first_process():
         yield found
         return
-    with held(folder):
+    with held(folder):  # looked at again: whoever held it may have trained meanwhile
         yield found_in_output(config)
 
 
@@ -173,6 +173,7 @@ def same_run(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) ->
     Raises:
         ConfigError: names every difference that may not be.
     """
+    # Through JSON, as the checkpoint's was: a tuple comes back as a list.
     others = {
         name: [before.get(name), value]
         for name, value in json.loads(json.dumps(now)).items()

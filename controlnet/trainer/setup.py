@@ -22,6 +22,7 @@ from controlnet.architecture.backbone import (
 from controlnet.architecture.control import ControlNet, checkpoint_blocks, hint_widths
 from controlnet.architecture.control_files import find_control, load_control
 from controlnet.architecture.sampling import SampleOptions
+from controlnet.trainer.batch import DrawOptions
 from controlnet.trainer.checkpoint import WEIGHTS, metadata_of
 from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.devices import (
@@ -30,14 +31,19 @@ from controlnet.trainer.devices import (
     new_accelerator,
     resolved_precision,
 )
-from controlnet.trainer.draws import DrawOptions
 from controlnet.trainer.index import Index, digest_of_keys, open_shard, read_keys, scan, without
-from controlnet.trainer.judge import Judge
 from controlnet.trainer.loader import Loader
-from controlnet.trainer.loss import Diffusion
-from controlnet.trainer.optimizers import Average, new_optimizer
-from controlnet.trainer.probe import Probe
-from controlnet.trainer.step import Learner, Method, Texts, controlled, fits_in_memory
+from controlnet.trainer.probe import Judge, Probe
+from controlnet.trainer.step import (
+    Average,
+    Diffusion,
+    Learner,
+    Method,
+    Texts,
+    controlled,
+    fits_in_memory,
+    new_optimizer,
+)
 from schemas.dataset import check_shards, open_dataset
 from schemas.errors import ConfigError
 
@@ -119,7 +125,7 @@ def prepare(config: TrainConfig, judge: Judge | None, method: Method = CONTROLNE
     if accelerator.is_local_main_process:
         check_shards(config.data, data.manifest.shards)
     device = accelerator.device
-    precision = resolved_precision(config, device)
+    precision = resolved_precision(config.precision, device)
     dtype = DTYPES[precision]
     torch.set_flush_denormal(True)  # fresh zero convolutions make denormals: 10 times slower
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.tf32
@@ -146,11 +152,12 @@ def prepare(config: TrainConfig, judge: Judge | None, method: Method = CONTROLNE
         model.to(device)
     cached = fits_in_memory(captions, base.text)
     texts = Texts(base.text, [*captions, ""] if cached else None)
+    # Encoders and VAE take gigabytes: each is let go where nothing will ask for it any more.
     base = dataclasses.replace(base, text=None)  # `texts` holds it where it is still needed
     needs_vae = index.latents is None or validation is not None
     base = _placed(dataclasses.replace(base, vae=base.vae if needs_vae else None), device, config)
     control = method.build(config, base).to(device)
-    started = None if config.init is None else fingerprint(control)
+    started = None if config.init is None else fingerprint(control)  # before anything changes it
     control.to(memory_format=layout_of_weights(config, device))
     if config.gradient_checkpointing:
         checkpoint_blocks(control)
@@ -205,15 +212,14 @@ def open_index(config: TrainConfig, base: Base) -> Index:
             f"{config.data}: need a column of latents, found none; run "
             f"`controlset add {config.data} --latents {config.base}` or leave --latents out"
         )
-    wanted = latents is not None and config.latents != "encode"
-    if wanted and latents is not None:
-        if not _same_vae(latents, base):
-            if config.latents == "column":
-                raise ConfigError(
-                    f"{config.data}: need latents of {config.base}, got those of "
-                    f"{latents['base']}; train with --latents encode"
-                )
-            wanted = False
+    wanted = False
+    if latents is not None and config.latents != "encode":
+        wanted = _same_vae(latents, base)
+        if config.latents == "column" and not wanted:
+            raise ConfigError(
+                f"{config.data}: need latents of {config.base}, got those of "
+                f"{latents['base']}; train with --latents encode"
+            )
         if config.flip and not latents["flips"]:
             wanted = False  # a mirrored latent is not the latent of a mirrored picture
     return scan(config.data, split="train", condition=config.condition, wants_latents=wanted)
@@ -225,6 +231,7 @@ def _same_vae(latents: Mapping[str, Any], base: Base) -> bool:
     if have != (base.space.channels, base.space.factor, base.space.scaling_factor):
         return False
     file = vae_sha256(base)
+    # From the hub there is no file to hash: then the name has to do.
     return file == latents["vae_sha256"] if file is not None else latents["base"] == base.name
 
 
@@ -298,6 +305,7 @@ def _probe(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Probe:
+    # Of the most frequent size alone: the rows are one batch.
     size = next(iter(validation.sizes))
     of_size = (validation.widths == size[0]) & (validation.heights == size[1])
     rows = [int(row) for row in of_size.nonzero()[0][: config.probe_images]]

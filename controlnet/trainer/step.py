@@ -1,12 +1,16 @@
-"""One training step's mathematics: a batch in, one loss for each sample out.
+"""One training step's mathematics: a batch in, one loss for each sample out, and the update.
 
-Captions are embedded on the way: each distinct one once, or, where they are too many, batch by
-batch.
+L = E || target - prediction ||^2, the target being noise (epsilon), velocity or sample, as the
+base's scheduler says. Captions are embedded on the way: each distinct one once, or, where they are
+too many, batch by batch.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+import importlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +21,96 @@ from controlnet.architecture.sampling import casting
 from controlnet.architecture.unet import Prompt, predict
 from controlnet.trainer.batch import Batch
 from controlnet.trainer.config import TrainConfig
-from controlnet.trainer.loss import Diffusion
+from schemas.errors import ConfigError
 
 CACHE_BYTES = 2 * 2**30
 """Of embedded captions on the device; more are embedded batch by batch."""
 
 _CAPTIONS_AT_ONCE = 32
+
+Prediction = Literal["epsilon", "v_prediction", "sample"]
+PREDICTIONS: tuple[Prediction, ...] = get_args(Prediction)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Diffusion:
+    """A noise schedule: x_t = alpha_t x_0 + sigma_t noise."""
+
+    alpha_T: Tensor  # float32, sqrt of the cumulative product
+    sigma_T: Tensor  # float32
+    prediction: Prediction
+    min_snr: float | None = None
+
+    @classmethod
+    def of(
+        cls, cumulative_T: Tensor, prediction: str, *, min_snr: float | None = None
+    ) -> "Diffusion":
+        """From diffusers' `alphas_cumprod` and `prediction_type`.
+
+        Raises:
+            ConfigError: a prediction type that there is no loss for; or a schedule that ends in
+                pure noise with one that cannot learn from it.
+        """
+        if prediction not in PREDICTIONS:
+            raise ConfigError(
+                f"--base: need a scheduler with prediction_type {', '.join(PREDICTIONS)}, "
+                f"got {prediction!r}"
+            )
+        if prediction == "epsilon" and cumulative_T[-1] <= 0:
+            raise ConfigError(
+                "--zero-terminal-snr: need a base that predicts v or sample, got epsilon: out of "
+                "pure noise nothing can be learnt about noise; leave the option out"
+            )
+        cumulative_T = cumulative_T.double()
+        return cls(
+            alpha_T=cumulative_T.sqrt().float(),
+            sigma_T=(1 - cumulative_T).sqrt().float(),
+            prediction=prediction,
+            min_snr=min_snr,
+        )
+
+    def to(self, device: torch.device) -> "Diffusion":
+        """The same on another device."""
+        return dataclasses.replace(
+            self, alpha_T=self.alpha_T.to(device), sigma_T=self.sigma_T.to(device)
+        )
+
+    def noisy(self, clean_BCHW: Tensor, noise_BCHW: Tensor, timestep_B: Tensor) -> Tensor:
+        """x_t, float32."""
+        alpha, sigma = self._at(timestep_B)
+        return alpha * clean_BCHW + sigma * noise_BCHW
+
+    def loss(
+        self, predicted_BCHW: Tensor, clean_BCHW: Tensor, noise_BCHW: Tensor, timestep_B: Tensor
+    ) -> Tensor:
+        """Mean squared error of each sample, weighted: (B,) float32."""
+        alpha, sigma = self._at(timestep_B)
+        if self.prediction == "epsilon":
+            target_BCHW = noise_BCHW
+        elif self.prediction == "v_prediction":
+            target_BCHW = alpha * noise_BCHW - sigma * clean_BCHW
+        else:
+            target_BCHW = clean_BCHW
+        error_B = (predicted_BCHW.float() - target_BCHW).square().mean(dim=(1, 2, 3))
+        return error_B if self.min_snr is None else error_B * self.weight(timestep_B)
+
+    def weight(self, timestep_B: Tensor) -> Tensor:
+        """Min-SNR weights, (B,) float32.
+
+        Source: Hang et al. 2023 (arXiv 2303.09556), equations 7 to 9: min(SNR, gamma) in terms of
+        the sample's error, divided by SNR for noise, by SNR + 1 for velocity.
+        """
+        assert self.min_snr is not None
+        alpha_B, sigma_B = self.alpha_T[timestep_B], self.sigma_T[timestep_B]
+        snr_B = (alpha_B / sigma_B).square()
+        capped_B = snr_B.clamp(max=self.min_snr)
+        if self.prediction == "epsilon":
+            return capped_B / snr_B
+        return capped_B / (snr_B + 1) if self.prediction == "v_prediction" else capped_B
+
+    def _at(self, timestep_B: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (-1, 1, 1, 1)
+        return self.alpha_T[timestep_B].view(shape), self.sigma_T[timestep_B].view(shape)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +170,7 @@ class Learner(nn.Module):
     ) -> None:
         super().__init__()
         self.control = control
-        self._locked = (unet,)
+        self._locked = (unet,)  # in a tuple, where `nn.Module` does not look for parameters
         self._predict = predict
         self._diffusion = diffusion
         self._autocast = autocast
@@ -128,19 +216,17 @@ def inputs_of(
         noise_offset: strength.
     """
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    moments_BCHW = _moved(batch.moments_BCHW, device)
-    if moments_BCHW is None:
-        assert batch.image_BHWC is not None
+    if batch.image_BHWC is None:
+        assert batch.moments_BCHW is not None
+        moments_BCHW = batch.moments_BCHW.to(device, non_blocking=True)
+    else:
         image_BCHW = batch.image_BHWC.to(device, non_blocking=True).permute(0, 3, 1, 2)
         moments_BCHW = base.moments(image_BCHW.float() / 127.5 - 1)
-    mean_BCHW, logvar_BCHW = moments_BCHW.float().chunk(2, dim=1)
     posterior_BCHW = batch.posterior_BCHW.to(device, non_blocking=True)
-    # diffusers clamps the log-variance likewise before it draws
-    latent_BCHW = mean_BCHW + (0.5 * logvar_BCHW.clamp(-30, 20)).exp() * posterior_BCHW
+    clean_BCHW = base.space.drawn(moments_BCHW, posterior_BCHW)
     noise_BCHW = batch.noise_BCHW.to(device, non_blocking=True)
     if noise_offset and batch.offset_BC11 is not None:
         noise_BCHW = noise_BCHW + noise_offset * batch.offset_BC11.to(device, non_blocking=True)
-    clean_BCHW = (latent_BCHW - base.space.shift_factor) * base.space.scaling_factor
     return Inputs(
         clean_BCHW=clean_BCHW.contiguous(memory_format=layout),
         noise_BCHW=noise_BCHW.contiguous(memory_format=layout),
@@ -181,10 +267,6 @@ def losses(learner: nn.Module, inputs: Inputs) -> Tensor:
         inputs.hint_BCHW,
         (prompt.text_BLD, prompt.pooled_BP, prompt.sizes_B6),
     )
-
-
-def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
-    return None if tensor is None else tensor.to(device, non_blocking=True)
 
 
 class Texts:
@@ -255,3 +337,93 @@ def _picked(text_NLD: Tensor, pooled_NP: Tensor | None, rows: Sequence[int]) -> 
     return Embedded(
         text_BLD=text_NLD[rows_B], pooled_BP=None if pooled_NP is None else pooled_NP[rows_B]
     )
+
+
+def new_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer that was asked for.
+
+    Raises:
+        ConfigError: its library is not installed.
+    """
+    options: dict[str, Any] = {
+        "lr": config.learning_rate,
+        "betas": (0.9, config.beta2),
+        "weight_decay": config.weight_decay,
+    }
+    if config.optimizer == "adamw":
+        # Fused: one pass over parameters, gradients and both moments, on CPU and GPU.
+        return torch.optim.AdamW(parameters, fused=True, **options)
+    library, name = {
+        "adamw8bit": ("bitsandbytes.optim", "AdamW8bit"),
+        "prodigy": ("prodigyopt", "Prodigy"),
+    }[config.optimizer]
+    try:
+        kind = getattr(importlib.import_module(library), name)
+    except ImportError as error:
+        raise ConfigError(
+            f"--optimizer {config.optimizer}: need {library.partition('.')[0]}, which is not "
+            "installed; run `pip install controlset[optimizers]`"
+        ) from error
+    return kind(list(parameters), **options)
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """Learning rate of an optimizer step; the number of processes does not enter.
+
+    Args:
+        step: 0 is the first.
+        config: schedule, warm-up and number of steps.
+    """
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    if config.schedule == "constant":
+        return config.learning_rate
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    left = max(0.0, 1.0 - done)
+    if config.schedule == "linear":
+        return config.learning_rate * left
+    return config.learning_rate * 0.5 * (1 - math.cos(math.pi * left))
+
+
+class Average:
+    """Averaged weights by parameter name, float32, on the parameters' device.
+
+    Args:
+        module: whose parameters; they are the average's start.
+        decay: at most so much of the average stays in a step; early on less: (1 + n) / (10 + n).
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self._module, self._decay = module, decay
+        self.weights = {
+            name: parameter.detach().clone() for name, parameter in module.named_parameters()
+        }
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after an optimizer step.
+
+        Args:
+            step: optimizer steps done before it.
+        """
+        decay = min(self._decay, (1 + step) / (10 + step))
+        current = [parameter.detach() for _, parameter in self._module.named_parameters()]
+        torch._foreach_lerp_(list(self.weights.values()), current, 1 - decay)
+
+    def restore(self, weights: Mapping[str, Tensor]) -> None:
+        """Go on from stored averages."""
+        for name, value in weights.items():
+            self.weights[name].copy_(value)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """The module has averaged weights inside, its own ones after."""
+        parameters = dict(self._module.named_parameters())
+        own = {name: parameter.data for name, parameter in parameters.items()}
+        for name, parameter in parameters.items():
+            parameter.data = self.weights[name]
+        try:
+            yield
+        finally:
+            for name, parameter in parameters.items():
+                parameter.data = own[name]

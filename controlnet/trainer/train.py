@@ -20,11 +20,9 @@ from controlnet.trainer.batch import Batch
 from controlnet.trainer.config import TrainConfig
 from controlnet.trainer.devices import other_processes
 from controlnet.trainer.figures import draw_curves, draw_strips
-from controlnet.trainer.judge import Bounds, Judge
 from controlnet.trainer.loader import starving_sizes
 from controlnet.trainer.log import PROBES, Display, Journal, read_lines
-from controlnet.trainer.optimizers import learning_rate
-from controlnet.trainer.probe import snap_step
+from controlnet.trainer.probe import Bounds, Judge, snap_step
 from controlnet.trainer.run_folder import (
     CONTROL_DIR,
     SUMMARY_NAME,
@@ -33,17 +31,13 @@ from controlnet.trainer.run_folder import (
     same_run,
     write_config,
 )
-from controlnet.trainer.setup import Run, prepare
-from controlnet.trainer.step import Method, inputs_of, losses
+from controlnet.trainer.setup import CONTROLNET, Run, prepare
+from controlnet.trainer.step import Method, inputs_of, learning_rate, losses
 from schemas.documents import with_digest
 from schemas.errors import ConfigError
 from schemas.files import machine_limits, write_json
 
-_STOPPING = (
-    "SIGTERM",
-    "SIGINT",
-    "SIGHUP",
-)  # the last one is a terminal that was closed; not Windows
+_STOPPING = ("SIGTERM", "SIGINT", "SIGHUP")  # the last: a terminal was closed; not on Windows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,12 +95,12 @@ class StopRequest:
 
     def _handle(self, number: int, frame: types.FrameType | None) -> None:
         if self.signal is not None:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt  # asked a second time: not even the checkpoint is waited for
         self.signal = number
 
 
 def train(
-    config: TrainConfig, *, judge: Judge | None = None, method: Method | None = None
+    config: TrainConfig, *, judge: Judge | None = None, method: Method = CONTROLNET
 ) -> Outcome:
     """Train a ControlNet.
 
@@ -124,8 +118,7 @@ def train(
             the last good checkpoint stays; or another process of several is gone.
     """
     with machine_limits(config.output), held_output(config) as found, other_processes():
-        run = prepare(config, judge) if method is None else prepare(config, judge, method)
-        return _Loop(run, found).go()
+        return _Loop(prepare(config, judge, method), found).go()
 
 
 class _Loop:
@@ -180,8 +173,7 @@ class _Loop:
             config.accumulation * config.batch_size * self._run.accelerator.num_processes
         )
         self._unread.append(done)
-        on_cpu = done.norm.device.type == "cpu"
-        if on_cpu:
+        if done.norm.device.type == "cpu":  # a GPU would wait; it is read every `log_every` steps
             refuse_nan(self._run, self._unread[-1:])
         if position.step % config.log_every == 0:
             self._read(display)
@@ -223,12 +215,11 @@ class _Loop:
         )
         if not due:
             return
-        if run.probe is not None and position.step not in self._probed():
-            if run.average is None:
+        probed = {line["step"] for line in read_lines(run.folder / PROBES)}  # by an earlier process
+        if run.probe is not None and position.step not in probed:
+            averaged = contextlib.nullcontext() if run.average is None else run.average.applied()
+            with averaged:
                 reading, pictures = run.probe.measure(position.step)
-            else:
-                with run.average.applied():
-                    reading, pictures = run.probe.measure(position.step)
             self._journal.probe(dataclasses.asdict(reading), pictures)
             display.probed(reading.adherence, reading.gain)
             self._draw()
@@ -240,13 +231,10 @@ class _Loop:
         draw_curves(run.folder, bounds=self._bounds, snap=self._snap(), judge=run.probe.judge_name)
         draw_strips(run.folder, run.probe.maps, run.probe.real)
 
-    def _probed(self) -> set[int]:
-        return {line["step"] for line in read_lines(self._run.folder / PROBES)}
-
     def _snap(self) -> int | None:
-        lines = read_lines(self._run.folder / PROBES)
         if self._bounds is None:
             return None
+        lines = read_lines(self._run.folder / PROBES)
         return snap_step(
             [line["step"] for line in lines],
             [line["adherence"] for line in lines],

@@ -22,8 +22,8 @@ from controlnet.evaluator.result import (
     SweepPoint,
     SweepRecord,
 )
-from controlnet.trainer.judge import Bounds
 from controlnet.trainer.log import METRICS, PROBES, SAMPLES, read_journal
+from controlnet.trainer.probe import Bounds
 from controlnet.trainer.run_folder import CONFIG_NAME, SUMMARY_NAME, read_record
 from schemas.dataset import filesystem_of, read_manifest
 from schemas.documents import as_record, misfit, read_checked

@@ -10,8 +10,8 @@ from diffusers import ControlNetModel, DDPMScheduler, UNet2DConditionModel
 
 from controlnet.architecture.backbone import load_base, new_control
 from controlnet.trainer import train as training
+from controlnet.trainer.batch import DrawOptions, draw
 from controlnet.trainer.checkpoint import save_control
-from controlnet.trainer.draws import DrawOptions, draw
 from controlnet.trainer.probe import snap_step
 from controlnet.trainer.setup import prepare
 from controlnet.trainer.train import Position, batches_from

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,11 +20,12 @@ from controlnet.ablations.scores import (
     estimate_distance,
     latent_features,
 )
-from controlnet.ablations.table import Asked, ablate, make_samples, take_folder
+from controlnet.ablations.table import Asked, ablate, make_samples
 from controlnet.ablations.variants import VARIANTS
 from controlnet.architecture.backbone import load_base
 from controlnet.evaluator.judge import JudgeAnnotator
 from controlnet.evaluator.metrics.base import Estimate, Measure, Seen, mean
+from controlnet.evaluator.samples import take_folder
 from controlnet.trainer.train import Outcome
 from schemas.errors import ConfigError
 from tests.controlnet.tiny_runs import base, data
@@ -201,23 +203,27 @@ def test_a_signal_ends_the_table_and_the_same_command_goes_on(tmp_path, monkeypa
 NEEDED = {"step": 3, "stopped_by": 15, "seconds": 1.0, "samples_per_s": 1.0}
 
 
+def taken(config):
+    take_folder(Path(config.output), "ablation-config.json", config.identity(), what="table")
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [({"images": 2}, "images 3 -> 2"), ({"steps": 32}, "steps 16 -> 32")],
 )
 def test_another_table_in_the_same_folder_is_refused(copied, change, named):
-    with pytest.raises(ConfigError, match=f"need the options that the table was .*{named}"):
-        take_folder(config_for(copied, **change))
+    with pytest.raises(ConfigError, match=f"holds another table .*{named}.*; use its options"):
+        taken(config_for(copied, **change))
 
 
 def test_more_seeds_may_be_added_to_a_table(copied):
-    take_folder(config_for(copied, seeds=2))
+    taken(config_for(copied, seeds=2))
 
 
 def test_a_folder_that_holds_something_else_is_refused(tmp_path):
     (tmp_path / "letter.txt").write_text("mine")
     with pytest.raises(ConfigError, match="need an empty folder or an unfinished table"):
-        take_folder(config_for(tmp_path))
+        taken(config_for(tmp_path))
 
 
 def test_a_condition_that_the_data_lack_is_one_clear_error_before_anything_is_written(tmp_path):

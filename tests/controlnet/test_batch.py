@@ -13,8 +13,7 @@ import skimage.data
 import torch
 from PIL import Image
 
-from controlnet.trainer.batch import StoredRow, decode_image, decode_map
-from controlnet.trainer.draws import DrawOptions, draw
+from controlnet.trainer.batch import DrawOptions, StoredRow, decode_image, decode_map, draw
 from controlnet.trainer.index import scan
 from controlnet.trainer.loader import Loader
 from pipeline.batch import encode_image

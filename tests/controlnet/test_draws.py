@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from controlnet.trainer.draws import DrawOptions, draw
+from controlnet.trainer.batch import DrawOptions, draw
 from schemas.errors import ConfigError
 
 SHAPE = (4, 8, 8)

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from controlnet.trainer.figures import draw_curves, mosaic_of
-from controlnet.trainer.judge import Bounds
 from controlnet.trainer.log import METRICS, PROBES
+from controlnet.trainer.probe import Bounds
 
 STEPS = (0, 500, 250_000)
 

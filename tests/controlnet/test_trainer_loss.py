@@ -8,7 +8,7 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 from torch.nn import functional
 
-from controlnet.trainer.loss import Diffusion
+from controlnet.trainer.step import Diffusion
 from schemas.errors import ConfigError
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

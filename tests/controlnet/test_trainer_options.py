@@ -12,7 +12,7 @@ from controlnet.architecture.backbone import load_base, new_control
 from controlnet.trainer import loader
 from controlnet.trainer import train as training
 from controlnet.trainer.checkpoint import save_control
-from controlnet.trainer.optimizers import learning_rate
+from controlnet.trainer.step import learning_rate
 from tests.controlnet.tiny_runs import (
     base,
     config_for,

@@ -14,9 +14,8 @@ import torch
 from controlnet.architecture.backbone import load_base
 from controlnet.trainer.config import nano_recipe
 from controlnet.trainer.log import Display, Journal, read_lines, write_png
-from controlnet.trainer.optimizers import Average, new_optimizer
 from controlnet.trainer.run_folder import same_run
-from controlnet.trainer.step import Texts, fits_in_memory
+from controlnet.trainer.step import Average, Texts, fits_in_memory, new_optimizer
 from controlnet.trainer.train import StopRequest
 from schemas.errors import ConfigError
 from tests.controlnet.tiny_runs import base, config_for, trained

@@ -15,9 +15,8 @@ from controlnet.architecture.sampling import to_pictures
 from controlnet.evaluator.metrics.depth import DepthScorer
 from controlnet.trainer import train as training
 from controlnet.trainer.checkpoint import last_checkpoint
-from controlnet.trainer.judge import Judge
 from controlnet.trainer.log import PROBES, read_lines
-from controlnet.trainer.probe import BINS, maps_of, snap_step
+from controlnet.trainer.probe import BINS, Judge, maps_of, snap_step
 from controlset.judge import judge_of
 from tests.controlnet.tiny_runs import base, data, keys_of, tensors_of, trained
 

@@ -13,7 +13,7 @@ from annotators.runtime import Runtime
 from controlnet.nano import base_folder
 from controlnet.trainer import train as training
 from controlnet.trainer.config import nano_recipe
-from controlnet.trainer.judge import Bounds
+from controlnet.trainer.probe import Bounds
 from controlset.cli import main
 from controlset.commands import train as command
 from controlset.commands.train import _config

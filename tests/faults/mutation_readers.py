@@ -129,7 +129,7 @@ def _open(world: World) -> tuple[int, str]:
 
 def _load(latents: bool) -> Callable[[World], tuple[int, str]]:
     def read(world: World) -> tuple[int, str]:
-        from controlnet.trainer.draws import DrawOptions
+        from controlnet.trainer.batch import DrawOptions
         from controlnet.trainer.index import scan
         from controlnet.trainer.loader import Loader
 

@@ -117,7 +117,7 @@ def test_a_folder_that_holds_something_else(capsys, tmp_path, run):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
     said = refusal(capsys, tmp_path / "out", run)
-    assert "need an empty folder or an evaluation, got something else" in said
+    assert "need an empty folder or an unfinished evaluation, got something else" in said
     assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
 
 

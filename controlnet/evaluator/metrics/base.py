@@ -131,18 +131,19 @@ def estimate_difference(
     if len(groups_a) != len(groups_b):
         raise ValueError(f"need pairs, got {len(groups_a)} and {len(groups_b)} images")
 
-    def difference(places: Sequence[int]) -> float:
+    def apart(places: Sequence[int]) -> float:
         a = aggregate(np.concatenate([groups_a[image] for image in places]))
         return aggregate(np.concatenate([groups_b[image] for image in places])) - a
 
     rng = np.random.default_rng(seed)
     draws = rng.integers(0, len(groups_a), (resamples, len(groups_a)))
-    low, high = _percentiles([difference(draw.tolist()) for draw in draws])
-    value = difference(range(len(groups_a)))
+    low, high = _percentiles([apart(draw.tolist()) for draw in draws])
+    value = apart(range(len(groups_a)))
     return Estimate(value=value, low=low, high=high, count=len(groups_a))
 
 
 def _percentiles(drawn: Sequence[float]) -> tuple[float, float]:
+    # A resample may hold only pictures that have no such number.
     present = [value for value in drawn if not np.isnan(value)]
     if not present:
         return float("nan"), float("nan")
@@ -204,20 +205,18 @@ class Scored:
     def estimates(self, measures: Iterable[Measure]) -> dict[str, Estimate]:
         """Number and interval of each measure that this row has."""
         return {
-            one.name: estimate(
-                self.groups(one.name), one.aggregate, resamples=RESAMPLES if one.resampled else 0
+            measure.name: estimate(
+                self.groups(measure.name),
+                measure.aggregate,
+                resamples=RESAMPLES if measure.resampled else 0,
             )
-            for one in measures
-            if one.name in self.counts
+            for measure in measures
+            if measure.name in self.counts
         }
 
     def of_pictures(self, measure: Measure) -> list[float]:
         """The number of each picture by itself."""
         return [measure.of_one(counts) for counts in self.counts[measure.name]]
-
-    def with_counts(self, more: dict[str, list[np.ndarray]]) -> "Scored":
-        """With other measures beside these."""
-        return dataclasses.replace(self, counts={**self.counts, **more})
 
 
 def difference(a: Scored, b: Scored, measure: Measure) -> Estimate:

@@ -124,8 +124,10 @@ class Words:
         """See `Extra`."""
         found = [text_scores(*pair) for pair in zip(pictures, texts, strict=True)]
         return {
-            one.name: [np.array([each[one.name.removeprefix("words_")]]) for each in found]
-            for one in self.measures
+            measure.name: [
+                np.array([shares[measure.name.removeprefix("words_")]]) for shares in found
+            ]
+            for measure in self.measures
         }
 
 

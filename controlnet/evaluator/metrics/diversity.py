@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from controlnet.evaluator.metrics.base import Measure
-from controlnet.evaluator.metrics.fid_kid import (
-    state_of,
-)
+from controlnet.evaluator.metrics.fid_kid import state_of
 from schemas.errors import ConfigError
 from schemas.pixels import RgbU8
 

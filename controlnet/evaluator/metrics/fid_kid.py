@@ -134,9 +134,8 @@ def _kernel(a_ND: np.ndarray, b_ND: np.ndarray) -> np.ndarray:
 RELEASED = "6726825d"
 """First digits of the sha256 of torch-fidelity's `weights-inception-2015-12-05-6726825d.pth`."""
 
-_BATCH = (
-    16  # bounds memory only: Inception sees 299 px whatever comes, the VAE one at a time is slow
-)
+# bounds memory only: Inception sees 299 px whatever comes, the VAE one at a time is slow
+_BATCH = 16
 _GRID = 4  # sides of what is left of a VAE's latent
 
 

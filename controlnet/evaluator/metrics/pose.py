@@ -200,7 +200,7 @@ class PoseScorer:
         asked = bodies_of(wanted.stats["keypoints"])
         there = [] if found is None else bodies_of(found.stats["keypoints"])
         off = abs(len(there) - len(asked))  # of all, while the others see the surest
-        there = sorted(there, key=lambda one: -one.score)[:MOST]
+        there = sorted(there, key=lambda body: -body.score)[:MOST]
         similarity_DW = np.array([[oks(body, other) for other in asked] for body in there])
         similarity_DW = similarity_DW.reshape(len(there), len(asked))
         hits_DT = matched(similarity_DW)
