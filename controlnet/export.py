@@ -193,7 +193,7 @@ def _tensors(
             if bgr and name == _HINT_CONV:
                 stored = stored.flip(1)
             tensor = stored if dtype is None else stored.to(dtype)
-            if not tensor.isfinite().all():
+            if not tensor.isfinite().all():  # beyond 65504 float16 has only infinity
                 kind = str(tensor.dtype).removeprefix("torch.")
                 largest = stored.abs().max().item()
                 raise ConfigError(

@@ -125,7 +125,7 @@ def original_names(config: Mapping[str, Any]) -> dict[str, str]:
         f"{ours}.{kind}": f"{PREFIX}{original}.{kind}"
         for ours, original in modules
         for kind in ("weight", "bias")
-        if kind == "weight" or not ours.endswith(("to_q", "to_k", "to_v"))
+        if kind == "weight" or not ours.endswith(("to_q", "to_k", "to_v"))  # these have no bias
     }
 
 
@@ -154,7 +154,7 @@ def _encoder(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     width = widths[0]
     for level, wider in enumerate(widths):
         for layer in range(layers):
-            number = 1 + level * (layers + 1) + layer
+            number = 1 + level * (layers + 1) + layer  # 0 is the first convolution
             block = f"down_blocks.{level}"
             yield from _resnet(
                 f"{block}.resnets.{layer}", f"input_blocks.{number}.0", width != wider
@@ -164,7 +164,7 @@ def _encoder(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                     f"{block}.attentions.{layer}", f"input_blocks.{number}.1", _depth(config, level)
                 )
             width = wider
-        if level < len(widths) - 1:
+        if level < len(widths) - 1:  # the deepest level is not halved again
             number = (level + 1) * (layers + 1)
             yield f"down_blocks.{level}.downsamplers.0.conv", f"input_blocks.{number}.0.op"
 

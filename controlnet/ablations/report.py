@@ -153,6 +153,7 @@ def draw_figure(
         pictures_of: samples of a variant after a step (name, step, set), of `base` and of `real`.
         path: of the PNG; replaced atomically.
     """
+    # Constrained: labels of rows are long, and nobody waits for this figure as for `curves.png`.
     figure = Figure(figsize=(16, 10), dpi=110, layout="constrained")
     parts = figure.subfigures(2, 1, squeeze=False, height_ratios=[1.0, 1.6])
     _curves(parts[0, 0], table)
@@ -202,7 +203,7 @@ def _losses(panel: Axes, table: Table) -> None:
     panel.set_title("What does the start cost?")
     panel.set_xlabel("optimizer step")
     panel.set_ylabel("training loss")
-    last = table.config.sampled_after[2]
+    last = table.config.sampled_after[2]  # later all of them lie on each other
     for row in table.variants:
         first = {step: loss for step, loss in row.training_loss.items() if step <= last}
         panel.plot(list(first), list(first.values()), color=_COLORS[row.name], marker="o")

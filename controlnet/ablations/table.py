@@ -108,7 +108,7 @@ def ablate(
             return stopped_by
         tell("scoring")
         table = _scored(config, asked, annotator, scorer)
-        from controlnet.ablations.report import draw_figure, markdown
+        from controlnet.ablations.report import draw_figure, markdown  # matplotlib only now
 
         maps = [row.wanted.pixels for row in asked.rows.rows]
         shown = functools.partial(pictures_of, config, asked)
@@ -141,6 +141,7 @@ class Asked:
                 f"{config.data}: need {config.images} validation rows of one size, got {count} of "
                 f"{width}x{height} px; give fewer --images, or generate with a larger --validation"
             )
+        # By the trainer's own rule, so that samples come from where training will be.
         self.device = new_accelerator(config.training(base=base, output="-", seed=0)).device
         torch.set_flush_denormal(True)  # as in training: fresh zero convolutions make denormals
         whole = load_base(base, offline=True)
@@ -195,6 +196,7 @@ class Asked:
             control: what was built and trained for it; None: the untouched base without control.
         """
         free = kind == "base_without_control" or control is None
+        # The sampler of every evaluation; only what it is given differs from variant to variant.
         how: dict[str, Any] = {
             "options": self._empty if kind == "empty_prompts" else self._prompted,
             "negative_prompt": "",
@@ -262,6 +264,7 @@ def make_samples(config: AblationConfig, asked: Asked, *, base: str, tell: Tell)
             asked.sampled, kind="base_without_control", variant=first, control=None
         )
         fill(free, places, draw, batch_size=_AT_ONCE)
+    # Seed by seed: a table that is stopped early has one of every variant.
     jobs = [(variant, seed) for seed in range(config.seeds) for variant in VARIANTS]
     for number, (variant, seed) in enumerate(jobs, start=1):
         title = f"[{number}/{len(jobs)}] {variant.label}, seed {seed}"
@@ -346,6 +349,7 @@ def _train(
 ) -> int | None:
     """Train a variant, or go on; keeps a checkpoint for every step that is sampled."""
     folder = run_folder(config, variant.name, seed)
+    # Written last, and checkpoints go last: together they say that training is over.
     if (folder / COSTS).is_file() and (folder / "checkpoints").is_dir():
         return None  # only samples are missing
     tell("training")
@@ -354,6 +358,7 @@ def _train(
     outcome = train(dataclasses.replace(training, resume=going_on), method=variant.method)
     if outcome.stopped_by is None:
         weights = load_file(folder / CONTROL_DIR / WEIGHTS)
+        # The clock of the whole run would count what was waited for between two sessions.
         speed = read_lines(folder / METRICS)[-1]["samples_per_s"]
         costs = Costs(
             parameters=sum(tensor.numel() for tensor in weights.values()),
@@ -375,7 +380,7 @@ def _scored(
         extras=(latents, CaptionWords()),
         partners=(),
     )
-    unprompted = dataclasses.replace(judge, extras=(latents,))
+    unprompted = dataclasses.replace(judge, extras=(latents,))  # no caption that could come true
 
     def scored(name: str, step: int = 0, kind: str = "") -> Scored:
         folder, seeds = samples_of(config, name, step, kind), config.seeds if kind else 1

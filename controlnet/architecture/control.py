@@ -70,7 +70,7 @@ class ControlledBlock(nn.Module):
 
     def __init__(self, block: nn.Module, channels: int) -> None:
         super().__init__()
-        self.copy = copy.deepcopy(block).requires_grad_(True)
+        self.copy = copy.deepcopy(block).requires_grad_(True)  # also where the block was frozen
         self.locked = block.requires_grad_(False)
         self.zero_in = zero_conv(channels)
         self.zero_out = zero_conv(channels)
@@ -103,7 +103,7 @@ class HintBlock(nn.Module):
         for width, wider in itertools.pairwise(widths):
             self.blocks.append(_conv(width, width))
             self.blocks.append(_conv(width, wider, stride=2))
-        self.conv_out = zeroed(_conv(widths[-1], out_channels))
+        self.conv_out = zeroed(_conv(widths[-1], out_channels))  # before training no map is seen
 
     def forward(self, hint_BCHW: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2 H2 W2"]:
         """Features of a map.
@@ -180,6 +180,7 @@ class ControlNet(nn.Module):
         """
         config = control_config(unet.config, hint_widths=hint_widths, global_pool=global_pool)
         control = cls(config, _copied(unet)).to(unet.device)
+        # Float32 whatever the base is in: small steps vanish in the rounding of 16 bits.
         return control.float().requires_grad_(True).train()
 
     @property
@@ -242,6 +243,7 @@ def control_config(
     Raises:
         ConfigError: it has parts that no ControlNet of this family has.
     """
+    # The first of each is what diffusers takes where a configuration does not say.
     for name, allowed in {
         "addition_embed_type": (None, "text_time"),
         "class_embed_type": (None,),
@@ -286,4 +288,5 @@ def checkpoint_blocks(net: nn.Module) -> None:
 
 
 def _again(function: Any, *inputs: Any) -> Any:
+    # The reentrant kind gives no gradient where no input asks for one, as in a locked network.
     return torch.utils.checkpoint.checkpoint(function, *inputs, use_reentrant=False)

@@ -62,6 +62,7 @@ def find_control(given: str, option: str, *, offline: bool = False) -> Path:
     for folder in (path / "controlnet", path):
         if (folder / "config.json").is_file() and weights_file(folder) is not None:
             return folder
+    # A misspelt `runs/canny` looks like a name on the hub; that `runs` is here tells them apart.
     if not path.exists() and not path.parent.exists() and _HUB_NAME.fullmatch(given):
         return _from_hub(given, option, offline)
     checkpoints = sorted(path.glob("checkpoints/step-*/controlnet"))
@@ -160,6 +161,7 @@ def _of_file(path: Path, unet: Any) -> ControlNet:
         raise ValueError("one file without its configuration; give a folder")
     state = _tensors(path)
     widths, original = _hint_block(state)
+    # Nobody else's file says it, so the name decides as in the tools that read it.
     told = metadata_of_file(path).get("controlset.global_pool")
     pools = told == "true" if told is not None else path.stem.endswith(_POOLED_ENDS)
     control = ControlNet.from_unet(unet, hint_widths=widths, global_pool=pools)
@@ -173,6 +175,7 @@ def _of_file(path: Path, unet: Any) -> ControlNet:
 def _tensors(path: Path) -> dict[str, Tensor]:
     if path.suffix == _TENSORS:
         return load_file(path)
+    # `weights_only`: a pickle may run anything.
     state = torch.load(path, map_location="cpu", weights_only=True)
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(
@@ -189,7 +192,7 @@ def _hint_block(state: Mapping[str, Tensor]) -> tuple[tuple[int, ...], bool]:
         ValueError: no hint block, or one for maps of other than three channels.
     """
     original = {int(m[2]): state[m[0]] for name in state if (m := _ORIGINAL.fullmatch(name))}
-    places = {"conv_in": -1, "conv_out": len(state)}
+    places = {"conv_in": -1, "conv_out": len(state)}  # before and behind the numbered ones
     ours = {
         places.get(m[1], int(m[2] or 0)): state[m[0]]
         for name in state
@@ -210,7 +213,7 @@ def _for_rgb_maps(control: ControlNet) -> ControlNet:
     if control.config.get("controlnet_conditioning_channel_order") == "bgr":
         with torch.no_grad():
             weight = control.controlnet_cond_embedding.conv_in.weight
-            weight.copy_(weight.flip(1))
+            weight.copy_(weight.flip(1))  # axis 1: the map's channels
         control.config["controlnet_conditioning_channel_order"] = "rgb"
     return control
 

@@ -167,7 +167,7 @@ def part_config(name: str, part: str, *, offline: bool) -> dict[str, Any]:
     kind: Any = _KINDS[part or "vae"]
     with _usable(name, part):
         read = kind.load_config(name, subfolder=part or None, local_files_only=offline)
-        config = json.loads(json.dumps(dict(read), default=str))
+        config = json.loads(json.dumps(dict(read), default=str))  # plain values, to be checked
         check_model_config(config)
         _need_class(config.get("_class_name"), part or "vae")
         msgspec.convert(config, _RECORDS[part or "vae"])
@@ -197,7 +197,7 @@ def whole(kind: Any, name: str, part: str, *, offline: bool, **options: Any) -> 
     """As `network_of`, raising what the libraries raise, for who names the place otherwise."""
     ours = kind.__module__.startswith("transformers.")
     folder = Path(name, part)
-    if ours:
+    if ours:  # diffusers says the class in `part_config`
         config = _config_of_transformers(name, folder, part, offline)
         _need_class(config.get("model_type"), part)
     safe = {**NO_PICKLES, **(NO_CODE if ours else {})}
@@ -212,7 +212,7 @@ def whole(kind: Any, name: str, part: str, *, offline: bool, **options: Any) -> 
             **options,
         )
     missing = sorted(found["missing_keys"])
-    if missing:
+    if missing:  # these were drawn at random, with a warning
         raise KeyError(f"no {missing[0]} in its file, nor {len(missing) - 1} other weights")
     spare = sorted(key for key in found["unexpected_keys"] if not key.endswith(_SPARE))
     if spare:
@@ -249,7 +249,7 @@ def tokenizer_of(kind: Any, name: str, part: str, *, offline: bool) -> Any:
             raise FileNotFoundError("no vocabulary")
         if not isinstance(tokenizer.model_max_length, int | float):
             raise TypeError(f"a model_max_length of {tokenizer.model_max_length!r}")
-        tokenizer(["a"], padding="max_length", truncation=True, max_length=4)
+        tokenizer(["a"], padding="max_length", truncation=True, max_length=4)  # has a pad token
     return tokenizer
 
 

@@ -141,7 +141,7 @@ def embedding(net: Any, timestep_B: Tensor, prompt: Prompt, dtype: torch.dtype) 
     """
     emb_BE = net.time_embedding(net.time_proj(timestep_B).to(dtype))
     if prompt.pooled_BP is None or prompt.sizes_B6 is None:
-        return emb_BE
+        return emb_BE  # not SDXL
     sizes_BF = net.add_time_proj(prompt.sizes_B6.flatten()).reshape(len(timestep_B), -1)
     added_BF = torch.cat([prompt.pooled_BP, sizes_BF.to(prompt.pooled_BP.dtype)], dim=-1)
     return emb_BE + net.add_embedding(added_BF.to(emb_BE.dtype))
@@ -161,7 +161,7 @@ def encode(
     Returns:
         The skips, first to last (12 in SD1.5, 9 in SDXL), and the middle block's output.
     """
-    skips = [h_BCHW]
+    skips = [h_BCHW]  # the first convolution's output is one of them
     for block in net.down_blocks:
         h_BCHW, outputs = block(hidden_states=h_BCHW, temb=emb_BE, **_attended(block, text_BLD))
         skips.extend(outputs)
@@ -193,7 +193,7 @@ def decode(
             upsample_size=left[-1].shape[2:] if left else None,  # odd sizes come back exactly
             **_attended(block, text_BLD),
         )
-    if net.conv_norm_out:
+    if net.conv_norm_out:  # diffusers leaves it None in some networks
         h_BCHW = net.conv_act(net.conv_norm_out(h_BCHW))
     return net.conv_out(h_BCHW)
 

@@ -84,7 +84,7 @@ def evaluate(
     with contextlib.ExitStack() as stack:
         folder = Path(config.output)
         stack.enter_context(machine_limits(folder))
-        if is_first_process():
+        if is_first_process():  # it holds the folder for all of them
             stack.enter_context(held(folder))
         return _EvaluationRun(config, judging, on_progress).go()
 
@@ -104,6 +104,7 @@ class _EvaluationRun:
             vae=config.vae,
             lora=config.base_lora,
         )
+        # Before anything is sampled: hours later it would be too late to say what does not fit.
         self._said = self._models.check(self._places)
         self._settings = settings_of(self._places, config)
         self._floors = floors_of(self._places, self._models, config)
@@ -127,17 +128,17 @@ class _EvaluationRun:
         identity = self._identity(protocol)
         if state.is_main_process:
             take_folder(self._folder, _IDENTITY, identity, what="evaluation")
-        self._purpose = digest_of(identity)
+        self._purpose = digest_of(identity)  # goes into every picture's seal
         records = [
             record_of_run(place, self._models.base_of(place), self._folder)
             for place in self._places
         ]
-        state.wait_for_everyone()
+        state.wait_for_everyone()  # nobody samples into a folder that may yet be refused
         started_s = time.monotonic()
         foreign = sum(gather_object([self._sample()]))
         state.wait_for_everyone()
         if not state.is_main_process:
-            return None
+            return None  # judging is short, and its numbers are those of all pictures together
         sampled_s = time.monotonic()
         scored = self._score()
         seconds = {"sampling": sampled_s - started_s, "judging": time.monotonic() - sampled_s}
@@ -173,6 +174,7 @@ class _EvaluationRun:
         return {
             "protocol": protocol["id"],
             "data": str(Path(self._config.data).resolve()),
+            # The rows themselves: which they are depends on --limit and on the maps that are null.
             "keys": [row.key for row in self._rows.rows],
             "weights": {
                 setting.name: None
@@ -181,6 +183,7 @@ class _EvaluationRun:
                 for setting in self._settings
             },
             "bases": {place.name: self._models.identity_of(place) for place in self._places},
+            # Only where they are given, so that evaluations of older releases go on.
             **{
                 name: value
                 for name in ("vae", "base_lora")
@@ -201,6 +204,7 @@ class _EvaluationRun:
         """
         config, state = self._config, self._state
         settings = [*self._settings, *self._floors.values()]
+        # Dealt out in turn: rows are ordered by size, and large pictures take longest.
         places = self._places_of(config.samples)[state.process_index :: state.num_processes]
         total = len(places) * len(settings)
         advance, foreign = self._advance("sampling", total), 0
@@ -212,7 +216,7 @@ class _EvaluationRun:
                 batch_size=config.batch_size,
                 on_picture=advance,
             )
-        if state.is_main_process:
+        if state.is_main_process:  # a round trip costs little beside twenty steps
             for name, place in self._ceilings().items():
                 foreign += fill(
                     self._samples_of(name),
@@ -267,6 +271,7 @@ class _EvaluationRun:
         for name in self._ceilings():
             scored += scorer.score(_CEILING, name, self._samples_of(name), 1, shuffled=False)
         for setting in self._settings:
+            # Of a sweep or a curve nobody asks whether it would please another map as well.
             own = setting.swept is None and setting.step is None
             folder = self._samples_of(setting.name)
             scored += scorer.score("model", setting.name, folder, samples, shuffled=own)
@@ -321,6 +326,7 @@ def protocol_of(
         "interval": f"95 %, bootstrap over images, {RESAMPLES} resamples",
         "others": list(extras),
     }
+    # Through JSON, so that the id is that of what a reader of `evaluation.json` sees.
     text = json.dumps(fields, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return {"id": f"{config.preset}-{digest}", "same_judge": same_judge, **json.loads(text)}

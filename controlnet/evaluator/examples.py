@@ -57,6 +57,7 @@ class JudgedRows:
         for size in {row.size for row in self.rows}:
             places = [place for place, row in enumerate(self.rows) if row.size == size]
             if len(places) > 1:
+                # The next one, the last one's is the first: every map is a partner once.
                 for place, other in zip(places, np.roll(places, -1).tolist(), strict=True):
                     partners[place] = other
         return partners
@@ -98,6 +99,7 @@ def load_rows(data: str, *, split: str, condition: str, limit: int | None) -> Ju
             f"{split!r}; `controlset inspect` says why"
         )
     rows.sort(key=lambda row: (row.size, row.key))
+    # The index knows of nulls, not of maps that are a path outside of the shard.
     null_maps = index.null_maps + len(chosen) - len(rows)
     return JudgedRows(rows=tuple(rows), null_maps=null_maps, found=found)
 
@@ -128,7 +130,7 @@ def _stored(
         with dataset.reader(dataset.shards[file]) as reader:
             for group in np.unique(index.row_groups[here]):
                 places = np.sort(index.rows_in_group[here[index.row_groups[here] == group]])
-                start = 0
+                start = 0  # batch by batch: of a row group of large pictures few are in memory
                 for batch in reader.batches(columns, batch_rows=100, row_groups=[int(group)]):
                     end = start + batch.num_rows
                     inside = places[(places >= start) & (places < end)] - start

@@ -87,6 +87,7 @@ class SampleScorer:
             for _ in pictures:
                 self.on_picture()
         scored = [own.scored(row_name, setting)]
+        # Where every row has a size of its own, there is nobody to compare with.
         return [*scored, others.scored("shuffled", setting)] if shuffled and others.keys else scored
 
     def wanted_of(self, rows: Sequence[JudgedRow]) -> list[Seen]:
@@ -116,7 +117,7 @@ class SampleScorer:
             return
         partners = [other for _, _, other, _ in pairs]
         found = [seen[at] for at, _, _, _ in pairs]
-        if self.annotator.by_key:
+        if self.annotator.by_key:  # as the partner's map was drawn: with its thresholds
             again = [pictures[at] for at, _, _, _ in pairs]
             found = self.annotator.annotate(again, [other.key for other in partners])
         keys = [row.key for _, row, _, _ in pairs]

@@ -72,6 +72,7 @@ def told_by(place: RunPlace, what: str) -> str | None:
 
 
 def _name(path: Path, others: Sequence[RunPlace]) -> str:
+    # The latter are folders of pictures as well.
     taken = {other.name for other in others} | {"floor", "ceiling", "real", "wanted"}
     stem = path.resolve().stem if path.is_file() else path.resolve().name
     name, number = stem, 2
@@ -164,6 +165,7 @@ class Models:
                 f"--run {place.path}: its file does not say which base it was trained on; "
                 "give --base BASE"
             )
+        # Older runs name the folder that it had where they were trained.
         bundled = name == NAME or (not Path(name).exists() and name.endswith("nano/base"))
         return str(base_folder()) if bundled else name
 
@@ -240,7 +242,7 @@ class Models:
             assert base.vae is not None
             for module in (base.unet, base.vae, *base.text.models):
                 module.to(self.device)
-            self._base, self._sampler = (name, base), None
+            self._base, self._sampler = (name, base), None  # the sampler holds the old base
         base = self._base[1]
         return zero_terminal(base) if told_by(place, "zero_terminal_snr") == "true" else base
 

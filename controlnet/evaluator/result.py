@@ -219,6 +219,10 @@ class Findings:
             setting for setting in self.settings if setting.swept is None and setting.step is None
         ]
 
+    def numbers(self, row: str, setting: str) -> Numbers:
+        """Of every measure that this row has with a setting."""
+        return plain(self.scored[row, setting].estimates(self.measures))
+
 
 def result_of(findings: Findings, **others: Any) -> EvaluationRecord:
     """The document: what comes from scores and rows, and the `others` fields as they are given."""
@@ -328,13 +332,14 @@ def _data(findings: Findings) -> dict[str, Any]:
 def _rows(findings: Findings) -> list[RowRecord]:
     """The four rows; those of a network once for each run."""
     runs = {setting.name for setting in findings.own}
-    ranked = sorted(findings.scored.items(), key=lambda item: _ORDER.index(item[0][0]))
+    # Stable: inside of a row the runs stay as they were given, the first one first.
+    ranked = sorted(findings.scored, key=lambda place: _ORDER.index(place[0]))
     records = []
-    for (row, setting), scored in ranked:
-        if row in {"model", "shuffled"} and setting not in runs:
+    for row, setting in ranked:
+        is_of_run = row in {"model", "shuffled"}
+        if is_of_run and setting not in runs:
             continue  # of a sweep or a saved step
-        run = setting if row in {"model", "shuffled"} else None
-        values = plain(scored.estimates(findings.measures))
+        run, values = setting if is_of_run else None, findings.numbers(row, setting)
         records.append(RowRecord(row=row, run=run, cell=setting, values=values))
     return records
 
@@ -361,8 +366,8 @@ def _sweeps(findings: Findings) -> list[SweepRecord]:
     for setting in findings.settings:
         if setting.swept is not None:
             what, at = setting.swept
-            values = plain(findings.scored["model", setting.name].estimates(findings.measures))
-            sweeps.setdefault((what, setting.run.name), []).append(SweepPoint(at=at, values=values))
+            point = SweepPoint(at=at, values=findings.numbers("model", setting.name))
+            sweeps.setdefault((what, setting.run.name), []).append(point)
     return [
         SweepRecord(what=what, run=run, points=sorted(points, key=lambda point: point.at))
         for (what, run), points in sweeps.items()
@@ -373,7 +378,7 @@ def _curves(findings: Findings) -> list[CurveRecord]:
     curves: dict[str, list[CurvePoint]] = {}
     for setting in findings.settings:
         if setting.step is not None:
-            values = plain(findings.scored["model", setting.name].estimates(findings.measures))
+            values = findings.numbers("model", setting.name)
             point = CurvePoint(step=setting.step, values=values)
             curves.setdefault(setting.run.name, []).append(point)
     return [CurveRecord(run=run, points=points) for run, points in curves.items()]
@@ -473,6 +478,7 @@ def chosen_places(model: Scored, headline: Measure) -> dict[int, str]:
     ranked = ranked[~np.isnan(scores[ranked])]
     firsts = [place for place, number in enumerate(model.numbers) if number == 0]
     middle = max(0, (len(ranked) - _EACH) // 2)
+    # The later reason wins: a best picture among the first ones is called best.
     chosen = {int(place): "first" for place in firsts[:_FIRST]}
     chosen |= {int(place): "median" for place in ranked[middle : middle + _EACH]}
     chosen |= {int(place): "worst" for place in ranked[:_EACH]}

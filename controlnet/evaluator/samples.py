@@ -106,7 +106,7 @@ class Sampler:
         self._base, self._controls, self._options = base, controls, options
         self._text, self._device, self._autocast = text, device, autocast
         self._may_be_flat = may_be_flat
-        self._empty = self._text([negative_prompt])
+        self._empty = self._text([negative_prompt])  # the same for every picture
 
     @torch.no_grad()
     def __call__(self, requests: Sequence[Request]) -> list[RgbU8]:
@@ -123,6 +123,7 @@ class Sampler:
             ConfigError: a picture that is not finite, or of one colour all over: a black one is
                 what overflowing networks leave, and no result.
         """
+        # One for each, on the CPU: a picture depends neither on its batch nor on the device.
         generators = [torch.Generator().manual_seed(request.seed) for request in requests]
         painted = self._painted(requests, generators)
         noise_BCHW = self._noise(requests, generators)

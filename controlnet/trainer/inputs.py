@@ -73,7 +73,7 @@ def need_output(config: TrainConfig) -> bool:
 
 def _holds_something(folder: Path) -> bool:
     """Whether more stands there than what a run leaves that was killed before its first file."""
-    with writing(folder):
+    with writing(folder):  # a folder that may not be looked at is no empty one
         if not folder.exists():
             return False
         return folder.is_file() or any(not is_temporary(path.name) for path in folder.iterdir())
@@ -92,6 +92,7 @@ def _found_base(config: TrainConfig) -> str:
                 f"{absent[0]}/; give its folder or its name on the hub"
             )
         return str(folder.resolve())
+    # One small file says whether the name can be reached; nothing larger is fetched yet.
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 

@@ -131,6 +131,7 @@ def _rng(words: str) -> np.random.Generator:
 
 def _blocks(groups: np.ndarray, rng: np.random.Generator, shuffle_groups: int) -> np.ndarray:
     """(N,) int64: the block of each row, after the row groups were shuffled."""
+    # Any groups make a block: neighbours in a data set come from one folder and look alike.
     places = rng.permutation(int(groups[-1]) + 1)
     return places[groups] // shuffle_groups
 

@@ -185,6 +185,7 @@ class Learner(nn.Module):
     ) -> Tensor:
         """Loss of each sample, (B,) float32; arguments as in `Inputs`, the prompt's as a tuple."""
         text_BLD, pooled_BP, sizes_B6 = prompt
+        # A tuple on the way in: whatever wraps a learner looks into tuples for tensors.
         told = Prompt(text_BLD=text_BLD, pooled_BP=pooled_BP, sizes_B6=sizes_B6)
         noisy_BCHW = self._diffusion.noisy(clean_BCHW, noise_BCHW, timestep_B)
         with casting(noisy_BCHW.device.type, self._autocast):
@@ -345,7 +346,7 @@ def new_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> to
     Raises:
         ConfigError: its library is not installed.
     """
-    options: dict[str, Any] = {
+    options: dict[str, Any] = {  # what all three call alike
         "lr": config.learning_rate,
         "betas": (0.9, config.beta2),
         "weight_decay": config.weight_decay,
@@ -406,6 +407,7 @@ class Average:
         Args:
             step: optimizer steps done before it.
         """
+        # Else the start, which knows nothing, would weigh for 1 / (1 - decay) steps.
         decay = min(self._decay, (1 + step) / (10 + step))
         current = [parameter.detach() for _, parameter in self._module.named_parameters()]
         torch._foreach_lerp_(list(self.weights.values()), current, 1 - decay)
@@ -421,7 +423,7 @@ class Average:
         parameters = dict(self._module.named_parameters())
         own = {name: parameter.data for name, parameter in parameters.items()}
         for name, parameter in parameters.items():
-            parameter.data = self.weights[name]
+            parameter.data = self.weights[name]  # swapped, not copied: it costs no memory
         try:
             yield
         finally:

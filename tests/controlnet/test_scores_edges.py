@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from controlnet.evaluator.metrics.base import Seen
-from controlnet.evaluator.metrics.edges import EdgeScorer, edge_f1, precision_recall
+from controlnet.evaluator.metrics.edges import EdgeScorer, f1_of, precision_recall
 
 NOTHING = np.zeros((9, 12), np.uint8)
 
@@ -37,8 +37,8 @@ def test_a_shift_of_one_pixel_ruins_the_exact_score_alone():
 
 
 def test_a_shift_of_two_pixels_needs_more_tolerance():
-    assert edge_f1(line(7), line(5), tolerance_px=1) == 0
-    assert edge_f1(line(7), line(5), tolerance_px=2) == 1
+    assert f1_of(*precision_recall(line(7), line(5), tolerance_px=1)) == 0
+    assert f1_of(*precision_recall(line(7), line(5), tolerance_px=2)) == 1
 
 
 def test_precision_is_of_the_found_and_recall_of_the_wanted():
@@ -81,7 +81,7 @@ def test_everything_white_has_full_recall():
 
 def test_maps_of_different_sizes_are_refused():
     with pytest.raises(ValueError, match=r"maps of one size, got \(9, 12\) and \(9, 11\)"):
-        edge_f1(NOTHING, NOTHING[:, :11])
+        precision_recall(NOTHING, NOTHING[:, :11], tolerance_px=1)
 
 
 def test_the_headline_is_the_tolerant_score_unless_the_exact_is_asked_for():

@@ -36,6 +36,7 @@ def scorer_of(
     Raises:
         ConfigError: a segmentation without a palette.
     """
+    # By what is stored first: so somebody's own annotator is scored, too.
     mode = record["hint_mode"]
     if mode == "bilevel":
         return EdgeScorer(tolerance_px=tolerance_px, exact_first=preset == "cnpp")

@@ -38,16 +38,11 @@ class ClipScore:
         model, self._processor = _loaded(name, offline)
         self._model, self._device = model.requires_grad_(False).eval().to(device), device
         self._tokens: int = model.config.text_config.max_position_embeddings
-        self._name = (
+        self.name = (
             f"CLIP {Path(name).name if Path(name).is_dir() else name} "
             f"(weights {fingerprint(model)}), 100 * max(cos, 0), captions cut at {self._tokens} "
             "tokens"
         )
-
-    @property
-    def name(self) -> str:
-        """Model, its weights and the formula."""
-        return self._name
 
     @torch.no_grad()
     def __call__(self, pictures: Sequence[RgbU8], texts: Sequence[str]) -> list[float]:

@@ -29,6 +29,7 @@ def aligned(found_HW: np.ndarray, wanted_HW: np.ndarray) -> np.ndarray:
         raise ValueError(f"need maps of one size, got {found_HW.shape} and {wanted_HW.shape}")
     x, y = found_HW.astype(np.float64), wanted_HW.astype(np.float64)
     variance = x.var()
+    # A flat map has no scale that would bring it closer.
     scale = ((x - x.mean()) * (y - y.mean())).mean() / variance if variance > 0 else 0.0
     return scale * (x - x.mean()) + y.mean()
 
@@ -97,6 +98,7 @@ class DepthScorer:
         counts = asked > _LEAST
         absolute, delta = float("nan"), float("nan")
         if counts.any():
+            # The shift may have made a depth negative, whose ratio means nothing.
             target, guess = asked[counts], np.maximum(fitted[counts], _LEAST)
             absolute = float(np.mean(np.abs(guess - target) / target))
             delta = float(np.mean(np.maximum(guess / target, target / guess) < 1.25))

@@ -102,6 +102,7 @@ def lpips_distance(folder: str, *, device: str = "cpu") -> Lpips:
             f"--lpips {folder}: need a folder with torchvision's {BACKBONE}, got none "
             f"({error.strerror}); give one with --lpips FOLDER"
         ) from error
+    # By hand: lpips itself would download the backbone and unpickle the heads.
     need = f"--lpips {folder}: need torchvision's AlexNet in {BACKBONE}"
     backbone = state_of(stored, need)
     network = _untrained(folder)
@@ -168,6 +169,7 @@ class Diversity:
         self, pictures: Sequence[RgbU8], keys: Sequence[str], texts: Sequence[str]
     ) -> dict[str, list[np.ndarray]]:
         """See `Extra`; the first picture of a row carries its number."""
+        # NaN in the others, which `mean` leaves out: each row counts once.
         counts = [np.array([np.nan]) for _ in pictures]
         for key in dict.fromkeys(keys):
             places = [place for place, other in enumerate(keys) if other == key]

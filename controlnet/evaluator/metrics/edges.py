@@ -11,24 +11,6 @@ from schemas.errors import ConfigError
 from schemas.pixels import MapU8, RgbU8
 
 
-def edge_f1(found: MapU8, wanted: MapU8, *, tolerance_px: int = 1) -> float:
-    """F1 of edges, each allowed to lie a little beside its counterpart.
-
-    Args:
-        found: (H, W) uint8, edges > 0, of the picture.
-        wanted: likewise, of the condition.
-        tolerance_px: 0 compares pixel by pixel.
-
-    Returns:
-        0..1; 1 where both have no edges, 0 where only one has.
-
-    Raises:
-        ValueError: maps of different sizes.
-    """
-    precision, recall = precision_recall(found, wanted, tolerance_px=tolerance_px)
-    return f1_of(precision, recall)
-
-
 def f1_of(precision: float, recall: float) -> float:
     """Harmonic mean of precision and recall; 0 where both are."""
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
@@ -54,6 +36,7 @@ def precision_recall(found: MapU8, wanted: MapU8, *, tolerance_px: int) -> tuple
     if found.shape != wanted.shape:
         raise ValueError(f"need maps of one size, got {found.shape} and {wanted.shape}")
     found_edges, wanted_edges = found > 0, wanted > 0
+    # Both shares would be 0/0: a blank picture obeys a blank map, and nothing else.
     if not found_edges.any() or not wanted_edges.any():
         empty = float(found_edges.any() == wanted_edges.any())
         return empty, empty
@@ -88,8 +71,9 @@ class EdgeScorer:
             ("f1_exact", "F1 (exact)"),
         ]
         shares = [Measure(name=name, label=label, higher_is_better=True) for name, label in named]
-        if self.exact_first:
+        if self.exact_first:  # ControlNet++ has no tolerance
             shares.insert(0, shares.pop())
+        # Neither more nor less is better; it says in which way an F1 is low.
         ratio = Measure(name="density_ratio", label="edges / wanted", higher_is_better=True)
         return (*shares, ratio)
 

@@ -53,6 +53,7 @@ def frechet_distance(real_ND: np.ndarray, fake_ND: np.ndarray) -> float:
     between = np.sum((real_ND.mean(axis=0) - fake_ND.mean(axis=0)) ** 2)
     within = np.sum(real_root**2) + np.sum(fake_root**2)
     shared = np.linalg.svd(real_root @ fake_root.T, compute_uv=False).sum()
+    # Equal sets may come out at -1e-12.
     return max(0.0, float(between + within - 2 * shared))
 
 
@@ -89,7 +90,7 @@ def kernel_distance(
     if size < 2 or subsets < 1:
         raise ValueError(f"need 1 subset or more, of 2 samples or more, got {subsets} of {size}")
     if size == len(real_ND) == len(fake_ND):
-        subsets = 1
+        subsets = 1  # every draw would be the same pictures
     rng = np.random.default_rng(seed)
     distances = [
         _discrepancy(
@@ -314,7 +315,8 @@ class Distance:
         self._extractor, self._real, self._names = extractor, real, names
         self._real_ND: np.ndarray | None = None
         functions = (self._frechet, self._kernel)
-        self._measures = tuple(
+        # Fréchet, then kernel distance
+        self.measures = tuple(
             Measure(
                 name=name,
                 label=label,
@@ -331,11 +333,6 @@ class Distance:
         """Extractor and definition."""
         return f"{', '.join(self._names)}: {self._extractor.name}"
 
-    @property
-    def measures(self) -> tuple[Measure, ...]:
-        """Fréchet, then kernel distance."""
-        return self._measures
-
     def __call__(
         self, pictures: Sequence[RgbU8], keys: Sequence[str], texts: Sequence[str]
     ) -> dict[str, list[np.ndarray]]:
@@ -346,6 +343,7 @@ class Distance:
     @property
     def _features_of_real(self) -> np.ndarray:
         if self._real_ND is None:
+            # One at a time: they are decoded as they are asked for, and not all fit in memory.
             features = [self._extractor([picture])[0] for picture in self._real()]
             self._real_ND = np.stack(features).astype(np.float64)
         return self._real_ND

@@ -31,6 +31,7 @@ def angles_deg(found_HW3: RgbU8, wanted_HW3: RgbU8) -> np.ndarray:
     )
     lengths_a, lengths_b = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
     both = (lengths_a > _SHORTEST) & (lengths_b > _SHORTEST)
+    # Eight bits a channel: stored normals are not quite of length 1, and cosines may exceed 1.
     cosines = (a[both] * b[both]).sum(1) / (lengths_a[both] * lengths_b[both])
     return np.degrees(np.arccos(cosines.clip(-1, 1)))
 

@@ -112,6 +112,7 @@ def matched(similarity_DW: np.ndarray) -> np.ndarray:
         free = np.ones(people, bool)
         for detection in range(detections):
             left = np.where(free, similarity_DW[detection], -1.0)
+            # 1 - 1e-10 as in pycocotools, where a threshold may be 1
             if people and left.max() >= min(threshold, 1 - 1e-10):
                 # of equals the last, as pycocotools does
                 free[people - 1 - int(left[::-1].argmax())] = False
@@ -144,7 +145,7 @@ def _ap_of(counts_NK: np.ndarray) -> np.ndarray:
     scores = counts_NK[:, :MOST].ravel()
     hits_DT = counts_NK[:, MOST:-1].reshape(-1, len(THRESHOLDS))
     there = ~np.isnan(scores)
-    order = np.argsort(-scores[there], kind="mergesort")
+    order = np.argsort(-scores[there], kind="mergesort")  # stable, so ties are as in pycocotools
     true_DT = np.cumsum(hits_DT[there][order], axis=0)
     if not len(true_DT):
         return np.zeros(len(THRESHOLDS))
@@ -155,6 +156,7 @@ def _ap_of(counts_NK: np.ndarray) -> np.ndarray:
     for recall_D, envelope_D in zip(recall_DT.T, envelope_DT.T, strict=True):
         places = np.searchsorted(recall_D, _RECALLS, side="left")
         reached = places < len(envelope_D)
+        # A recall that is never reached counts as precision 0.
         averages.append(envelope_D[places[reached]].sum() / len(_RECALLS))
     return np.array(averages)
 

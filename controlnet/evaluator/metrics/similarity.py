@@ -11,7 +11,7 @@ BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Weights of the scales, finest first (Wang, Simoncelli and Bovik 2003)."""
 
 _WINDOW_PX, _SIGMA_PX = 11, 1.5
-_K1, _K2 = 0.01, 0.03
+_K1, _K2 = 0.01, 0.03  # keep the ratios finite where both maps are flat
 _EDGE = _WINDOW_PX // 2
 
 _ROW = np.exp(-0.5 * (np.arange(-_EDGE, _EDGE + 1) / _SIGMA_PX) ** 2)
@@ -56,6 +56,7 @@ def ms_ssim(found_HW: np.ndarray, wanted_HW: np.ndarray) -> float:
     product = 1.0
     for number, beta in enumerate(betas):
         similarity, contrast = _of_scale(found_HW, wanted_HW)
+        # Luminance counts at the coarsest scale alone (Wang, Simoncelli and Bovik 2003, eq. 7).
         term = similarity if number == len(betas) - 1 else contrast
         product *= max(term, 0.0) ** beta
         found_HW, wanted_HW = _halved(found_HW), _halved(wanted_HW)
@@ -76,12 +77,14 @@ def _of_scale(found_HW: np.ndarray, wanted_HW: np.ndarray) -> tuple[float, float
     if min(found_HW.shape) < _WINDOW_PX:
         raise ValueError(f"need at least {_WINDOW_PX} px each way, got {found_HW.shape}")
     mean_a, mean_b = _blurred(found_HW), _blurred(wanted_HW)
+    # Rounding makes the variance of a flat patch slightly negative.
     variance_a = (_blurred(found_HW * found_HW) - mean_a**2).clip(min=0)
     variance_b = (_blurred(wanted_HW * wanted_HW) - mean_b**2).clip(min=0)
     covariance = _blurred(found_HW * wanted_HW) - mean_a * mean_b
     c1, c2 = _K1**2, _K2**2
     contrast = (2 * covariance + c2) / (variance_a + variance_b + c2)
     luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+    # As torchmetrics: only the multi-scale term leaves out where the window was mirrored.
     inside = contrast[_EDGE:-_EDGE, _EDGE:-_EDGE]
     return float((luminance * contrast).mean()), float(inside.mean())
 
