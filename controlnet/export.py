@@ -151,7 +151,7 @@ def _read(run: Path) -> _Source:
             f"{run}: need a run or a ControlNetModel folder with {WEIGHTS} in it or in "
             f"{CONTROL_DIR}/, got {found}; train first, or name a checkpoint of the run"
         )
-    if folder != run:
+    if folder != run:  # a run, whose summary says what training wrote
         check_result(run)
     config = _read_config(folder / CONFIG_NAME)
     weights = folder / WEIGHTS
@@ -235,6 +235,7 @@ def _metadata(
 def _digest(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of a safetensors file after its header: wider types first, then by name."""
     digest = hashlib.sha256()
+    # The order in which safetensors writes them, so that nothing has to be read back.
     for name in sorted(tensors, key=lambda name: (-tensors[name].element_size(), name)):
         digest.update(tensors[name].flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -95,6 +95,7 @@ def family(config: Mapping[str, Any]) -> str | None:
     """Which Stable Diffusion a ControlNet fits: `v1`, `v2` or `xl`; None is another base: nano."""
     if config.get("addition_embed_type") == "text_time":
         return "xl"
+    # A nano ControlNet has the same parts, but no tool has a base for it: widths decide, too.
     shape = _shape(config)
     return next((name for name, own in _FAMILIES.items() if shape == _shape(own)), None)
 

@@ -322,6 +322,7 @@ def at_step(
     config: AblationConfig, variant: Variant, seed: int, base: str, asked: Asked, step: int
 ) -> ControlNet:
     """A variant's network as it was after a step."""
+    # Built as training builds it: step 0 has no checkpoint, and its seed decides the hint block.
     control = variant.method.build(training_of(config, variant, seed, base), asked.base)
     control.to(asked.device)
     control.to(memory_format=torch.channels_last)

@@ -269,6 +269,7 @@ def add_lora(file: str, unet: Any, text_models: Sequence[Any]) -> None:
             "`pip install controlset[lora]`"
         )
     pipeline = _pipeline_for_lora(unet, text_models)
+    # diffusers passes over a LoRA for other names with a warning at most.
     before = _sum_of_weights(unet, text_models)
     with refusing(lambda said: f"--base-lora {file}: need a LoRA for this base, got {said}"):
         pipeline.load_lora_weights(
@@ -340,6 +341,7 @@ def fits(control: ControlNet, base: Base) -> None:
             f"ControlNet its maps, got {base.space.factor}; use the base that it was trained on"
         )
     shapes = {name: tuple(weight.shape) for name, weight in base.unet.named_parameters()}
+    # `use_linear_projection` and others, which are not compared above, change shapes as well.
     for name, weight in control.named_parameters():
         shape = tuple(weight.shape)
         if name.startswith(_COPIED) and shapes.get(name) != shape:

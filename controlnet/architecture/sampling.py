@@ -246,6 +246,7 @@ def _timesteps(steps: Any, options: SampleOptions, painted: Painted | None) -> T
             f"--steps; use --strength {1 / options.steps:.3g} or more, or more --steps"
         )
     first = max(options.steps - wanted, 0) * steps.order
+    # Else a scheduler looks its place up by the timestep, which occurs twice in some of them.
     if hasattr(steps, "set_begin_index"):
         steps.set_begin_index(first)
     return steps.timesteps[first:]
@@ -286,6 +287,6 @@ def _prompt(embedded: Embedded, sizes_B6: Tensor | None) -> Prompt:
 def _doubled(prompts: Embedded, empty: Embedded, sizes_B6: Tensor | None) -> Prompt:
     """Without the prompt first, then with it: one pass for both halves of guidance."""
     count = len(prompts.text_BLD)
-    rows = [empty] * (count if len(empty.text_BLD) == 1 else 1)
+    rows = [empty] * (count if len(empty.text_BLD) == 1 else 1)  # one for all is repeated
     both = one_prompt([*rows, prompts])
     return _prompt(both, None if sizes_B6 is None else sizes_B6.repeat(2, 1))

@@ -74,7 +74,7 @@ def told_by(place: RunPlace, what: str) -> str | None:
 def _name(path: Path, others: Sequence[RunPlace]) -> str:
     # The latter are folders of pictures as well.
     taken = {other.name for other in others} | {"floor", "ceiling", "real", "wanted"}
-    stem = path.resolve().stem if path.is_file() else path.resolve().name
+    stem = path.resolve().stem if path.is_file() else path.resolve().name  # `.` has none
     name, number = stem, 2
     while name in taken:
         name, number = f"{stem}-{number}", number + 1
@@ -180,7 +180,7 @@ class Models:
         """
         said = []
         for place in places:
-            if place.is_run:
+            if place.is_run:  # others have no summary that they could be checked by
                 check_result(place.path)
             base = self.base(place)
             fits(load_control(place.control, base.unet), base)

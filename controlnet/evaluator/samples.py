@@ -72,6 +72,7 @@ def seed_of(seed: int, key: str, number: int) -> int:
         63 bits of sha256.
     """
     digest = hashlib.sha256(f"{seed}/{key}/{number}".encode()).digest()
+    # 63 bits are a seed wherever integers have 64, signed or not.
     return int.from_bytes(digest[:8], "big") >> (64 - _SEED_BITS)
 
 
@@ -373,7 +374,7 @@ def fill(
         How many were there that were something else, and were sampled again.
     """
     absent, foreign = [], 0
-    for row, number in places:
+    for row, number in places:  # decoded and hashed each, but that is little beside sampling
         state = folder.state(row, number)
         foreign += state == "foreign"
         if state == "whole":

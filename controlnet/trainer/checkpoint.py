@@ -101,6 +101,7 @@ def save_checkpoint(
         _write_control(control, temporary / "controlnet", metadata, average)
         stored = {name: value.contiguous() for name, value in tensors.items()}
         save_file(stored, temporary / _TRAINING)
+        # Hashed as they were written: what a disk made of them later is seen when they are read.
         files = [temporary / "controlnet" / WEIGHTS, temporary / _TRAINING]
         state = {
             **dataclasses.asdict(progress),
@@ -238,7 +239,7 @@ def _order_header(path: Path) -> None:
         header = json.loads(file.read(size))
         header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        assert len(text) <= size
+        assert len(text) <= size  # safetensors pads with spaces, and so do we
         file.seek(8)
         file.write(text.ljust(size))
 

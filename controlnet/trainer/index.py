@@ -239,6 +239,7 @@ def without(index: Index, keys: frozenset[str], *, where: str) -> Index:
         ConfigError: no such row, or none is left.
     """
     named = np.array(sorted(key.encode() for key in keys))
+    # A misspelt key would leave the bad row in, and the run would break again.
     unknown = np.setdiff1d(named, index.keys)
     if len(unknown):
         raise ConfigError(

@@ -146,7 +146,7 @@ def _deal(sizes: np.ndarray, batch_size: int) -> np.ndarray:
     Returns:
         (batches, batch_size) int64, ordered by when a batch gets its last row.
     """
-    by_size = np.argsort(sizes, kind="stable")
+    by_size = np.argsort(sizes, kind="stable")  # stable: inside of a size in the order given
     counts = np.bincount(sizes)
     starts = np.cumsum(counts) - counts
     turn = np.arange(len(sizes)) - np.repeat(starts, counts)  # the n-th row of its size
@@ -264,6 +264,7 @@ class Loader:
         shelf: Shelf = {}
         for group in np.unique(groups):
             shelf |= self._read(numbers[groups == group])
+        # `replace` keeps the streams: noise and timesteps are those of training.
         still = dataclasses.replace(
             self.options, prompt_dropout=0.0, condition_dropout=0.0, flip=0.0
         )
@@ -280,8 +281,9 @@ class Loader:
         index: int,
     ) -> Batch:
         shelf_of = dict(zip(numbers.tolist(), shelves, strict=True))
+        # Taken off the shelf, so that memory falls as a block is used up.
         taken = {number: shelf.result().pop(number) for number, shelf in shelf_of.items()}
-        rows = [taken[number] for number in numbers.tolist()]
+        rows = [taken[number] for number in numbers.tolist()]  # a row may come twice in a batch
         return self._collate(rows, drawn_in, self.options, epoch, index)
 
     def _collate(

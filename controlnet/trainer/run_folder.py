@@ -126,6 +126,7 @@ def read_record(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path}: need the summary of a run, got something else; go on with --resume"
         )
+    # All others are only shown; by this one a model is loaded.
     base = document.get("config", {}).get("base")
     if not isinstance(base, str | None):
         raise ConfigError(f"{path}: need the name of a base, got {base!r}")
@@ -150,7 +151,7 @@ def check_result(folder: Path) -> None:
     for name in RESULT_FILES:
         path = folder / name
         whole = path.is_file() and file_digest(path) == expected.get(name)
-        if name in expected and not whole:
+        if name in expected and not whole:  # older summaries name no files
             raise ConfigError(
                 f"{path}: need the file that training wrote, got one that was changed since; go on "
                 f"with --resume, take a checkpoint, or name {path.parent} to use it as it is"

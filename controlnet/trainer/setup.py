@@ -146,6 +146,7 @@ def prepare(config: TrainConfig, judge: Judge | None, method: Method = CONTROLNE
     validation = _validation(config) if config.probe_every else None
     loader = _loader(config, index, base, accelerator)
     loader.plan(0)  # refuses a batch that no size can fill
+    # Those of the probe as well, and "" for dropped prompts and the unguided half.
     captions = [caption for each in (index, validation) if each for caption in _captions(each)]
     assert base.text is not None
     for model in base.text.models:

@@ -155,7 +155,7 @@ class _Loop:
             batches = batches_from(run, position)
             while position.step < config.steps and not self._stops(stop):
                 self._step(batches, display)
-            batches.close()
+            batches.close()  # its threads end here, not when Python finds the time
             self._read(display)
             self._checkpoint()
             outcome = self._outcome(stop.signal, time.monotonic() - started_s)
@@ -190,6 +190,7 @@ class _Loop:
         every_loss = torch.stack(
             [loss_B.float().mean() for step in self._unread for loss_B in step.losses]
         )
+        # Of all processes: the line is written by one of them, and says the same on any number.
         mean = self._run.accelerator.reduce(every_loss.mean(), reduction="mean").item()
         norms = [step.norm.item() for step in self._unread]
         speed = self._trained_samples / max(self._trained_s, 1e-9)
@@ -201,6 +202,7 @@ class _Loop:
                     "epoch": self._position.epoch,
                     "loss": mean,
                     "grad_norm": sum(norms) / len(norms),
+                    # of the step that was taken, not of the next one
                     "learning_rate": learning_rate(self._position.step - 1, self._config),
                     "samples_per_s": speed,
                 }
@@ -288,7 +290,7 @@ class _Loop:
         if run.accelerator.scaler is not None and progress.extra["scaler"]:
             run.accelerator.scaler.load_state_dict(dict(progress.extra["scaler"]))
         self._position = Position(progress.step, progress.epoch, progress.batch)
-        if changes:
+        if changes:  # told on screen, and kept in config.json
             self._changes = [{"step": progress.step, **changes}]
             each = ", ".join(f"{name} {was} -> {now}" for name, (was, now) in changes.items())
             self._notes.append(f"from here on with {each}")
@@ -413,11 +415,13 @@ def optimize(run: Run, position: Position, batches: Iterator[Batch]) -> Step:
             noise_offset=config.noise_offset,
         )
         last = number == config.accumulation - 1
+        # Gradients travel between processes once a step, with the last batch.
         with contextlib.nullcontext() if last else run.accelerator.no_sync(run.learner):
             loss_B = losses(run.learner, inputs)
             run.accelerator.backward(loss_B.mean() / config.accumulation)
         seen.append(loss_B.detach())
         keys.append(batch.keys)
+        # From the batch, since the loader may have gone on to the next epoch.
         position.epoch, position.batch = batch.epoch, batch.index + 1
     norm = run.accelerator.clip_grad_norm_(
         run.control.parameters(), config.clip if config.clip > 0 else math.inf

@@ -37,7 +37,7 @@ def classes_of(colors_HW3: RgbU8, palette_C3: np.ndarray) -> np.ndarray:
     """
     codes = _codes(colors_HW3)
     known = _codes(palette_C3)
-    order = np.argsort(known, kind="stable")
+    order = np.argsort(known, kind="stable")  # of equal colours the first class comes first
     places = np.searchsorted(known[order], codes).clip(max=len(known) - 1)
     classes = order[places]
     if (known[classes] != codes).any():
