@@ -22,8 +22,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from controlnet.architecture.control_files import POOLED_ENDS
 from controlnet.original_keys import family, original_names, to_original
 from controlnet.trainer.checkpoint import WEIGHTS
+from controlnet.trainer.devices import DTYPES
 from controlnet.trainer.run_folder import CONFIG_NAME, CONTROL_DIR, check_result
 from schemas.errors import ConfigError
 from schemas.files import taking_place
@@ -31,11 +33,9 @@ from schemas.files import taking_place
 Layout = Literal["diffusers", "original"]
 Precision = Literal["fp32", "fp16", "bf16"]
 
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _HINT_CONV = "controlnet_cond_embedding.conv_in.weight"  # only a ControlNet has it
 _ORDER = "controlnet_conditioning_channel_order"
 _OURS = "controlset."
-_POOLED_ENDS = ("_shuffle", "_shuffle_fp16")
 _IMPLEMENTATION = {"original": "https://github.com/lllyasviel/ControlNet", "diffusers": "diffusers"}
 _ARCHITECTURE = {"v1": "stable-diffusion-v1", "xl": "stable-diffusion-xl-v1-base"}
 _VERSION_2 = {"epsilon": "stable-diffusion-v2-512", "v_prediction": "stable-diffusion-v2-768-v"}
@@ -88,7 +88,7 @@ def export(
     if layout == "original":
         original_names(source.config)  # refused before a gigabyte is read
         _check_name(output, source.pools)
-    dtype = None if precision is None else _DTYPES[precision]
+    dtype = None if precision is None else DTYPES[precision]
     bgr = source.config.get(_ORDER) == "bgr"
     tensors = dict(_tensors(source.weights, dtype, bgr=bgr))
     if layout == "original":
@@ -127,7 +127,7 @@ def _check_name(output: Path, pools: bool) -> None:
             f"{output}: need a name that ends in .safetensors for --format original, got "
             f"{output.name!r}; ComfyUI and A1111 list no others"
         )
-    if pools and not output.stem.endswith(_POOLED_ENDS):
+    if pools and not output.stem.endswith(POOLED_ENDS):
         raise ConfigError(
             f"{output}: need a name that ends in _shuffle.safetensors, got {output.name!r}; this "
             "ControlNet averages its control over the picture, and ComfyUI and A1111 do so only "

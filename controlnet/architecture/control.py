@@ -36,6 +36,15 @@ _SHARED_CONFIG = (
     "resnet_time_scale_shift transformer_layers_per_block upcast_attention use_linear_projection"
 ).split()
 
+# What a configuration may say, the first where it does not; of a U-Net and of a ControlNet.
+OF_THIS_FAMILY: Mapping[str, tuple[Any, ...]] = {
+    "addition_embed_type": (None, "text_time"),
+    "class_embed_type": (None,),
+    "encoder_hid_dim_type": (None,),
+    "in_channels": (4,),
+    "mid_block_type": ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D"),
+}
+
 _PARTS = ("conv_in", "time_proj", "time_embedding", "down_blocks", "mid_block")
 _SDXL_PARTS = ("add_time_proj", "add_embedding")
 
@@ -243,14 +252,9 @@ def control_config(
     Raises:
         ConfigError: it has parts that no ControlNet of this family has.
     """
-    # The first of each is what diffusers takes where a configuration does not say.
     for name, allowed in {
-        "addition_embed_type": (None, "text_time"),
-        "class_embed_type": (None,),
-        "encoder_hid_dim_type": (None,),
+        **OF_THIS_FAMILY,
         "time_cond_proj_dim": (None,),
-        "in_channels": (4,),
-        "mid_block_type": ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D"),
         "layers_per_block": (2, 1, 3, 4),
     }.items():
         if unet_config.get(name, allowed[0]) not in allowed:

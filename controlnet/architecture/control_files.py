@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from controlnet.architecture.control import ControlNet
+from controlnet.architecture.control import OF_THIS_FAMILY, ControlNet
 from controlnet.architecture.model_folder import (
     need_finite,
     refusing,
@@ -37,7 +37,7 @@ _PICKLES = {".pth", ".pt", ".ckpt", ".bin"}  # read as tensors alone
 _ORIGINAL = re.compile(r"(control_model\.)?input_hint_block\.(\d+)\.weight")
 _OURS = re.compile(r"controlnet_cond_embedding\.(conv_in|conv_out|blocks\.(\d+))\.weight")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-_POOLED_ENDS = ("_shuffle", "_shuffle_fp16")  # by which ComfyUI and A1111 know it
+POOLED_ENDS = ("_shuffle", "_shuffle_fp16")  # by which ComfyUI and A1111 know it
 
 
 def find_control(given: str, option: str, *, offline: bool = False) -> Path:
@@ -143,12 +143,8 @@ def _need_our_kind(config: Mapping[str, Any]) -> None:
         raise ValueError(f"a {kind}; only plain ControlNets are supported")
     for name, allowed in {
         "conditioning_channels": (3,),
-        "mid_block_type": ("UNetMidBlock2DCrossAttn", "UNetMidBlock2D"),
         "controlnet_conditioning_channel_order": ("rgb", "bgr"),
-        "addition_embed_type": (None, "text_time"),
-        "class_embed_type": (None,),
-        "encoder_hid_dim_type": (None,),
-        "in_channels": (4,),
+        **OF_THIS_FAMILY,
     }.items():
         if config.get(name, allowed[0]) not in allowed:
             raise ValueError(
@@ -163,7 +159,7 @@ def _of_file(path: Path, unet: Any) -> ControlNet:
     widths, original = _hint_block(state)
     # Nobody else's file says it, so the name decides as in the tools that read it.
     told = metadata_of_file(path).get("controlset.global_pool")
-    pools = told == "true" if told is not None else path.stem.endswith(_POOLED_ENDS)
+    pools = told == "true" if told is not None else path.stem.endswith(POOLED_ENDS)
     control = ControlNet.from_unet(unet, hint_widths=widths, global_pool=pools)
     if original:
         state = to_diffusers(state, control.config)

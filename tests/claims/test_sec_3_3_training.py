@@ -151,8 +151,8 @@ def test_only_the_copy_learns(tmp_path, monkeypatch):
     kept = []
     whole = training.prepare
 
-    def prepare(config, judge):
-        kept.append(whole(config, judge))
+    def prepare(*arguments):
+        kept.append(whole(*arguments))
         return kept[-1]
 
     monkeypatch.setattr(training, "prepare", prepare)

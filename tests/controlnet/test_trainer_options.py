@@ -224,8 +224,8 @@ def noting(gradients):
     """`prepare`, whose optimizer notes the gradients of each step before it takes it."""
     whole = training.prepare
 
-    def prepare(config, judge):
-        run = whole(config, judge)
+    def prepare(*arguments):
+        run = whole(*arguments)
         step = run.optimizer.step
 
         def noted():

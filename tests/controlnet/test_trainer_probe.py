@@ -43,8 +43,8 @@ def parts(monkeypatch):
     seen = []
     whole = training.prepare
 
-    def prepare(config, judge):
-        seen.append(whole(config, judge))
+    def prepare(*arguments):
+        seen.append(whole(*arguments))
         return seen[-1]
 
     monkeypatch.setattr(training, "prepare", prepare)

@@ -66,14 +66,11 @@ class DepthScorer:
 
     legacy_first: bool = False
 
-    @property
-    def protocol(self) -> str:
-        """Definition in one line."""
-        return (
-            "stored inverse depth in 0..1; RMSE (0..255), AbsRel and delta < 1.25 after "
-            "least-squares scale and shift of each image, the latter two where wanted > 1/255; "
-            "legacy RMSE as ControlNet++: label min-max, prediction / maximum"
-        )
+    protocol = (
+        "stored inverse depth in 0..1; RMSE (0..255), AbsRel and delta < 1.25 after "
+        "least-squares scale and shift of each image, the latter two where wanted > 1/255; "
+        "legacy RMSE as ControlNet++: label min-max, prediction / maximum"
+    )
 
     @property
     def measures(self) -> tuple[Measure, ...]:

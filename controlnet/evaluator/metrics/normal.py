@@ -40,13 +40,10 @@ def angles_deg(found_HW3: RgbU8, wanted_HW3: RgbU8) -> np.ndarray:
 class NormalScorer:
     """Mean angular error, and shares of pixels within the usual angles."""
 
-    @property
-    def protocol(self) -> str:
-        """Definition in one line."""
-        return (
-            "angle between normals of each pixel that has one in both maps (longer than 0.5), mean "
-            "of each image; shares of those pixels under 11.25, 22.5 and 30 degrees"
-        )
+    protocol = (
+        "angle between normals of each pixel that has one in both maps (longer than 0.5), mean "
+        "of each image; shares of those pixels under 11.25, 22.5 and 30 degrees"
+    )
 
     @property
     def measures(self) -> tuple[Measure, ...]:

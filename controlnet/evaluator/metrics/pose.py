@@ -171,14 +171,11 @@ def share(counts_NK: np.ndarray) -> float:
 class PoseScorer:
     """OKS AP, PCK and person recall from keypoints, never from the drawing."""
 
-    @property
-    def protocol(self) -> str:
-        """Definition in one line."""
-        return (
-            "COCO OKS AP 0.50:0.95 over the set, 20 people an image, 17 joints, unseen masked, "
-            "area 0.53 of the box of seen joints; PCK of the most similar person by the box's "
-            "longer side; recall at OKS 0.5"
-        )
+    protocol = (
+        "COCO OKS AP 0.50:0.95 over the set, 20 people an image, 17 joints, unseen masked, "
+        "area 0.53 of the box of seen joints; PCK of the most similar person by the box's "
+        "longer side; recall at OKS 0.5"
+    )
 
     @property
     def measures(self) -> tuple[Measure, ...]:

@@ -105,23 +105,16 @@ def _halved(map_HW: np.ndarray) -> np.ndarray:
 class SimilarityScorer:
     """MS-SSIM, SSIM and RMSE of grey maps; of RGB ones the similarities see the luminance alone."""
 
-    @property
-    def protocol(self) -> str:
-        """Definition in one line."""
-        return (
-            "MS-SSIM (11-px Gaussian, sigma 1.5, 5 scales from 176 px, below as many as fit with "
-            "betas of the same sum, range 1) and SSIM of the luminance, RMSE (0..255) of all "
-            "channels, of each image; nothing found is black"
-        )
-
-    @property
-    def measures(self) -> tuple[Measure, ...]:
-        """MS-SSIM first."""
-        return (
-            Measure(name="ms_ssim", label="MS-SSIM", higher_is_better=True),
-            Measure(name="ssim", label="SSIM", higher_is_better=True),
-            Measure(name="rmse", label="RMSE", higher_is_better=False, unit="of 255"),
-        )
+    protocol = (
+        "MS-SSIM (11-px Gaussian, sigma 1.5, 5 scales from 176 px, below as many as fit with "
+        "betas of the same sum, range 1) and SSIM of the luminance, RMSE (0..255) of all "
+        "channels, of each image; nothing found is black"
+    )
+    measures = (
+        Measure(name="ms_ssim", label="MS-SSIM", higher_is_better=True),
+        Measure(name="ssim", label="SSIM", higher_is_better=True),
+        Measure(name="rmse", label="RMSE", higher_is_better=False, unit="of 255"),
+    )
 
     def __call__(self, found: Seen | None, wanted: Seen) -> dict[str, np.ndarray]:
         """See `Scorer`."""
