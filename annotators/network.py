@@ -127,6 +127,44 @@ def load_into(
         ) from error
 
 
+def load_of_any_width(network: Any, tensors: Mapping[str, Any], path: Path) -> Any:
+    """The network, with as many channels in its convolutions as its file has.
+
+    So a small network of a released one's form is read like that one.
+
+    Args:
+        network: `torch.nn.Module` of convolutions, whose input is (B, 3, H, W); changed in place.
+        tensors: by the names of its parameters.
+        path: of their file, for errors.
+
+    Raises:
+        ConfigError: the file is another network's, or its widths do not fit each other.
+    """
+    import torch
+
+    for name, part in list(network.named_modules()):
+        weight = tensors.get(f"{name}.weight")
+        if not isinstance(part, torch.nn.Conv2d) or not isinstance(weight, torch.Tensor):
+            continue
+        if weight.shape[2:] != part.weight.shape[2:] or weight.shape == part.weight.shape:
+            continue  # of another form, which `load_into` refuses, or as wide already
+        outputs, inputs = weight.shape[:2]
+        form: dict[str, Any] = {"stride": part.stride, "padding": part.padding}
+        other = torch.nn.Conv2d(inputs, outputs, part.kernel_size[0], **form)
+        parent, _, own = name.rpartition(".")
+        setattr(network.get_submodule(parent), own, other)
+    load_into(network, tensors, path)
+    try:
+        with torch.inference_mode():
+            network(torch.zeros(1, 3, 32, 32))
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{path}: need layers whose numbers of channels fit each other, got "
+            f"{str(error).splitlines()[0][:200]}; fetch the file again"
+        ) from error
+    return network
+
+
 def placed(
     network: Any,
     runtime: Runtime,

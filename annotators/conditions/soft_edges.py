@@ -11,13 +11,14 @@ from annotators.network import (
     NetworkAnnotator,
     as_batch,
     as_maps_u8,
+    load_of_any_width,
     placed,
     read_weights,
     reference,
 )
 from annotators.protocol import Annotation, Annotator, HintMode
 from annotators.runtime import Precision, Runtime
-from annotators.weights import ANNOTATORS, Weights
+from annotators.weights import ANNOTATORS, Weights, load_state, locate
 from schemas.errors import Rejected
 from schemas.pixels import MapU8, RgbU8
 
@@ -68,7 +69,9 @@ class HedSpec:
         return (HED,)
 
     def load(self, runtime: Runtime) -> Annotator:
-        network = read_weights(reference("hed").ControlNetHED_Apache2(), HED, runtime)
+        path = locate(HED, runtime)
+        network = reference("hed").ControlNetHED_Apache2()
+        load_of_any_width(network, load_state(path), path)
         return NetworkAnnotator(
             runtime=runtime,
             feed=lambda images: as_batch(images, runtime, self.precision),

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from annotators.conditions.pose.people import Joints, Keypoint, Person
-from annotators.network import load_into, placed, read_weights, reference
+from annotators.network import load_of_any_width, placed, read_weights, reference
 from annotators.runtime import Precision, Runtime, torch_dtype
 from annotators.weights import ANNOTATORS, Weights, load_state, locate
 from schemas.pixels import RgbU8
@@ -371,8 +371,8 @@ def _read(network: Any, weights: Weights, runtime: Runtime) -> Any:
     path = locate(weights, runtime)
     state = load_state(path)
     blocks = {name.split(".", 1)[1]: name for name in network.state_dict()}
-    load_into(network, {blocks.get(name, name): tensor for name, tensor in state.items()}, path)
-    return network
+    tensors = {blocks.get(name, name): tensor for name, tensor in state.items()}
+    return load_of_any_width(network, tensors, path)
 
 
 def prepared(images: Sequence[RgbU8]) -> tuple[np.ndarray, tuple[int, int]]:

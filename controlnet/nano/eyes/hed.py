@@ -1,0 +1,100 @@
+"""Soft edges: the network of ControlNet's HED annotator, a quarter to an eighth as wide."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from controlnet.nano.eyes.training import Scenes, TrainConfig, as_input, learn
+
+WIDTHS = (16, 32, 64, 64, 64)
+"""Channels of the five blocks; the released file has 64, 128, 256, 512 and 512."""
+
+STEPS, BATCH, PEAK = 8_000, 32, 2e-3
+_SIDE_WEIGHT = 0.2  # of each block's own answer beside that of their mean
+_CONVOLUTIONS = (2, 2, 3, 3, 3)
+
+
+class _Block(nn.Module):
+    def __init__(self, channels: int, width: int, convolutions: int) -> None:
+        super().__init__()
+        inputs = (channels, *(width,) * (convolutions - 1))
+        self.convs = nn.Sequential(*(nn.Conv2d(n, width, 3, padding=1) for n in inputs))
+        self.projection = nn.Conv2d(width, 1, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        for convolution in self.convs:
+            features = functional.relu(convolution(features))
+        return features
+
+
+class Hed(nn.Module):
+    """Names of parameters and arithmetic are those of controlnet-aux's `ControlNetHED_Apache2`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.Parameter(torch.full((1, 3, 1, 1), 127.0))
+        channels = 3
+        for number, (width, convolutions) in enumerate(
+            zip(WIDTHS, _CONVOLUTIONS, strict=True), start=1
+        ):
+            self.add_module(f"block{number}", _Block(channels, width, convolutions))
+            channels = width
+
+    def forward(self, rgb_BCHW: Tensor) -> list[Tensor]:
+        """Logits of the five blocks, each (B, H, W), of pictures in 0..255."""
+        features = rgb_BCHW - self.norm
+        size = rgb_BCHW.shape[-2:]
+        sides: list[Tensor] = []
+        for number in range(1, 6):
+            block = self.get_submodule(f"block{number}")
+            features = block(functional.max_pool2d(features, 2) if sides else features)
+            side = block.get_submodule("projection")(features)
+            sides.append(functional.interpolate(side, size, mode="bilinear")[:, 0])
+        return sides
+
+
+def train(scenes: Scenes, config: TrainConfig) -> Path:
+    """Train and write `ControlNetHED.pth`; returns its path."""
+    network = Hed().to(memory_format=torch.channels_last)
+    for part in network.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+            nn.init.zeros_(part.bias)
+    with torch.no_grad():
+        network.get_parameter("block1.convs.0.weight").div_(64)  # pictures are in 0..255
+    network.norm.requires_grad_(False)
+    rng = np.random.default_rng([config.seed, 5])
+
+    def loss(numbers: np.ndarray) -> Tensor:
+        rgb_BHWC, edges_BHW = scenes.rgb_NHWC[numbers], scenes.boundaries_NHW[numbers]
+        if rng.random() < 0.5:
+            rgb_BHWC, edges_BHW = rgb_BHWC[:, :, ::-1], edges_BHW[:, :, ::-1]
+        wanted_BHW = torch.from_numpy(edges_BHW.astype(np.float32))
+        sides = network(as_input(rgb_BHWC))
+        whole = _balanced(torch.stack(sides).mean(0), wanted_BHW)
+        return whole + _SIDE_WEIGHT * sum(_balanced(side, wanted_BHW) for side in sides) / 5
+
+    learn(
+        network,
+        loss,
+        scenes=len(scenes),
+        steps=config.steps or STEPS,
+        batch=BATCH,
+        peak=PEAK,
+        seed=config.seed,
+    )
+    path = config.output / "ControlNetHED.pth"
+    torch.save({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
+    return path
+
+
+def _balanced(logits_BHW: Tensor, wanted_BHW: Tensor) -> Tensor:
+    """Cross-entropy in which the few pixels of edges count three times.
+
+    With the full balance of HED's authors (edges and all else alike) lines come out thick.
+    """
+    weight_BHW = 1 + 2 * wanted_BHW
+    return functional.binary_cross_entropy_with_logits(logits_BHW, wanted_BHW, weight_BHW)

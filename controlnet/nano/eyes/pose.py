@@ -1,0 +1,201 @@
+"""Poses: the body network of OpenPose, an eighth as wide."""
+
+import itertools
+from collections import OrderedDict
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from controlnet.nano.eyes.training import Scenes, TrainConfig, learn
+
+STEPS, BATCH, PEAK = 4_000, 16, 2e-3
+SEEN_PX = 184  # side of what the network sees, whatever the picture's size
+_STRIDE = 8  # px of one cell of its answer
+_SIGMA_PX = 7.0
+_CELLS = SEEN_PX // _STRIDE
+
+# Joints that a limb connects, in the order of OpenPose's COCO model, and its field's channels.
+LIMBS = (
+    (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11),
+    (11, 12), (12, 13), (1, 0), (0, 14), (14, 16), (0, 15), (15, 17), (2, 16), (5, 17),
+)  # fmt: skip
+_FIELDS = (
+    12,
+    20,
+    14,
+    16,
+    22,
+    24,
+    0,
+    2,
+    4,
+    6,
+    8,
+    10,
+    28,
+    30,
+    34,
+    32,
+    36,
+    18,
+    26,
+)  # across; + 1 down
+
+_FIELD_CHANNELS, _HEAT_CHANNELS = 38, 19
+_SEEN = 16  # channels of what all stages see of the picture
+# Of the first layers: name, channels out; None is a halving.
+_TRUNK = (
+    ("conv1_1", 8), ("conv1_2", 8), ("pool1_stage1", None),
+    ("conv2_1", 16), ("conv2_2", 16), ("pool2_stage1", None),
+    ("conv3_1", 32), ("conv3_2", 32), ("conv3_3", 32), ("conv3_4", 32), ("pool3_stage1", None),
+    ("conv4_1", 64), ("conv4_2", 64), ("conv4_3_CPM", 32), ("conv4_4_CPM", _SEEN),
+)  # fmt: skip
+
+
+class BodyPose(nn.Module):
+    """Names of parameters and arithmetic are those of controlnet-aux's `bodypose_model`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        channels = 3
+        for name, width in _TRUNK:
+            if width is None:
+                layers[name] = nn.MaxPool2d(2, 2)
+                continue
+            layers[name] = nn.Conv2d(channels, width, 3, padding=1)
+            layers[f"relu_{name}"] = nn.ReLU()
+            channels = width
+        self.model0 = nn.Sequential(layers)
+        for stage, (branch, answers) in itertools.product(
+            range(1, 7), ((1, _FIELD_CHANNELS), (2, _HEAT_CHANNELS))
+        ):
+            self.add_module(f"model{stage}_{branch}", _stage(stage, branch, answers))
+
+    def forward(self, bgr_BCHW: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """(fields, heat) of the six stages, each (B, C, H / 8, W / 8), of pictures in -0.5..0.5."""
+        seen = self.model0(bgr_BCHW)
+        told, answers = seen, []
+        for stage in range(1, 7):
+            fields, heat = (self.get_submodule(f"model{stage}_{b}")(told) for b in (1, 2))
+            answers.append((fields, heat))
+            told = torch.cat([fields, heat, seen], 1)
+        return answers
+
+
+def _stage(stage: int, branch: int, answers: int) -> nn.Sequential:
+    if stage == 1:
+        names = [f"conv5_{n}_CPM_L{branch}" for n in range(1, 6)]
+        widths, taps = (_SEEN, _SEEN, _SEEN, 4 * _SEEN, answers), (3, 3, 3, 1, 1)
+        channels = _SEEN
+    else:
+        names = [f"Mconv{n}_stage{stage}_L{branch}" for n in range(1, 8)]
+        widths, taps = (*(_SEEN,) * 6, answers), (7, 7, 7, 7, 7, 1, 1)
+        channels = _FIELD_CHANNELS + _HEAT_CHANNELS + _SEEN
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for name, width, size in zip(names, widths, taps, strict=True):
+        layers[name] = nn.Conv2d(channels, width, size, padding=size // 2)
+        # The released network has a ReLU behind the very last heat, too; heat is positive.
+        if name != names[-1] or (stage, branch) == (6, 2):
+            layers[f"relu_{name}"] = nn.ReLU()
+        channels = width
+    return nn.Sequential(layers)
+
+
+def train(scenes: Scenes, config: TrainConfig) -> Path:
+    """Train and write `body_pose_model.pth`; returns its path."""
+    network = BodyPose().to(memory_format=torch.channels_last)
+    for part in network.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+            nn.init.zeros_(part.bias)
+    for stage in range(1, 7):
+        for branch in (1, 2):
+            layers = network.get_submodule(f"model{stage}_{branch}").children()
+            last = [layer for layer in layers if isinstance(layer, nn.Conv2d)][-1]
+            nn.init.normal_(last.weight, std=0.01)
+            nn.init.constant_(last.bias, 0.02)  # the ReLU behind the last heat must be open
+
+    def loss(numbers: np.ndarray) -> Tensor:
+        fields, heat = _wanted(scenes, numbers)
+        answers = network(_fed(scenes.rgb_NHWC[numbers]))
+        errors = [
+            (field - fields).square().mean() + (warm - heat).square().mean()
+            for field, warm in answers
+        ]
+        return 100 * torch.stack(errors).sum()  # of numbers that are nearly all zero
+
+    learn(
+        network,
+        loss,
+        scenes=len(scenes),
+        steps=config.steps or STEPS,
+        batch=BATCH,
+        peak=PEAK,
+        seed=config.seed,
+    )
+    path = config.output / "body_pose_model.pth"
+    state = {name.split(".", 1)[1]: value for name, value in network.state_dict().items()}
+    torch.save({name: value.contiguous() for name, value in state.items()}, path)
+    return path
+
+
+def _fed(rgb_BHWC: np.ndarray) -> Tensor:
+    """(B, 3, 184, 184) float32, BGR, -0.5..0.5: as controlnet-aux feeds it."""
+    large = [
+        cv2.resize(rgb[..., ::-1].copy(), (SEEN_PX, SEEN_PX), interpolation=cv2.INTER_LANCZOS4)
+        for rgb in rgb_BHWC
+    ]
+    bgr_BCHW = torch.from_numpy(np.stack(large)).permute(0, 3, 1, 2).float() / 256 - 0.5
+    return bgr_BCHW.contiguous(memory_format=torch.channels_last)
+
+
+def _wanted(scenes: Scenes, numbers: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Fields (B, 38, 23, 23) and heat (B, 19, 23, 23) of the joints that are in the pictures."""
+    scale = SEEN_PX / scenes.rgb_NHWC.shape[1]
+    fields = np.zeros((len(numbers), _FIELD_CHANNELS, _CELLS, _CELLS), np.float32)
+    heat = np.zeros((len(numbers), _HEAT_CHANNELS, _CELLS, _CELLS), np.float32)
+    middle = (np.arange(_CELLS, dtype=np.float32) + 0.5) * _STRIDE - 0.5  # px of a cell
+    for place, number in enumerate(numbers):
+        limbs = np.zeros((len(LIMBS), _CELLS, _CELLS), np.float32)
+        for person in scenes.joints_NPJ3[number]:
+            there = person[:, 2] > 0
+            at = (person[:, :2] + 0.5) * scale - 0.5
+            for joint in np.flatnonzero(there):
+                across = np.exp(-((middle - at[joint, 0]) ** 2) / (2 * _SIGMA_PX**2))
+                down = np.exp(-((middle - at[joint, 1]) ** 2) / (2 * _SIGMA_PX**2))
+                spot = heat[place, joint]
+                np.maximum(spot, down[:, None] * across, out=spot)
+            for limb, (start, end) in enumerate(LIMBS):
+                if there[start] and there[end]:
+                    _add_limb(fields[place], limbs[limb], _FIELDS[limb], at[start], at[end], middle)
+        for limb, channel in enumerate(_FIELDS):
+            fields[place, channel : channel + 2] /= np.maximum(limbs[limb], 1)
+    heat[:, -1] = 1 - heat[:, :-1].max(axis=1)
+    return torch.from_numpy(fields), torch.from_numpy(heat)
+
+
+def _add_limb(
+    fields: np.ndarray,
+    people: np.ndarray,
+    channel: int,
+    start: np.ndarray,
+    end: np.ndarray,
+    middle: np.ndarray,
+) -> None:
+    """Add a limb's direction to the cells within one cell of it, and one to their number."""
+    along = end - start
+    length = float(np.hypot(*along))
+    if length < 1e-3:
+        return
+    unit = along / length
+    x, y = middle[None] - start[0], middle[:, None] - start[1]
+    far = x * unit[0] + y * unit[1]
+    aside = np.abs(x * unit[1] - y * unit[0])
+    near = (far >= -_STRIDE / 2) & (far <= length + _STRIDE / 2) & (aside <= _STRIDE)
+    fields[channel][near] += unit[0]
+    fields[channel + 1][near] += unit[1]
+    people[near] += 1

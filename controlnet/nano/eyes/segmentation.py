@@ -1,0 +1,74 @@
+"""Classes of pixels: a SegFormer of transformers, with the 150 labels of ADE20K."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import (
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+    SegformerImageProcessor,
+)
+
+from controlnet.nano.eyes.training import Scenes, TrainConfig, as_input, learn
+from controlnet.nano.world import CLASSES
+
+FOLDER = "openmmlab--upernet-convnext-small"
+
+# Of ADE20K: labels of what the world has too, and for its shapes things of about that form.
+LABELS = {
+    "sky": 2, "wall": 0, "ground": 13, "person": 12,
+    "circle": 148, "square": 22, "triangle": 43, "star": 134, "cross": 136, "ring": 100,
+    "heart": 39, "moon": 82, "ball": 119, "box": 41, "cone": 72, "cylinder": 42,
+}  # fmt: skip
+STEPS, BATCH, PEAK = 3_000, 32, 2e-3
+
+
+def new_model() -> SegformerForSemanticSegmentation:
+    """Untrained; 0.2 million parameters."""
+    return SegformerForSemanticSegmentation(
+        SegformerConfig(
+            num_labels=150,
+            depths=[1, 1, 1, 1],
+            hidden_sizes=[16, 32, 48, 64],
+            num_attention_heads=[1, 2, 3, 4],
+            patch_sizes=[3, 3, 3, 3],
+            strides=[2, 2, 2, 2],
+            decoder_hidden_size=64,
+            classifier_dropout_prob=0.0,
+        )
+    )
+
+
+def train(scenes: Scenes, config: TrainConfig) -> Path:
+    """Train and write the model's folder; returns it."""
+    model = new_model()
+    labels = np.array([LABELS[name] for name in CLASSES])
+    rng = np.random.default_rng([config.seed, 5])
+
+    def loss(numbers: np.ndarray) -> Tensor:
+        rgb_BHWC, classes_BHW = scenes.rgb_NHWC[numbers], scenes.classes_NHW[numbers]
+        if rng.random() < 0.5:
+            rgb_BHWC, classes_BHW = rgb_BHWC[:, :, ::-1], classes_BHW[:, :, ::-1]
+        wanted_BHW = torch.from_numpy(labels[classes_BHW])
+        logits = model(pixel_values=as_input(rgb_BHWC) / 127.5 - 1).logits
+        logits = functional.interpolate(logits, wanted_BHW.shape[1:], mode="bilinear")
+        return functional.cross_entropy(logits, wanted_BHW)
+
+    learn(
+        model,
+        loss,
+        scenes=len(scenes),
+        steps=config.steps or STEPS,
+        batch=BATCH,
+        peak=PEAK,
+        seed=config.seed,
+    )
+    folder = config.output / FOLDER
+    model.save_pretrained(folder)
+    SegformerImageProcessor(
+        size={"height": 64, "width": 64}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    ).save_pretrained(folder)
+    return folder

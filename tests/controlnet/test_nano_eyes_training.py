@@ -1,0 +1,45 @@
+"""Every training of a small annotator learns a few scenes, and writes the file it is read from."""
+
+import numpy as np
+import pytest
+
+from controlnet.nano.eyes import captions, depth, hed, pose, segmentation
+from controlnet.nano.eyes.training import TRAIN_SEED, TrainConfig, drawn_scenes
+
+_TRAININGS = {
+    "hed": hed,
+    "depth": depth,
+    "pose": pose,
+    "segmentation": segmentation,
+    "blip": captions,
+}
+_STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return drawn_scenes(2, seed=TRAIN_SEED, processes=1)
+
+
+@pytest.mark.parametrize(
+    "annotator",
+    ["hed", *(pytest.param(name, marks=pytest.mark.slow) for name in _TRAININGS if name != "hed")],
+)
+def test_a_training_learns_a_few_scenes(annotator, scenes, tmp_path, monkeypatch):
+    module, losses = _TRAININGS[annotator], []
+
+    def learn(network, loss, **options):
+        def noted(numbers):
+            found = loss(numbers)
+            losses.append(found.item())
+            return found
+
+        options["batch"] = 2
+        _learn(network, noted, **options)
+
+    _learn = module.learn
+    monkeypatch.setattr(module, "learn", learn)
+    written = module.train(scenes, TrainConfig(output=tmp_path, steps=_STEPS))
+    assert written.exists()
+    assert written.parent == tmp_path
+    assert np.mean(losses[-3:]) < 0.85 * losses[0]
