@@ -37,8 +37,9 @@ class AnnotateConfig:
     weights: str | None = dataclasses.field(
         default_factory=lambda: os.environ.get("CONTROLSET_WEIGHTS") or None
     )
-    """Folder with weights of networks, searched before the hub's cache. Default: what the
-    environment variable CONTROLSET_WEIGHTS says."""
+    """Folder with weights of networks, searched before the hub's cache; `nano` is the small ones in
+    this package, which know drawn scenes alone. Default: what the environment variable
+    CONTROLSET_WEIGHTS says."""
 
     offline: bool = False
     """Never use the internet; weights must be on this machine."""

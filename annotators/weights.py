@@ -20,6 +20,12 @@ from annotators.runtime import Runtime
 from schemas.errors import ConfigError
 from schemas.files import file_digest
 
+NANO = "nano"
+"""What `--weights nano` means: the small annotators in this package, of the drawn world."""
+
+_NANO_FOLDER = Path(__file__).parent / "nano"
+_NANO_LICENCE = "Apache-2.0 (controlset's own, of drawn scenes; has seen no photograph)"
+
 # What a transformers model needs: no pickles, no other framework's weights.
 MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
@@ -102,8 +108,9 @@ def missing(wanted: Sequence[Weights], runtime: Runtime) -> ConfigError:
     named = "; ".join(_wanted(weights, runtime) for weights in wanted)
     places = ["the hub's cache"]
     if runtime.weights:
-        gone = "" if Path(runtime.weights).is_dir() else " (which is not there)"
-        places.insert(0, f"the folder {runtime.weights}{gone}")
+        gone = "" if _folder(runtime.weights).is_dir() else " (which is not there)"
+        own = "the small ones of this package (--weights nano)"
+        places.insert(0, own if runtime.weights == NANO else f"the folder {runtime.weights}{gone}")
     advice = "run `controlset weights fetch` where there is a network, or say --weights DIR"
     if runtime.offline:
         advice += ", or leave out --offline"
@@ -136,7 +143,7 @@ def _places(weights: Weights, runtime: Runtime) -> Iterator[Path]:
         yield Path(weights.hub_id)
     if runtime.weights is None:
         return
-    folder = Path(runtime.weights)
+    folder = _folder(runtime.weights)
     if ".." in Path(weights.hub_id).parts:
         return
     repositories = [folder / weights.hub_id, folder / weights.hub_id.replace("/", "--")]
@@ -146,6 +153,10 @@ def _places(weights: Weights, runtime: Runtime) -> Iterator[Path]:
     else:
         yield folder / weights.file
         yield from (repository / weights.file for repository in repositories)
+
+
+def _folder(weights: str) -> Path:
+    return _NANO_FOLDER if weights == NANO else Path(weights)
 
 
 def _one_level_down(weights: Weights, runtime: Runtime) -> Path | None:
@@ -160,7 +171,7 @@ def _one_level_down(weights: Weights, runtime: Runtime) -> Path | None:
     found = sorted(
         place
         for name in names - {"", ".", ".."}
-        for place in Path(runtime.weights).glob(f"*/{glob.escape(name)}")
+        for place in _folder(runtime.weights).glob(f"*/{glob.escape(name)}")
         if (place.is_file() if weights.file else _is_model(place))
     )
     if len(found) > 1:
@@ -233,6 +244,10 @@ def record_of_weights(weights: Weights, runtime: Runtime) -> WeightsRecord:
     """What was found, with its hash; reads the whole file."""
     path = locate(weights, runtime)
     found = sha256_of(path)
+    if path.is_relative_to(_NANO_FOLDER):
+        return WeightsRecord(
+            source=NANO, file=weights.file or path.name, sha256=found, licence=_NANO_LICENCE
+        )
     another = weights.sha256 not in {None, found}
     licence = weights.licence + (" (the released file's; this is another)" if another else "")
     return WeightsRecord(source=weights.hub_id, file=weights.file, sha256=found, licence=licence)
