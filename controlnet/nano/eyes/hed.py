@@ -12,7 +12,7 @@ from controlnet.nano.eyes.training import Scenes, TrainConfig, as_input, learn
 WIDTHS = (16, 32, 64, 64, 64)
 """Channels of the five blocks; the released file has 64, 128, 256, 512 and 512."""
 
-STEPS, BATCH, PEAK = 8_000, 32, 2e-3
+STEPS, BATCH, PEAK = 3_000, 32, 2e-3
 _SIDE_WEIGHT = 0.2  # of each block's own answer beside that of their mean
 _CONVOLUTIONS = (2, 2, 3, 3, 3)
 
