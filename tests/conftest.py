@@ -12,11 +12,13 @@ shortcuts.take()
 
 # A job in the background (`make test &`, nohup) ignores Ctrl-C, and so would every command that a
 # test starts: those that are interrupted on purpose would never end.
-if (
-    threading.current_thread() is threading.main_thread()
-    and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+if threading.current_thread() is threading.main_thread():
+    for stop, handler in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGHUP, signal.SIG_DFL),
+    ):
+        if signal.getsignal(stop) is signal.SIG_IGN:
+            signal.signal(stop, handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

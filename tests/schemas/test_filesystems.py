@@ -29,7 +29,7 @@ def silent(monkeypatch):
 )
 def test_no_answer_names_the_address_that_was_asked(silent, place, path):
     with pytest.raises(ConfigError) as refused:
-        filesystems.check_reachable(filesystems.file_system(place), place)
+        filesystems.check_reachable(filesystems.file_system(place), place, start=place)
     told = f"{place}: need a bucket that answers, got no answer in 1 s from {silent}{path};"
     assert str(refused.value).startswith(told)
     assert "hidden" not in str(refused.value)
