@@ -1,9 +1,10 @@
 """What a JPEG, PNG or WebP says of itself, read from its bytes before any decoder sees them.
 
 Decoders get `Header.lean`: the same picture, to the last bit of its pixels, without EXIF, XMP,
-comments, thumbnails, text and further frames. So no directory, text or profile of a stranger's
-file costs more than a walk over its chunks, and what is stored of it tells nobody where it was
-taken. Everything here is linear in the size of the file and makes no more than one copy of it.
+comments, thumbnails, text and further frames; the file itself where it has none of these. So no
+directory, text or profile of a stranger's file costs more than a walk over its chunks, and what is
+stored of it tells nobody where it was taken. Everything here is linear in the size of the file and
+makes no more than one copy of it.
 
 Source: ITU-T T.81 and T.872 (JPEG), the PNG specification (third edition), RFC 9649 (WebP) and
     EXIF 3.0.
@@ -106,7 +107,8 @@ def orientation_of(exif: bytes, xmp: bytes = b"") -> int:
 
 def _jpeg(raw: bytes) -> Header:
     """Walk the segments up to the first scan; on to the end only if there are more scans."""
-    kept = [b"\xff\xd8"]
+    kept: list[bytes | memoryview] = [b"\xff\xd8"]
+    is_lean = True
     told: dict[str, bytes] = {}
     profile_parts: list[tuple[int, int, bytes]] = []
     frame: tuple[int, int, int] | None = None
@@ -130,6 +132,7 @@ def _jpeg(raw: bytes) -> Header:
             break
         if marker == 0xFE or 0xE0 <= marker <= 0xEF:
             kept.append(_kept_of(raw[at:end], told, profile_parts))
+            is_lean &= kept[-1] == raw[at:end]
         else:
             if marker in _JPEG_FRAMES and end - at >= 10 and frame is None:
                 height, width, channels = struct.unpack_from(">HHB", raw, at + 5)
@@ -145,12 +148,13 @@ def _jpeg(raw: bytes) -> Header:
     width, height, channels = frame
     if is_progressive or raw[at + 4] < channels:
         _bound_scans(raw, at, width * height)
-    kept.append(raw[at:])
+    kept.append(memoryview(raw)[at:])
+    is_lean &= sum(map(len, kept)) == len(raw)  # nothing was passed over
     return Header(
         format="JPEG",
         width=width,
         height=height,
-        lean=b"".join(kept),
+        lean=raw if is_lean else b"".join(kept),
         orientation=orientation_of(told.get("exif", b""), told.get("xmp", b"")),
         several="several" in told,
         channels=channels,
@@ -278,7 +282,8 @@ _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 def _png(raw: bytes) -> Header:
-    kept = [raw[:8]]
+    whole = memoryview(raw)
+    kept: list[bytes | memoryview] = [raw[:8]]
     told: dict[bytes, bytes] = {}
     at = 8
     for _ in range(_MOST_PARTS):
@@ -294,7 +299,7 @@ def _png(raw: bytes) -> Header:
             raise Rejected(Reason.CORRUPT, f"a PNG that starts with {_shown(name)}")
         if name in _PNG_KEPT:
             _check_sum(raw, at, end)
-            kept.append(raw[at:end])
+            kept.append(whole[at:end])
             told.setdefault(name, b"" if name == b"IDAT" else raw[at + 8 : end - 4])
         elif name in _PNG_TOLD and (name != b"iTXt" or raw[at + 8 : at + 25] == _XMP_KEY):
             told.setdefault(name, raw[at + 8 : end - 4])
@@ -304,11 +309,13 @@ def _png(raw: bytes) -> Header:
     width, height = struct.unpack(">II", told.get(b"IHDR", b"")[:8].rjust(8, b"\0"))
     if told.get(b"IHDR", b"")[9:10] == b"\3" and b"PLTE" not in told:
         raise Rejected(Reason.CORRUPT, "a PNG of a palette that is not there")
+    kept.append(_PNG_END)
+    is_lean = sum(map(len, kept)) == len(raw) and raw.endswith(_PNG_END)
     return Header(
         format="PNG",
         width=width,
         height=height,
-        lean=b"".join([*kept, _PNG_END]),
+        lean=raw if is_lean else b"".join(kept),
         orientation=orientation_of(told.get(b"eXIf", b""), told.get(b"iTXt", b"")),
         several=b"acTL" in told,
         coding=_png_coding(told),

@@ -326,8 +326,11 @@ def test_images_are_equal_to_the_bit_to_what_pillow_decodes():
         files += [encoded(rgb[..., 0], kind) for kind in ("JPEG", "PNG")]
         files.append(encoded(rgb, exif=turned))
         for stored in files:
-            pixels = decode_image(stored_row(image=stored, size=size))
+            batch = np.full((3, *size, 3), 7, np.uint8)
+            pixels = decode_image(stored_row(image=stored, size=size), into=batch[1])
             assert np.array_equal(pixels, decode_stored_rgb(stored))
+            assert np.array_equal(pixels, batch[1])
+            assert (batch[[0, 2]] == 7).all()
             assert pixels.shape == (*size, 3)
 
 
