@@ -1,5 +1,7 @@
 """Every training of a small annotator learns a few scenes, and writes the file it is read from."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -28,14 +30,13 @@ def scenes():
 def test_a_training_learns_a_few_scenes(annotator, scenes, tmp_path, monkeypatch):
     module, losses = _TRAININGS[annotator], []
 
-    def learn(network, loss, **options):
+    def learn(network, loss, scenes, config, recipe):
         def noted(numbers):
             found = loss(numbers)
             losses.append(found.item())
             return found
 
-        options["batch"] = 2
-        _learn(network, noted, **options)
+        _learn(network, noted, scenes, config, dataclasses.replace(recipe, batch=2))
 
     _learn = module.learn
     monkeypatch.setattr(module, "learn", learn)

@@ -13,11 +13,11 @@ from transformers import (
     BlipProcessor,
 )
 
-from controlnet.nano.eyes.training import Scenes, TrainConfig, as_input, learn
+from controlnet.nano.eyes.training import Recipe, Scenes, TrainConfig, as_input, learn
 from controlnet.nano.world import WORDINGS, WORDS
 
 FOLDER = "Salesforce--blip-image-captioning-base"
-STEPS, BATCH, PEAK = 8_000, 64, 1e-3
+RECIPE = Recipe(steps=8_000, batch=64, peak=1e-3)
 _TOKENS = 64
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _MARKS = (",", ":")
@@ -78,15 +78,7 @@ def train(scenes: Scenes, config: TrainConfig) -> Path:
             labels=ids_BL.masked_fill(~said_BL, -100),
         ).loss
 
-    learn(
-        model,
-        loss,
-        scenes=len(scenes),
-        steps=config.steps or STEPS,
-        batch=BATCH,
-        peak=PEAK,
-        seed=config.seed,
-    )
+    learn(model, loss, scenes, config, RECIPE)
     model.save_pretrained(folder)
     images = BlipImageProcessor(
         size={"height": 64, "width": 64}, image_mean=[0.5] * 3, image_std=[0.5] * 3

@@ -7,19 +7,26 @@ import torch
 from torch import Tensor
 from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, DPTImageProcessor
 
-from controlnet.nano.eyes.training import Scenes, TrainConfig, as_input, learn
+from controlnet.nano.eyes.training import (
+    Recipe,
+    Scenes,
+    TrainConfig,
+    as_input,
+    learn,
+    maybe_mirrored,
+)
 
 FOLDER = "depth-anything--Depth-Anything-V2-Small-hf"
-STEPS, BATCH, PEAK = 6_000, 32, 1e-3
+RECIPE = Recipe(steps=6_000, batch=32, peak=1e-3)
 _SLOPES = 0.5  # weight of differences between neighbours
 
 
-def new_model(size_px: int = 64) -> DepthAnythingForDepthEstimation:
+def new_model() -> DepthAnythingForDepthEstimation:
     """Untrained; 0.7 million parameters."""
     config = DepthAnythingConfig(
         backbone_config={
             "model_type": "dinov2",
-            "image_size": size_px,
+            "image_size": 64,
             "patch_size": 8,
             "hidden_size": 96,
             "num_hidden_layers": 4,
@@ -45,10 +52,9 @@ def train(scenes: Scenes, config: TrainConfig) -> Path:
     rng = np.random.default_rng([config.seed, 5])
 
     def loss(numbers: np.ndarray) -> Tensor:
-        rgb_BHWC, nearness_BHW = scenes.rgb_NHWC[numbers], scenes.nearness_NHW[numbers]
-        if rng.random() < 0.5:
-            rgb_BHWC, nearness_BHW = rgb_BHWC[:, :, ::-1], nearness_BHW[:, :, ::-1]
-        wanted_BHW = torch.from_numpy(np.ascontiguousarray(nearness_BHW))
+        pair = scenes.rgb_NHWC[numbers], scenes.nearness_NHW[numbers]
+        rgb_BHWC, nearness_BHW = maybe_mirrored(rng, *pair)
+        wanted_BHW = torch.from_numpy(nearness_BHW)
         found_BHW = model(pixel_values=as_input(rgb_BHWC) / 127.5 - 1).predicted_depth
         off_BHW = (found_BHW - wanted_BHW) / wanted_BHW.mean((1, 2), keepdim=True)
         slopes = sum(off_BHW.diff(dim=axis).abs().mean() for axis in (1, 2))
@@ -56,15 +62,7 @@ def train(scenes: Scenes, config: TrainConfig) -> Path:
         relative = (off_BHW / (wanted_BHW / wanted_BHW.mean() + 0.1)).abs().mean()
         return off_BHW.abs().mean() + 0.25 * relative + _SLOPES * slopes
 
-    learn(
-        model,
-        loss,
-        scenes=len(scenes),
-        steps=config.steps or STEPS,
-        batch=BATCH,
-        peak=PEAK,
-        seed=config.seed,
-    )
+    learn(model, loss, scenes, config, RECIPE)
     folder = config.output / FOLDER
     model.save_pretrained(folder)
     DPTImageProcessor(

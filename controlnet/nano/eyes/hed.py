@@ -7,12 +7,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from controlnet.nano.eyes.training import Scenes, TrainConfig, as_input, learn
+from controlnet.nano.eyes.training import (
+    Recipe,
+    Scenes,
+    TrainConfig,
+    as_input,
+    initialise,
+    learn,
+    maybe_mirrored,
+    save_tensors,
+)
 
 WIDTHS = (16, 32, 64, 64, 64)
 """Channels of the five blocks; the released file has 64, 128, 256, 512 and 512."""
 
-STEPS, BATCH, PEAK = 3_000, 32, 2e-3
+RECIPE = Recipe(steps=3_000, batch=32, peak=2e-3)
 _SIDE_WEIGHT = 0.2  # of each block's own answer beside that of their mean
 _CONVOLUTIONS = (2, 2, 3, 3, 3)
 
@@ -59,36 +68,22 @@ class Hed(nn.Module):
 def train(scenes: Scenes, config: TrainConfig) -> Path:
     """Train and write `ControlNetHED.pth`; returns its path."""
     network = Hed().to(memory_format=torch.channels_last)
-    for part in network.modules():
-        if isinstance(part, nn.Conv2d):
-            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
-            nn.init.zeros_(part.bias)
+    initialise(network)
     with torch.no_grad():
         network.get_parameter("block1.convs.0.weight").div_(64)  # pictures are in 0..255
     network.norm.requires_grad_(False)
     rng = np.random.default_rng([config.seed, 5])
 
     def loss(numbers: np.ndarray) -> Tensor:
-        rgb_BHWC, edges_BHW = scenes.rgb_NHWC[numbers], scenes.boundaries_NHW[numbers]
-        if rng.random() < 0.5:
-            rgb_BHWC, edges_BHW = rgb_BHWC[:, :, ::-1], edges_BHW[:, :, ::-1]
+        pair = scenes.rgb_NHWC[numbers], scenes.boundaries_NHW[numbers]
+        rgb_BHWC, edges_BHW = maybe_mirrored(rng, *pair)
         wanted_BHW = torch.from_numpy(edges_BHW.astype(np.float32))
         sides = network(as_input(rgb_BHWC))
         whole = _balanced(torch.stack(sides).mean(0), wanted_BHW)
         return whole + _SIDE_WEIGHT * sum(_balanced(side, wanted_BHW) for side in sides) / 5
 
-    learn(
-        network,
-        loss,
-        scenes=len(scenes),
-        steps=config.steps or STEPS,
-        batch=BATCH,
-        peak=PEAK,
-        seed=config.seed,
-    )
-    path = config.output / "ControlNetHED.pth"
-    torch.save({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
-    return path
+    learn(network, loss, scenes, config, RECIPE)
+    return save_tensors(network.state_dict(), config.output / "ControlNetHED.pth")
 
 
 def _balanced(logits_BHW: Tensor, wanted_BHW: Tensor) -> Tensor:

@@ -9,40 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from controlnet.nano.eyes.training import Scenes, TrainConfig, learn
+from controlnet.nano.eyes.training import (
+    Recipe,
+    Scenes,
+    TrainConfig,
+    initialise,
+    learn,
+)
+from controlnet.nano.world.people import SKELETON
 
-STEPS, BATCH, PEAK = 4_000, 16, 2e-3
+RECIPE = Recipe(steps=4_000, batch=16, peak=2e-3)
 SEEN_PX = 184  # side of what the network sees, whatever the picture's size
 _STRIDE = 8  # px of one cell of its answer
 _SIGMA_PX = 7.0
 _CELLS = SEEN_PX // _STRIDE
 
-# Joints that a limb connects, in the order of OpenPose's COCO model, and its field's channels.
-LIMBS = (
-    (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11),
-    (11, 12), (12, 13), (1, 0), (0, 14), (14, 16), (0, 15), (15, 17), (2, 16), (5, 17),
-)  # fmt: skip
-_FIELDS = (
-    12,
-    20,
-    14,
-    16,
-    22,
-    24,
-    0,
-    2,
-    4,
-    6,
-    8,
-    10,
-    28,
-    30,
-    34,
-    32,
-    36,
-    18,
-    26,
-)  # across; + 1 down
+# Of each limb of the skeleton, its field's channel across; the next one is down.
+_FIELDS = (12, 20, 14, 16, 22, 24, 0, 2, 4, 6, 8, 10, 28, 30, 34, 32, 36, 18, 26)
 
 _FIELD_CHANNELS, _HEAT_CHANNELS = 38, 19
 _SEEN = 16  # channels of what all stages see of the picture
@@ -108,10 +91,7 @@ def _stage(stage: int, branch: int, answers: int) -> nn.Sequential:
 def train(scenes: Scenes, config: TrainConfig) -> Path:
     """Train and write `body_pose_model.pth`; returns its path."""
     network = BodyPose().to(memory_format=torch.channels_last)
-    for part in network.modules():
-        if isinstance(part, nn.Conv2d):
-            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
-            nn.init.zeros_(part.bias)
+    initialise(network)
     for stage in range(1, 7):
         for branch in (1, 2):
             layers = network.get_submodule(f"model{stage}_{branch}").children()
@@ -128,15 +108,7 @@ def train(scenes: Scenes, config: TrainConfig) -> Path:
         ]
         return 100 * torch.stack(errors).sum()  # of numbers that are nearly all zero
 
-    learn(
-        network,
-        loss,
-        scenes=len(scenes),
-        steps=config.steps or STEPS,
-        batch=BATCH,
-        peak=PEAK,
-        seed=config.seed,
-    )
+    learn(network, loss, scenes, config, RECIPE)
     path = config.output / "body_pose_model.pth"
     state = {name.split(".", 1)[1]: value for name, value in network.state_dict().items()}
     torch.save({name: value.contiguous() for name, value in state.items()}, path)
@@ -160,7 +132,7 @@ def _wanted(scenes: Scenes, numbers: np.ndarray) -> tuple[Tensor, Tensor]:
     heat = np.zeros((len(numbers), _HEAT_CHANNELS, _CELLS, _CELLS), np.float32)
     middle = (np.arange(_CELLS, dtype=np.float32) + 0.5) * _STRIDE - 0.5  # px of a cell
     for place, number in enumerate(numbers):
-        limbs = np.zeros((len(LIMBS), _CELLS, _CELLS), np.float32)
+        limbs = np.zeros((len(SKELETON), _CELLS, _CELLS), np.float32)
         for person in scenes.joints_NPJ3[number]:
             there = person[:, 2] > 0
             at = (person[:, :2] + 0.5) * scale - 0.5
@@ -169,7 +141,7 @@ def _wanted(scenes: Scenes, numbers: np.ndarray) -> tuple[Tensor, Tensor]:
                 down = np.exp(-((middle - at[joint, 1]) ** 2) / (2 * _SIGMA_PX**2))
                 spot = heat[place, joint]
                 np.maximum(spot, down[:, None] * across, out=spot)
-            for limb, (start, end) in enumerate(LIMBS):
+            for limb, (start, end) in enumerate(SKELETON):
                 if there[start] and there[end]:
                     _add_limb(fields[place], limbs[limb], _FIELDS[limb], at[start], at[end], middle)
         for limb, channel in enumerate(_FIELDS):

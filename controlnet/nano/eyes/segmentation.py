@@ -12,7 +12,14 @@ from transformers import (
     SegformerImageProcessor,
 )
 
-from controlnet.nano.eyes.training import Scenes, TrainConfig, as_input, learn
+from controlnet.nano.eyes.training import (
+    Recipe,
+    Scenes,
+    TrainConfig,
+    as_input,
+    learn,
+    maybe_mirrored,
+)
 from controlnet.nano.world import CLASSES
 
 FOLDER = "openmmlab--upernet-convnext-small"
@@ -23,7 +30,7 @@ LABELS = {
     "circle": 148, "square": 22, "triangle": 43, "star": 134, "cross": 136, "ring": 100,
     "heart": 39, "moon": 82, "ball": 119, "box": 41, "cone": 72, "cylinder": 42,
 }  # fmt: skip
-STEPS, BATCH, PEAK = 3_000, 32, 2e-3
+RECIPE = Recipe(steps=3_000, batch=32, peak=2e-3)
 
 
 def new_model() -> SegformerForSemanticSegmentation:
@@ -49,23 +56,14 @@ def train(scenes: Scenes, config: TrainConfig) -> Path:
     rng = np.random.default_rng([config.seed, 5])
 
     def loss(numbers: np.ndarray) -> Tensor:
-        rgb_BHWC, classes_BHW = scenes.rgb_NHWC[numbers], scenes.classes_NHW[numbers]
-        if rng.random() < 0.5:
-            rgb_BHWC, classes_BHW = rgb_BHWC[:, :, ::-1], classes_BHW[:, :, ::-1]
+        pair = scenes.rgb_NHWC[numbers], scenes.classes_NHW[numbers]
+        rgb_BHWC, classes_BHW = maybe_mirrored(rng, *pair)
         wanted_BHW = torch.from_numpy(labels[classes_BHW])
         logits = model(pixel_values=as_input(rgb_BHWC) / 127.5 - 1).logits
         logits = functional.interpolate(logits, wanted_BHW.shape[1:], mode="bilinear")
         return functional.cross_entropy(logits, wanted_BHW)
 
-    learn(
-        model,
-        loss,
-        scenes=len(scenes),
-        steps=config.steps or STEPS,
-        batch=BATCH,
-        peak=PEAK,
-        seed=config.seed,
-    )
+    learn(model, loss, scenes, config, RECIPE)
     folder = config.output / FOLDER
     model.save_pretrained(folder)
     SegformerImageProcessor(

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +25,8 @@ class Scenes:
     """Drawn scenes with their truth, N of them at H x W px."""
 
     rgb_NHWC: np.ndarray  # uint8
-    nearness_NHW: np.ndarray  # float32: 1 / metres; 0 = the sky
-    instances_NHW: np.ndarray  # uint8; 0 = nothing that stands
+    nearness_NHW: np.ndarray  # float32: 1 / metres
     classes_NHW: np.ndarray  # uint8: index of CLASSES
-    normals_NHWC: np.ndarray  # int8: -127..127
     boundaries_NHW: np.ndarray  # bool
     joints_NPJ3: np.ndarray  # float32: x, y (px), visibility 0 to 2; -1 where there is no person
     captions: tuple[tuple[str, ...], ...]
@@ -37,39 +35,37 @@ class Scenes:
         return len(self.rgb_NHWC)
 
 
-def drawn_scenes(count: int, *, seed: int, size_px: int = 64, processes: int = 2) -> Scenes:
+def drawn_scenes(count: int, *, seed: int, processes: int = 2) -> Scenes:
     """Draw scenes 0 to count - 1 of a seed."""
-    one = functools.partial(_drawn, seed, size_px)
+    one = functools.partial(_drawn, seed)
     if processes == 1:
         columns = list(zip(*map(one, range(count)), strict=True))
     else:
         with multiprocessing.get_context("spawn").Pool(processes) as pool:
             drawn = tqdm(pool.imap(one, range(count), chunksize=50), "drawing", count)
             columns = list(zip(*drawn, strict=True))
+    *arrays, captions = columns
+    rgb, nearness, classes, boundaries, joints = (np.stack(column) for column in arrays)
     return Scenes(
-        rgb_NHWC=np.stack(columns[0]),
-        nearness_NHW=np.stack(columns[1]),
-        instances_NHW=np.stack(columns[2]),
-        classes_NHW=np.stack(columns[3]),
-        normals_NHWC=np.stack(columns[4]),
-        boundaries_NHW=np.stack(columns[5]),
-        joints_NPJ3=np.stack(columns[6]),
-        captions=tuple(columns[7]),
+        rgb_NHWC=rgb,
+        nearness_NHW=nearness,
+        classes_NHW=classes,
+        boundaries_NHW=boundaries,
+        joints_NPJ3=joints,
+        captions=tuple(captions),
     )
 
 
-def _drawn(seed: int, size_px: int, number: int) -> tuple[object, ...]:
+def _drawn(seed: int, number: int) -> tuple[object, ...]:
     scene = make_scene(seed, number)
-    drawn = draw(scene, size_px)
+    drawn = draw(scene)
     joints_PJ3 = np.full((MOST_PEOPLE, 18, 3), -1, np.float32)
     for place, person in enumerate(drawn.people):
         joints_PJ3[place] = person.joints
     return (
         drawn.rgb,
         (1 / drawn.depth_m).astype(np.float32),
-        drawn.instances,
         drawn.classes,
-        np.rint(drawn.normals * 127).astype(np.int8),
         drawn.boundaries,
         joints_PJ3,
         tuple(caption(scene, wording) for wording in range(WORDINGS)),
@@ -93,39 +89,44 @@ class TrainConfig:
     """Seed of weights and order."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """What suits one annotator."""
+
+    steps: int  # of the optimiser, unless told otherwise
+    batch: int  # scenes a step
+    peak: float  # highest learning rate; it rises over a twentieth of the steps and then falls
+
+
 def learn(
     network: nn.Module,
-    losses: Callable[[np.ndarray], Tensor],
-    *,
-    scenes: int,
-    steps: int,
-    batch: int,
-    peak: float,
-    seed: int,
+    loss_of: Callable[[np.ndarray], Tensor],
+    scenes: Scenes,
+    config: TrainConfig,
+    recipe: Recipe,
 ) -> None:
     """Train, and leave the averaged weights in the network.
 
     Args:
         network: changed in place.
-        losses: numbers of a batch's scenes, (B,) int64 -> the mean loss.
-        scenes: how many there are.
-        steps: of the optimiser.
-        batch: scenes a step.
-        peak: highest learning rate; it rises over a twentieth of the steps and then falls.
-        seed: of the order.
+        loss_of: numbers of a batch's scenes, (B,) int64 -> the mean loss.
+        scenes: to learn from.
+        config: seed of the order, and steps if not the recipe's.
+        recipe: of this annotator.
     """
-    rng = np.random.default_rng([seed, 4])
+    steps = config.steps or recipe.steps
+    rng = np.random.default_rng([config.seed, 4])
     learnable = [part for part in network.parameters() if part.requires_grad]
-    optimizer = torch.optim.AdamW(learnable, lr=peak, betas=(0.9, 0.99), weight_decay=1e-3)
+    optimizer = torch.optim.AdamW(learnable, lr=recipe.peak, betas=(0.9, 0.99), weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=peak, total_steps=steps, pct_start=max(0.05, 2 / steps)
+        optimizer, max_lr=recipe.peak, total_steps=steps, pct_start=max(0.05, 2 / steps)
     )
     average = EMAModel(learnable, decay=0.998, use_ema_warmup=True, power=0.75)
     network.train()
     lately: list[float] = []
-    bar = tqdm(_batches(rng, scenes, batch, steps), "training", steps)
+    bar = tqdm(_batches(rng, len(scenes), recipe.batch, steps), "training", steps)
     for numbers in bar:
-        loss = losses(numbers)
+        loss = loss_of(numbers)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(learnable, 1.0)
@@ -152,3 +153,23 @@ def _batches(rng: np.random.Generator, scenes: int, batch: int, steps: int) -> I
 def as_input(rgb_BHWC: np.ndarray) -> Tensor:
     """(B, 3, H, W) float32, 0..255, channels last."""
     return torch.from_numpy(np.ascontiguousarray(rgb_BHWC)).permute(0, 3, 1, 2).float()
+
+
+def maybe_mirrored(rng: np.random.Generator, *arrays_BHW: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Pictures and what belongs to their pixels, all mirrored by one toss for the batch."""
+    step = -1 if rng.random() < 0.5 else 1
+    return tuple(np.ascontiguousarray(array[:, :, ::step]) for array in arrays_BHW)
+
+
+def initialise(network: nn.Module) -> None:
+    """Convolutions that keep the size of what passes through them, before a ReLU each."""
+    for part in network.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+            nn.init.zeros_(part.bias)
+
+
+def save_tensors(state: Mapping[str, Tensor], path: Path) -> Path:
+    """Write a `.pth` of tensors alone; returns its path."""
+    torch.save({name: tensor.contiguous() for name, tensor in state.items()}, path)
+    return path

@@ -12,7 +12,7 @@ from PIL import Image
 
 from controlnet.nano.world.drawing import Drawn, DrawnPerson, draw
 from controlnet.nano.world.layout import make_scene
-from controlnet.nano.world.people import JOINTS
+from controlnet.nano.world.people import JOINTS, SKELETON
 from controlnet.nano.world.scene import CLASSES, FAR_M
 from controlnet.nano.world.words import WORDINGS, Facts, PersonFacts, caption, facts
 from schemas.pixels import MapU16, RgbU8, encode_bilevel_png, encode_map_png
@@ -164,10 +164,6 @@ def _rounded(row: np.ndarray) -> list[float | int]:
 
 # to look at --------------------------------------------------------------------------------------
 
-_LINES = (
-    *((1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10)),
-    *((1, 11), (11, 12), (12, 13), (1, 0), (0, 14), (14, 16), (0, 15), (15, 17)),
-)
 _RIGHT, _LEFT = (255, 120, 90), (90, 220, 130)
 
 
@@ -203,7 +199,7 @@ def _with_joints(rgb: RgbU8, people: Sequence[DrawnPerson], scale: float) -> Rgb
     for person in people:
         points = [tuple(int(value * scale) for value in row[:2]) for row in person.joints]
         seen = person.joints[:, 2]
-        for one, other in _LINES:
+        for one, other in SKELETON[:-2]:
             if seen[one] and seen[other]:
                 color = _RIGHT if JOINTS[max(one, other)].startswith("right") else _LEFT
                 cv2.line(canvas, points[one], points[other], color, 1, cv2.LINE_AA)

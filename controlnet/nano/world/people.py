@@ -18,6 +18,14 @@ JOINTS = (
 )
 """OpenPose's 18 joints of COCO, in its order."""
 
+SKELETON = (
+    *((1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10)),
+    *((1, 11), (11, 12), (12, 13), (1, 0), (0, 14), (14, 16), (0, 15), (15, 17)),
+    *((2, 16), (5, 17)),
+)
+"""Joints that limbs connect, in OpenPose's order; the last two, from shoulder to ear, are for its
+network alone and are not drawn."""
+
 PARTS = (
     *("torso", "pelvis", "neck", "head", "right_ear", "left_ear"),
     *("right_upper_arm", "right_forearm", "left_upper_arm", "left_forearm"),
