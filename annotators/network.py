@@ -142,6 +142,7 @@ def load_of_any_width(network: Any, tensors: Mapping[str, Any], path: Path) -> A
     """
     import torch
 
+    is_changed = False
     for name, part in list(network.named_modules()):
         weight = tensors.get(f"{name}.weight")
         if not isinstance(part, torch.nn.Conv2d) or not isinstance(weight, torch.Tensor):
@@ -153,7 +154,10 @@ def load_of_any_width(network: Any, tensors: Mapping[str, Any], path: Path) -> A
         other = torch.nn.Conv2d(inputs, outputs, part.kernel_size[0], **form)
         parent, _, own = name.rpartition(".")
         setattr(network.get_submodule(parent), own, other)
+        is_changed = True
     load_into(network, tensors, path)
+    if not is_changed:
+        return network
     try:
         with torch.inference_mode():
             network(torch.zeros(1, 3, 32, 32))
