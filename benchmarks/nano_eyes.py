@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from annotators.captions import BlipSpec
+from annotators.conditions.soft_edges import ridges
 from annotators.options import AnnotateConfig, configured
 from annotators.protocol import Annotation
 from annotators.registry import specs_of
@@ -26,6 +27,7 @@ from controlnet.evaluator.metrics.pose import PoseScorer
 from controlnet.nano.eyes.segmentation import LABELS
 from controlnet.nano.eyes.training import UNSEEN_SEED
 from controlnet.nano.world import CLASSES, Drawn, Facts, Scene, draw, facts, make_scene, parse
+from controlnet.nano.world.people import JOINTS
 
 _FAR_M = 45.0  # the sky has no depth that could be right or wrong
 _THRESHOLDS = np.arange(8, 248, 8)
@@ -40,10 +42,10 @@ class Example:
     drawn: Drawn
 
 
-def examples(count: int, *, size_px: int = 64) -> list[Example]:
+def examples(count: int) -> list[Example]:
     """Scenes of a seed that nothing is trained on."""
     scenes = [make_scene(UNSEEN_SEED, number) for number in range(count)]
-    return [Example(scene=scene, drawn=draw(scene, size_px)) for scene in scenes]
+    return [Example(scene=scene, drawn=draw(scene)) for scene in scenes]
 
 
 def annotated(
@@ -94,7 +96,7 @@ def edge_accuracy(maps: Sequence[Any], wanted: Sequence[Drawn]) -> dict[str, flo
     kernel = np.ones((3, 3), np.uint8)
     for found, drawn in zip(maps, wanted, strict=True):
         truth = drawn.boundaries.astype(np.uint8)
-        near_truth, thin = cv2.dilate(truth, kernel), _ridges(found.pixels)
+        near_truth, thin = cv2.dilate(truth, kernel), ridges(found.pixels)
         for number, threshold in enumerate(_THRESHOLDS):
             said = (thin >= threshold).astype(np.uint8)
             near_said = cv2.dilate(said, kernel)
@@ -103,15 +105,6 @@ def edge_accuracy(maps: Sequence[Any], wanted: Sequence[Drawn]) -> dict[str, flo
     precision = counts[:, 0] / np.maximum(counts[:, 1], 1)
     recall = counts[:, 2] / counts[:, 3]
     return {"boundary F": float((2 * precision * recall / (precision + recall + 1e-9)).max())}
-
-
-def _ridges(soft: np.ndarray) -> np.ndarray:
-    """Soft edges where they are highest across some direction; 0 elsewhere."""
-    kept = np.zeros_like(soft)
-    for line in (np.eye(3), np.eye(3)[::-1], [[0, 0, 0], [1, 1, 1], [0, 0, 0]], [[0, 1, 0]] * 3):
-        top = cv2.dilate(soft, np.array(line, np.uint8)) == soft
-        kept[top] = soft[top]
-    return kept
 
 
 def segmentation_accuracy(maps: Sequence[Any], wanted: Sequence[Drawn]) -> dict[str, float]:
@@ -128,13 +121,6 @@ def segmentation_accuracy(maps: Sequence[Any], wanted: Sequence[Drawn]) -> dict[
     return {"mIoU": float((both[either > 0] / either[either > 0]).mean())}
 
 
-_JOINTS = (
-    "nose", "neck", "right_shoulder", "right_elbow", "right_wrist", "left_shoulder", "left_elbow",
-    "left_wrist", "right_hip", "right_knee", "right_ankle", "left_hip", "left_knee", "left_ankle",
-    "right_eye", "left_eye", "right_ear", "left_ear",
-)  # fmt: skip
-
-
 def pose_accuracy(maps: Sequence[Any], wanted: Sequence[Drawn]) -> dict[str, float]:
     """COCO's AP over the set, from the joints that a person shows or hides inside the picture."""
     scorer = PoseScorer()
@@ -144,7 +130,7 @@ def pose_accuracy(maps: Sequence[Any], wanted: Sequence[Drawn]) -> dict[str, flo
             {
                 "body": [
                     {"name": name, "x": x, "y": y, "score": 1.0}
-                    for name, (x, y, seen) in zip(_JOINTS, person.joints.tolist(), strict=True)
+                    for name, (x, y, seen) in zip(JOINTS, person.joints.tolist(), strict=True)
                     if seen
                 ]
             }
@@ -199,6 +185,7 @@ def _colored(said: Facts) -> list[tuple[str, str]]:
 
 _ACCURACY: dict[str, tuple[Callable[..., dict[str, float]], dict[str, Any]]] = {
     "depth": (depth_accuracy, {"depth_bits": 16}),
+    "canny": (edge_accuracy, {}),  # which has learned nothing: what HED is compared with
     "hed": (edge_accuracy, {}),
     "pose": (pose_accuracy, {}),
     "segmentation": (segmentation_accuracy, {}),

@@ -304,16 +304,27 @@ def scribble(soft: MapU8) -> MapU8:
     Source: `nms` and the scribble mode of controlnet-aux 0.0.10.
     """
     blurred = cv2.GaussianBlur(soft.astype(np.float32), (0, 0), 3.0)
-    ridges = np.zeros_like(blurred)
-    for kernel in _LINES:
-        on_ridge = cv2.dilate(blurred, kernel) == blurred
-        ridges[on_ridge] = blurred[on_ridge]
-    thin = np.where(ridges > 127, np.uint8(255), np.uint8(0))
+    thin = np.where(ridges(blurred) > 127, np.uint8(255), np.uint8(0))
     thick = cv2.GaussianBlur(thin, (0, 0), 3.0)
     return np.where(thick > 4, np.uint8(255), np.uint8(0))
 
 
-# Four directions across which a ridge must be highest.
+def ridges(soft: np.ndarray) -> np.ndarray:
+    """Soft edges where they are highest across one direction at least; 0 elsewhere.
+
+    Args:
+        soft: (H, W) of any numbers from 0 on.
+
+    Source: `nms` of controlnet-aux 0.0.10.
+    """
+    kept = np.zeros_like(soft)
+    for kernel in _LINES:
+        on_ridge = cv2.dilate(soft, kernel) == soft
+        kept[on_ridge] = soft[on_ridge]
+    return kept
+
+
+# Four directions across which a ridge may be highest.
 _LINES = tuple(
     np.array(kernel, np.uint8)
     for kernel in (
