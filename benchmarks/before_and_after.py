@@ -173,10 +173,8 @@ def main() -> None:
                 print(f"round {number + 1}, {work}, {name}: {speed:.1f} images/s", file=sys.stderr)
                 if number >= 0:
                     speeds.setdefault((work, name), []).append(speed)
-    print(f"{options.rounds} rounds on {machine()}", end="")
-    print(
-        f"; {options.images} photographs of 1024x768\n" if sources.keys() - {"{scenes}"} else "\n"
-    )
+    of_what = f"; {options.images} photographs of 1024x768" if "{photographs}" in sources else ""
+    print(f"{options.rounds} rounds on {machine()}{of_what}\n")
     print("| images/s, median (min-max) | before | now | now / before |\n|---|---|---|---|")
     for work in options.work:
         before, now = speeds[work, "before"], speeds[work, "now"]
