@@ -19,7 +19,7 @@ import numpy as np
 
 from annotators.runtime import Precision, Runtime, torch_dtype
 from annotators.weights import Weights, load_state, locate
-from schemas.errors import ConfigError, Reason, Rejected
+from schemas.errors import ConfigError, Reason, Rejected, first_line
 from schemas.model_files import NO_CODE, NO_PICKLES, no_questions, quiet, read_model_config
 from schemas.pixels import MapU8, RgbU8
 
@@ -164,7 +164,7 @@ def load_of_any_width(network: Any, tensors: Mapping[str, Any], path: Path) -> A
     except RuntimeError as error:
         raise ConfigError(
             f"{path}: need layers whose numbers of channels fit each other, got "
-            f"{str(error).splitlines()[0][:200]}; fetch the file again"
+            f"{first_line(error)}; fetch the file again"
         ) from error
     return network
 

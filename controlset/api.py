@@ -405,9 +405,9 @@ def inspect(
     """
     refusals.check_inspect(os.fspath(data), sample, num_workers)
     from pipeline.inspection import inspect_dataset
-    from schemas.terminal import progress as bar
+    from schemas.terminal import counting
 
-    with bar("inspecting") as advance:
+    with counting("inspecting") as advance:
         return inspect_dataset(
             os.fspath(data), sample=sample, workers=num_workers or cores(), on_progress=advance
         )
@@ -447,11 +447,11 @@ def verify(
     refusals.check_verify(os.fspath(data), audit, num_workers)
     from annotators.runtime import Runtime
     from pipeline.verify.verify import verify_dataset
-    from schemas.terminal import progress as bar
+    from schemas.terminal import counting
 
     # Asked for at each call: a notebook may set the variable after the import.
     folder = os.environ.get("CONTROLSET_WEIGHTS") or None if weights is None else os.fspath(weights)
-    with bar("verifying") as advance:
+    with counting("verifying") as advance:
         return verify_dataset(
             os.fspath(data),
             audit=audit,

@@ -28,7 +28,7 @@ from schemas.picture_headers import MOST_PIXELS
 from schemas.pixels import MapU8, RgbU8, guarded
 from schemas.printable import say
 from schemas.shards import is_of_set
-from schemas.terminal import progress
+from schemas.terminal import counting
 
 # Whatever can be decoded: its size is held to the base's own needs later.
 _LIMITS = DecodeLimits(max_pixels=MOST_PIXELS, min_side=1, max_aspect=1e9)
@@ -93,7 +93,7 @@ def draw(config: SampleConfig) -> list[Path]:
         for number in range(config.count)
     ]
     pictures: list[RgbU8] = []  # written when all are there: the grid shows them together
-    with progress("drawing") as advance:
+    with counting("drawing") as advance:
         for start in range(0, len(requests), config.batch_size):
             pictures += sampler(requests[start : start + config.batch_size])
             advance(len(pictures), len(requests))

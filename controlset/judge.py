@@ -42,7 +42,7 @@ from controlset.refusals import no_condition
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
 from schemas.pixels import RgbU8
-from schemas.terminal import progress
+from schemas.terminal import counting
 from schemas.triple import Border
 
 _BY_PIXELS = {"bilevel", "grey", "grey16"}  # hint modes whose maps are compared pixel by pixel
@@ -297,7 +297,7 @@ def _bars() -> Iterator[OnProgress]:
         def on_progress(doing: str, done: int, total: int) -> None:
             if doing not in advances:
                 stack.close()
-                advances[doing] = stack.enter_context(progress(doing))
+                advances[doing] = stack.enter_context(counting(doing))
             advances[doing](done, total)
 
         yield on_progress

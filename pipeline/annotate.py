@@ -11,18 +11,18 @@ import numpy as np
 
 from annotators.border import inside_borders
 from annotators.latents import LatentSpec, Moments
-from annotators.protocol import Annotation, Annotator, Captioner, CaptionSpec, Spec
+from annotators.protocol import Annotation, Annotator, Captioner, CaptionSpec, HintMode, Spec
 from annotators.runtime import Runtime
 from pipeline.progress import Stopwatch
 from schemas.errors import ConfigError, Reason, Rejected
 from schemas.machine import has_room, lacks_memory
-from schemas.pixels import RgbU8, encode_bilevel_png, encode_map_png
+from schemas.pixels import MapU8, MapU16, RgbU8, encode_bilevel_png, encode_map_png
 from schemas.records import RejectRow, reject_of
 from schemas.triple import Border
 
 Result = TypeVar("Result", Annotation, str, Moments)
 
-_LITTLE_BYTES = 64 << 20
+_LITTLE_BYTES = 64 << 20  # every picture needs as much; with less, none would fit
 _ON_A_GPU_AT_ONCE = 2  # one batch computes while the next one is copied; more only cost memory
 
 
@@ -75,6 +75,7 @@ class LoadedModel(Generic[Result]):
             if out_of_memory:
                 # The exception's frames hold the tensors that did not fit: first let them go.
                 self._at_once = max(1, len(images) // 2)
+            # Nor may a traceback live on: it holds the batch's pictures.
             where, failure = _last_line(error), error.with_traceback(None)
         else:
             if len(results) != len(images):
@@ -95,6 +96,7 @@ class LoadedModel(Generic[Result]):
         results: list[Result | Rejected] = []
         for image, key in zip(images, keys, strict=True):
             results += self._part([image], [key])
+        # What fails on everything is a bug, not to be hidden behind rejects (decision 13).
         broken = all(isinstance(result, Rejected) for result in results)
         if broken and not self._has_worked:
             raise ConfigError(
@@ -151,11 +153,9 @@ def annotate(
     return inside_borders(spec, look, images, keys, borders or [None] * len(images))
 
 
-def encode_map(spec: Spec, annotation: Annotation) -> bytes:
-    """PNG of a map in the form that the spec promises."""
-    if spec.hint_mode == "bilevel":
-        return encode_bilevel_png(annotation.pixels)
-    return encode_map_png(annotation.pixels)
+def encode_map(pixels: MapU8 | MapU16 | RgbU8, hint_mode: HintMode) -> bytes:
+    """PNG of a map in the form of its condition, drawn here or imported."""
+    return encode_bilevel_png(pixels) if hint_mode == "bilevel" else encode_map_png(pixels)
 
 
 def stat_columns(spec: Spec, annotation: Annotation | None) -> Mapping[str, Any]:
@@ -168,6 +168,7 @@ def stat_columns(spec: Spec, annotation: Annotation | None) -> Mapping[str, Any]
 
 def _held_to_contract(spec: Spec, rgb: RgbU8, annotation: Annotation) -> Annotation | Rejected:
     pixels = annotation.pixels
+    # First, since NaN in a map of floats says more than its wrong type does.
     if np.issubdtype(pixels.dtype, np.floating) and not np.isfinite(pixels).all():
         return Rejected(Reason.NOT_FINITE, "need finite values, got NaN or infinity in the map")
     expected = np.dtype(np.uint16 if spec.hint_mode == "grey16" else np.uint8)
@@ -188,6 +189,7 @@ def _held_to_contract(spec: Spec, rgb: RgbU8, annotation: Annotation) -> Annotat
 
 def _failed(error: Exception, *, out_of_memory: bool) -> Rejected:
     reason = Reason.OUT_OF_MEMORY if out_of_memory else Reason.ANNOTATOR_FAILED
+    # A line: the messages of torch and CUDA can be pages.
     return Rejected(reason, " ".join(f"{type(error).__name__}: {error}".split())[:500])
 
 

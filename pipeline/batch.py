@@ -18,7 +18,7 @@ from pipeline.annotate import LoadedModel, add_captions, annotate, encode_map, s
 from pipeline.config import GenerateConfig, ImageFormat
 from pipeline.images.decode import DecodedImage, DecodeLimits, decode
 from pipeline.images.geometry import Geometry, apply_geometry, plan_geometry, smallest_useful_size
-from pipeline.images.imported_maps import ImportedCondition, decode_map, encode_imported, fitted
+from pipeline.images.imported_maps import ImportedCondition, decode_map, fitted
 from pipeline.job import Job
 from pipeline.progress import Stopwatch
 from pipeline.sources import RawImage
@@ -114,6 +114,7 @@ def make_batch(
         rejects.extend(add_captions(rows, images, captioner, watch))
     for spec in job.specs:
         rejects.extend(add_maps(rows, images, spec, annotators[spec.name], watch))
+    # After the annotators, as their columns stand in every shard.
     for condition in job.imports:
         for row, image in zip(rows, stored, strict=True):
             found = image.source.maps.get(condition.name)
@@ -181,7 +182,7 @@ def add_maps(
         row[spec.name] = None
         if annotation is not None:
             with watch.stage("encode"):
-                png = encode_map(spec, annotation)
+                png = encode_map(annotation.pixels, spec.hint_mode)
             row[spec.name] = {"bytes": png, "path": f"{row['key']}.png"}
         row.update(stat_columns(spec, annotation))
     return rejects
@@ -199,6 +200,7 @@ def _store(
     if ref.problem is not None:
         captions.lost(ref, offered)
         return _reject(ref, "list", Rejected(ref.problem.reason, ref.problem.detail))
+    # Whichever stage rejects the picture is named in its reject.
     stage = "read"
     try:
         with watch.stage(stage):
@@ -331,7 +333,7 @@ def import_map(
         pixels = fitted(pixels, geometry, decoded, condition)
     except Rejected as rejected:
         return [reject_of(row, "import", rejected, kind=condition.name)]
-    png = encode_imported(pixels, condition)
+    png = encode_map(pixels, condition.hint_mode)
     row[condition.name] = {"bytes": png, "path": f"{row['key']}.png"}
     return []
 

@@ -22,7 +22,7 @@ from pipeline.inspection.measure import FLAT_DEVIATION, IMAGE, measure_image
 from pipeline.job import BATCH_IMAGES, Job
 from pipeline.plan import PlanShards
 from pipeline.progress import PROGRESS
-from pipeline.shard import cut, in_order, reads_of
+from pipeline.shard import cut, reads_of
 from pipeline.worker import OnWorker, Worker
 from schemas.records import ShardPlan
 
@@ -83,7 +83,7 @@ def compared_by(plan: ShardPlan, job: Job, worker: Worker) -> bytes:
         functools.partial(_compared_in, reads, bare)
         for reads in cut(reads_of(refs, bare), BATCH_IMAGES)
     )
-    return b"".join(in_order(calls, worker))
+    return b"".join(worker.in_order(calls))
 
 
 def _compared_in(reads: Sequence[Read], job: Job) -> bytes:
@@ -113,12 +113,14 @@ def leaders_of(parts: Iterable[bytes]) -> dict[str, str]:
     the whole pass (measured 2026-11-30).
     """
     compared = np.frombuffer(b"".join(parts), _COMPARED)
+    # By key: then the smallest row of a set is its smallest key, in whatever order parts came in.
     compared = compared[np.argsort(compared["key"])]
     rows = np.arange(len(compared))
     sets = Sets(len(compared))
     images = compared["image"]
     join_equal(sets, compared["sha256"], rows)
     join_equal(sets, images["digest"], rows)
+    # The hash of a flat picture is noise: all of them would be copies of each other.
     shown = images["deviation"] >= FLAT_DEVIATION
     join_near(sets, images["phash"][shown], images["signature"][shown], rows[shown])
     leaders = sets.labels()  # the smallest row of each set

@@ -1,4 +1,14 @@
-"""Start a run: check everything that can be checked, claim the output, run the graph, show it."""
+# Beam is not typed for pyright: transforms, `|` and bundles of results are all `Any` to it.
+# pyright: reportPrivateImportUsage=false, reportAttributeAccessIssue=false
+# pyright: reportIncompatibleMethodOverride=false, reportReturnType=false, reportArgumentType=false
+"""Start a run: check everything that can be checked, claim the output, run the graph, show it.
+
+refs, notes = _list_images(p, job)     references only: place, row, group; what else was found
+leaders = refs | FindCopies(job)      with --keep-copies-together: each copy -> whom it follows
+plans   = refs | PlanShards(job)      hash -> shard, GroupByKey over references
+records = plans | MakeShards          one element = one shard, read to commit, one fused step
+records | WriteManifest               sums checked, card and preview, manifest last
+"""
 
 import contextlib
 import dataclasses
@@ -8,8 +18,8 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -18,13 +28,13 @@ from annotators.protocol import weights_of
 from annotators.registry import captioner_of, specs_of, weights_ready
 from annotators.runtime import Runtime
 from pipeline.config import GenerateConfig
-from pipeline.graph import build, order
 from pipeline.identity import check_identity, holding_output
 from pipeline.images.imported_maps import resolve_imports
 from pipeline.job import Job, check_names
+from pipeline.output.finalize import finish
 from pipeline.output.store import is_local, read_text
 from pipeline.places import check_output, check_place, check_source, use_options
-from pipeline.plan import lay_out, split_of
+from pipeline.plan import PlanShards, lay_out, split_of
 from pipeline.progress import (
     PROGRESS,
     LedgerFact,
@@ -34,15 +44,26 @@ from pipeline.progress import (
     watched,
 )
 from pipeline.runners import dataflow, portable
-from pipeline.sources import Notes, SourceKind, all_refs, resolve_source
+from pipeline.shard import make_shard
+from pipeline.sources import (
+    Container,
+    Notes,
+    SourceKind,
+    SourceSpec,
+    all_refs,
+    index_container,
+    joined,
+    list_source,
+    resolve_source,
+)
 from pipeline.sources.columns import resolve_columns
-from pipeline.worker import closing_workers
+from pipeline.worker import OnWorker, Worker, closing_workers
 from schemas.errors import ConfigError
 from schemas.files import memory_limits
 from schemas.machine import lacks_memory, memory_kept_back, need_memory
-from schemas.manifest import MANIFEST_NAME, Manifest
+from schemas.manifest import MANIFEST_NAME, Manifest, ShardRecord
 from schemas.printable import printable
-from schemas.records import ImageRef
+from schemas.records import ImageRef, ShardPlan
 
 AnyJob = TypeVar("AnyJob", bound=Job)
 
@@ -68,9 +89,10 @@ def generate(config: GenerateConfig, *, show: bool = False) -> Manifest:
     PROGRESS.reset()
     remote = dataflow.is_dataflow(config.beam_args)  # the service shows its own progress
     seen = watched(PROGRESS) if show and not remote else contextlib.nullcontext()
+    # Before the output is touched.
     portable.check_endpoint(config.beam_args)
     with holding_output(job), seen, running(job), _told(job.config):
-        run_graph(job, build)
+        run_graph(job, _build)
     where = f"{job.output}/{MANIFEST_NAME}"
     text = read_text(where)
     if text is None:  # only another machine's run can end without one and without an exception
@@ -92,7 +114,7 @@ def submit(config: GenerateConfig) -> None:
     """
     job = resolve(config)
     with holding_output(job), _told(job.config):
-        run_graph(job, build)
+        run_graph(job, _build)
 
 
 @contextlib.contextmanager
@@ -120,6 +142,7 @@ def resolve(config: GenerateConfig, *, download: bool = True) -> Job:
             "start Python with -X utf8"
         )
     config = portable.prepared(dataflow.prepared(config))
+    # Before any place is asked: the address of S3 may be among them.
     use_options(config.beam_args)
     check_output(config.output)
     check_source(config.source)
@@ -133,6 +156,7 @@ def resolve(config: GenerateConfig, *, download: bool = True) -> Job:
         specs=specs,
         captioner=captioner,
         source=source,
+        # Before a row is read: every footer says how they are stored.
         imports=resolve_imports(source, max_pixels=config.max_pixels),
         columns=resolve_columns(source, config.keep_columns),
     )
@@ -175,6 +199,7 @@ def dry_run(config: GenerateConfig) -> str:
         if spec.name not in job.weights
         for weights in weights_of(spec)
     ]
+    # The records of weights that are not here cannot be compared with those of the set.
     if not to_fetch:
         check_identity(job)
     counts: Counter[tuple[str, str]] = Counter()
@@ -218,11 +243,104 @@ def list_here(job: Job, notes: Notes | None = None) -> Iterator[ImageRef]:
     """The listing without Beam; with a limit, the very references that would be taken."""
     refs = all_refs(job.source, notes)
     limit = job.config.limit
-    return refs if limit is None else iter(heapq.nsmallest(limit, refs, key=order))
+    # The graph takes them by the same order (`Limit`).
+    return refs if limit is None else iter(heapq.nsmallest(limit, refs, key=_order))
 
 
 def _plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+# The graph ----------------------------------------------------------------------------------------
+
+# What a runner's own monitoring shows, and `result.metrics()` of Beam.
+_SHARDS, _ROWS, _REJECTED = (
+    beam.metrics.Metrics.counter("controlset", name) for name in ("shards", "rows", "rejected")
+)
+
+
+def _build(pipeline: beam.Pipeline, job: Job) -> beam.PCollection[Manifest]:
+    """Wire the whole job; the same graph on every runner."""
+    refs, notes = _list_images(pipeline, job)
+    leaders = None
+    if job.config.keep_copies_together:
+        from pipeline.copies import FindCopies  # brings imagehash, which other runs do without
+
+        leaders = refs | FindCopies(job)
+    plans = refs | PlanShards(job, leaders=leaders)
+    records = plans | "MakeShards" >> beam.ParDo(OnWorker(_made, job))
+    # Counted apart from the shards: sums that come from one count would prove nothing.
+    planned = refs | beam.combiners.Count.Globally()
+    sides = beam.pvalue.AsSingleton(planned), beam.pvalue.AsSingleton(notes)
+    return records | beam.combiners.ToList() | "WriteManifest" >> beam.Map(_finish, *sides, job)
+
+
+def _list_images(
+    pipeline: beam.Pipeline, job: Job
+) -> tuple[beam.PCollection[ImageRef], beam.PCollection[Notes]]:
+    """Source -> references, and one note on all that was found.
+
+    Containers are indexed apart: their headers or footers only.
+    """
+    source: Any = pipeline | beam.Create([job.source])
+    files, containers, of_files = (
+        source | "List" >> beam.FlatMap(_list) | "PartitionList" >> beam.Partition(_by_type, 3)
+    )
+    members, of_members = (
+        containers
+        # Else a container would be indexed by whoever has listed it, one after the other.
+        | beam.Reshuffle()
+        | "Index" >> beam.FlatMap(_index, job.source)
+        | "PartitionIndex" >> beam.Partition(_by_type, 2)
+    )
+    notes = (of_files, of_members) | "Notes" >> beam.Flatten() | beam.CombineGlobally(joined)
+    # Paths and offsets only: a shuffle of pixels would cost more than making them.
+    refs = (files, members) | "Refs" >> beam.Flatten()
+    if job.config.limit is None:
+        return refs, notes
+    first = beam.combiners.Top.Of(job.config.limit, key=_order, reverse=True)
+    return refs | "Limit" >> first | "Limited" >> beam.FlatMap(list), notes
+
+
+def _made(plan: ShardPlan, job: Job, worker: Worker) -> ShardRecord:
+    record = make_shard(plan, job, worker)
+    _SHARDS.inc()
+    _ROWS.inc(record.data.rows)
+    _REJECTED.inc(record.rejected_images)
+    return record
+
+
+def _finish(records: Iterable[ShardRecord], planned: int, notes: Notes, job: Job) -> Manifest:
+    with PROGRESS.remembering_failure():
+        return finish(records, planned, job, notes)
+
+
+def _list(source: SourceSpec) -> Iterator[ImageRef | Container | Notes]:
+    notes = Notes()
+    with PROGRESS.remembering_failure():
+        yield from list_source(source, notes)
+    yield notes
+
+
+def _index(container: Container, source: SourceSpec) -> Iterator[ImageRef | Notes]:
+    notes = Notes()
+    yield from index_container(container, source, notes)
+    yield notes
+
+
+def _by_type(listed: ImageRef | Container | Notes, count: int) -> int:
+    """References, containers, notes; notes are the last of `count`."""
+    if isinstance(listed, Notes):
+        return count - 1
+    return int(isinstance(listed, Container))
+
+
+def _order(ref: ImageRef) -> tuple[str, int, str]:
+    """Which references come first where only some are taken."""
+    return ref.group, ref.ordinal, ref.key
+
+
+# Running it ---------------------------------------------------------------------------------------
 
 
 def run_graph(job: AnyJob, wire: Callable[[beam.Pipeline, AnyJob], object]) -> None:
@@ -235,6 +353,7 @@ def run_graph(job: AnyJob, wire: Callable[[beam.Pipeline, AnyJob], object]) -> N
     except BaseException:
         # Beam raises a copy with its own text added; the user gets the original.
         first = PROGRESS.failure
+        # Not every error: what is a bug keeps Beam's text, which says in which step it was.
         if first is not None and (
             isinstance(first, (ConfigError, KeyboardInterrupt)) or lacks_memory(first)
         ):
@@ -283,5 +402,6 @@ def beam_options(job: Job) -> tuple[str | None, PipelineOptions]:
     if _names_runner(job.config):
         return None, PipelineOptions(arguments)
     at_once = min(2, job.config.workers)
+    # Not Beam's processes: they hang for good when one is killed (decision 3).
     local = [f"--direct_num_workers={at_once}", "--direct_running_mode=in_memory"]
     return LOCAL_RUNNER, PipelineOptions([*local, *arguments])

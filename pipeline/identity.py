@@ -119,6 +119,7 @@ def check_identity(job: Job) -> None:
         others = [
             name
             for name in store.names_in(output)
+            # Both are left by a run that was killed before its identity was whole.
             if name != RECORDS_DIR and not name.startswith(store.TEMP_PREFIX)
         ]
         if others:
@@ -175,6 +176,7 @@ def _identity_of(output: str) -> str | None:
 def _identity_text(job: Job) -> str:
     source = job.config.source
     if store.is_local(source):
+        # A relative path names another source where the command runs in another folder.
         source = os.path.abspath(source)
     return json.dumps({"source": source} | job.footer, indent=1, sort_keys=True) + "\n"
 

@@ -95,6 +95,7 @@ class Job:
             "recipe": self.config.recipe(),
             "annotators": self.annotators,
             "captioner": self.captioner_record,
+            # Not there where nothing is kept: the hash of sets that exist stays what it was.
             **({"columns": dict(self.columns)} if self.columns else {}),
         }
 

@@ -112,7 +112,7 @@ def check_source(place: str) -> None:
         if scheme != "hf":
             _check_ranges(files, place)
     except Exception as error:  # aiohttp, httpx and the hub have classes of their own
-        got = str(error).splitlines()[0] if str(error) else type(error).__name__
+        got = filesystems.said_by_client(error)
         advice = _HUB if scheme == "hf" else _DOWNLOAD
         raise ConfigError(f"{place}: need a place that answers, got {got}; {advice}") from error
     if found["type"] == "directory" and scheme != "hf":

@@ -91,6 +91,7 @@ def lay_out(counts: Mapping[SplitGroup, int], *, shard_rows: int) -> Layout:
         sizes[group] = sizes.get(group, 0) + count
         used = open_rows.get(split, 0)
         if used and used + count <= shard_rows:
+            # A small group joins the last shard of its split, if it fits whole.
             ranges[split, group] = ShardRange(first=totals[split] - 1, pieces=1)
             open_rows[split] = used + count
             continue

@@ -17,8 +17,7 @@ from schemas.errors import Reason
 from schemas.ledger import CaptionCounts, Ignored, Ledger, Noted, Unused
 from schemas.machine import give_kept_back, lacks_memory
 from schemas.manifest import PREVIEW_NAME, Manifest
-from schemas.printable import say
-from schemas.terminal import Terminal, progress_bar
+from schemas.terminal import Progress, Terminal
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -139,16 +138,14 @@ class Stopwatch:
 # What a person sees: a progress bar while a run works, a table when it is done ------------------
 
 _REFRESH_S = 0.2
-_PLAIN_LINE_S = 5.0
 
 
 @contextlib.contextmanager
 def watched(progress: RunProgress) -> Iterator[None]:
     """Show progress meanwhile: a bar on a terminal, a line every few seconds elsewhere."""
-    terminal = Terminal(error=True)
     stop = threading.Event()
-    show = _bar if terminal.is_terminal else _lines
-    watcher = threading.Thread(target=show, args=(progress, terminal, stop), name="progress")
+    # A thread of its own: shards are made by Beam's threads, which report nothing while they work.
+    watcher = threading.Thread(target=_watch, args=(progress, stop), name="progress")
     watcher.start()
     try:
         yield
@@ -157,42 +154,36 @@ def watched(progress: RunProgress) -> Iterator[None]:
         watcher.join()
 
 
-def _bar(progress: RunProgress, terminal: Terminal, stop: threading.Event) -> None:
-    fields = ("{task.fields[speed]}", "{task.fields[rejects]}")
-    with progress_bar(terminal, *fields) as bar:
-        task = bar.add_task("listing", total=None, speed="", rejects="")
+def _watch(progress: RunProgress, stop: threading.Event) -> None:
+    with Progress("listing", "speed", "rejects") as shown:
         while True:
             last = stop.wait(_REFRESH_S)
-            sought = progress.sought
+            sought, planned, speed = progress.sought, progress.planned, progress.images_per_second
             stage = "generating" if sought is None else "finding copies"
-            bar.update(
-                task,
-                description=stage if progress.planned is not None else "listing",
-                total=progress.planned,
+            shown.show(
+                _line(progress),
+                description=stage if planned is not None else "listing",
+                total=planned,
                 completed=progress.done if sought is None else sought,
-                speed=speed_text(progress.images_per_second),
+                speed=speed_text(speed),
                 rejects=f"{progress.rejected:,} rejected",
             )
             if last:
                 return
 
 
-def _lines(progress: RunProgress, _terminal: Terminal, stop: threading.Event) -> None:
-    while not stop.wait(_PLAIN_LINE_S):
-        if progress.planned is None:
-            say("listing …", error=True)
-            continue
-        sought = progress.sought
-        if sought is not None:
-            say(f"finding copies: {sought:,} of {progress.planned:,} images", error=True)
-            continue
-        speed = progress.images_per_second
-        left = f"{(progress.planned - progress.done) / speed:.0f} s left" if speed else "starting"
-        say(
-            f"{time.strftime('%H:%M:%S')} {progress.done:,} of {progress.planned:,} images, "
-            f"{speed_text(speed)}, {progress.rejected:,} rejected, {left}",
-            error=True,
-        )
+def _line(progress: RunProgress) -> str:
+    planned, sought = progress.planned, progress.sought  # read once: others write them meanwhile
+    if planned is None:
+        return "listing …"
+    if sought is not None:
+        return f"finding copies: {sought:,} of {planned:,} images"
+    speed = progress.images_per_second
+    left = f"{(planned - progress.done) / speed:.0f} s left" if speed else "starting"
+    return (
+        f"{time.strftime('%H:%M:%S')} {progress.done:,} of {planned:,} images, "
+        f"{speed_text(speed)}, {progress.rejected:,} rejected, {left}"
+    )
 
 
 def show_result(manifest: Manifest, progress: RunProgress, output: str) -> None:

@@ -8,10 +8,9 @@ results are taken in order, and only a few batches are in memory at any time.
 import dataclasses
 import functools
 import json
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from typing import Any, TypeVar
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from pipeline.batch import BatchResult, Read, make_batch
 from pipeline.job import BATCH_IMAGES, Job
@@ -23,11 +22,10 @@ from pipeline.sources import RawImage, iter_reads
 from pipeline.worker import Worker
 from schemas.errors import ConfigError
 from schemas.ledger import CaptionCounts, ColumnCounts, joined_captions, joined_columns
+from schemas.machine import Item
 from schemas.manifest import MANIFEST_NAME, RECORDS_DIR, ShardRecord, read_record
 from schemas.records import ImageRef, RejectRow, ShardPlan
 from schemas.triple import rejects_schema
-
-Item = TypeVar("Item")
 
 
 def make_shard(plan: ShardPlan, job: Job, worker: Worker) -> ShardRecord:
@@ -98,30 +96,10 @@ def record_path(output: str, name: str) -> str:
 def _batches(plan: ShardPlan, job: Job, worker: Worker) -> Iterator[BatchResult]:
     """Results in plan order."""
     models = (worker.annotators, worker.captioner)
-    return in_order(
-        (
-            functools.partial(make_batch, reads, job, *models)
-            for reads in cut(reads_of(plan.refs, job), BATCH_IMAGES)
-        ),
-        worker,
+    return worker.in_order(
+        functools.partial(make_batch, reads, job, *models)
+        for reads in cut(reads_of(plan.refs, job), BATCH_IMAGES)
     )
-
-
-def in_order(calls: Iterable[Callable[[], Item]], worker: Worker) -> Iterator[Item]:
-    """Results of calls on the pool, in their order, with a bounded number of them under way."""
-    pending: deque[Future[Item]] = deque()
-    try:
-        for call in calls:
-            pending.append(worker.pool.submit(call))
-            # As many wait as are computed, so that no thread idles while a row group is written.
-            if len(pending) > 2 * worker.threads:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        # Left early: a batch failed, or whoever takes the results did.
-        for future in pending:
-            future.cancel()
 
 
 def reads_of(refs: Sequence[ImageRef], job: Job) -> Iterator[Read]:

@@ -8,7 +8,7 @@ import ctypes
 import dataclasses
 import platform
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
@@ -22,6 +22,7 @@ from annotators.runtime import threads_kept, use_one_thread_each
 from pipeline.annotate import LoadedModel, load_annotator, load_captioner, load_encoder
 from pipeline.job import Job
 from pipeline.progress import PROGRESS
+from schemas.machine import Item, in_order
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +34,11 @@ class Worker:
     annotators: Mapping[str, LoadedModel[Annotation]]
     captioner: LoadedModel[str] | None
     latents: LoadedModel[Moments] | None = None
+
+    def in_order(self, calls: Iterable[Callable[[], Item]]) -> Iterator[Item]:
+        """Results of calls on the threads, in their order."""
+        # As many wait as are computed, so that no thread idles while a row group is written.
+        return in_order(calls, self.pool, ahead=2 * self.threads)
 
 
 _OPEN: dict[tuple[str, int], Worker] = {}

@@ -28,13 +28,14 @@ from schemas.filesystems import (
     file_system,
     is_local,
     open_input,
+    said_by_client,
     scheme_of,
     stats,
 )
 from schemas.machine import cores
 from schemas.manifest import ADDING_DIR, MANIFEST_NAME, FileRecord, Manifest, ShardRecord
 from schemas.pixels import MapU8, MapU16, RgbU8, decode_stored_map, decode_stored_rgb, of_row
-from schemas.records import printable
+from schemas.records import as_utf8
 from schemas.shards import ShardReader, path_inside, torn
 from schemas.triple import BORDER_COLUMNS, REJECTS, Border, border_of, image_columns
 
@@ -268,14 +269,14 @@ def _check_name(path: str) -> None:
         return
     if (encoding := sys.getfilesystemencoding()) != "utf-8":
         raise ConfigError(
-            f"{printable(path)}: need names of files in UTF-8, got {encoding} from this locale; "
+            f"{as_utf8(path)}: need names of files in UTF-8, got {encoding} from this locale; "
             "start Python with -X utf8"
         )
     try:
         path.encode()
     except UnicodeEncodeError:
         raise ConfigError(
-            f"{printable(path)}: need a name in UTF-8, got bytes that are none; rename it"
+            f"{as_utf8(path)}: need a name in UTF-8, got bytes that are none; rename it"
         ) from None
 
 
@@ -313,8 +314,8 @@ def read_manifest(files: pafs.FileSystem, root: str, path: str) -> Manifest:
         got, advice = error.refusal.got, error.refusal.advice
         raise ConfigError(f"{path}: need a place that answers, got {got}; {advice}") from error
     except OSError as error:
-        first = str(error).splitlines()[0]
-        raise ConfigError(f"{path}: need a place that answers, got {first}") from error
+        got = said_by_client(error)
+        raise ConfigError(f"{path}: need a place that answers, got {got}") from error
     if info.type != pafs.FileType.File:
         raise ConfigError(
             f"{path}: need a complete data set, found no {MANIFEST_NAME}; "

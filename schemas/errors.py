@@ -40,6 +40,12 @@ def need_field(config: object, satisfied: bool, name: str, rule: str) -> None:
     need(satisfied, flag_of(name), rule, getattr(config, name))
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line; its class where it says nothing."""
+    text = str(getattr(error, "message", None) or error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]
+
+
 class NothingKept(ConfigError):
     """A run that went to its end and rejected every image: not a data set, exit status 1."""
 

@@ -20,7 +20,7 @@ import fsspec
 from fsspec.asyn import sync
 from fsspec.implementations.local import LocalFileSystem
 
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, first_line
 
 WEB = frozenset({"hf", "http", "https"})
 """Schemes of places that are only read."""
@@ -102,16 +102,16 @@ def _made(place: str, make: Callable[[], Any]) -> Any:
     except ImportError as error:
         advice = _PACKAGES.get(_FAMILIES.get(scheme_of(place), scheme_of(place)))
         raise ConfigError(
-            f"{place}: need a package that is not installed ({_first_line(error)}); "
+            f"{place}: need a package that is not installed ({said_by_client(error)}); "
             f"{f'run `{advice}`' if advice else 'install it'}"
         ) from error
     except Exception as error:  # also of a client that finds no host, no account, no library
         if scheme_of(place) not in fsspec.available_protocols():
             raise ConfigError(
-                f"{place}: need a file system that fsspec knows, got {_first_line(error)}"
+                f"{place}: need a file system that fsspec knows, got {said_by_client(error)}"
             ) from None
         raise ConfigError(
-            f"{place}: need a place that answers, got {_first_line(error)}; {_UNREACHED}"
+            f"{place}: need a place that answers, got {said_by_client(error)}; {_UNREACHED}"
         ) from error
 
 
@@ -198,9 +198,9 @@ def refusal_of(error: BaseException, files: Any = None) -> Refusal | None:
     for cause in _causes(error):
         status = _status_of(cause)
         if status in _ADVICE:
-            return Refusal(f"HTTP {status} ({_first_line(cause)})", _ADVICE[status])
+            return Refusal(f"HTTP {status} ({said_by_client(cause)})", _ADVICE[status])
         if status is None and type(cause).__module__.partition(".")[0] in _NETWORK:
-            return Refusal(_first_line(cause, _address_of(files)), _UNREACHED)
+            return Refusal(said_by_client(cause, _address_of(files)), _UNREACHED)
     return None
 
 
@@ -249,11 +249,11 @@ def _status_of(error: BaseException) -> int | None:
     return None
 
 
-def _first_line(error: BaseException, address: str = "") -> str:
+def said_by_client(error: BaseException, address: str = "") -> str:
+    """One line of what a store's client raised; `address` is named where it says nothing itself."""
     if isinstance(error, TimeoutError) and not str(error):  # others say themselves whom they asked
         return f"no answer in {_CONNECT_S} s{address and ' from '}{address}"
-    text = str(getattr(error, "message", None) or error) or type(error).__name__
-    return text.splitlines()[0][:200]
+    return first_line(error)
 
 
 @contextlib.contextmanager
@@ -497,7 +497,7 @@ class RemoteFile(io.RawIOBase):
         except (ConfigError, FileNotFoundError):
             raise
         except Exception as error:  # as above
-            raise OSError(errno.EIO, f"{self._place}: {_first_line(error)}") from error
+            raise OSError(errno.EIO, f"{self._place}: {said_by_client(error)}") from error
 
     def readall(self) -> bytes:
         return self.read()

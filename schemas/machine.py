@@ -6,10 +6,15 @@ import mmap
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
 from pathlib import Path
+from typing import TypeVar
 
 from schemas.errors import ConfigError
+
+Item = TypeVar("Item")
 
 _KEPT_BACK_BYTES = 64 << 20
 _LEAST_BYTES = 256 << 20  # beside what is kept back, three small pictures take 80 MiB
@@ -30,6 +35,23 @@ def cores() -> int:
     """Cores that this process may use."""
     allowed = getattr(os, "sched_getaffinity", None)  # of Linux
     return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
+
+
+def in_order(calls: Iterable[Callable[[], Item]], pool: Executor, *, ahead: int) -> Iterator[Item]:
+    """Results of calls on a pool of threads, in their order; `ahead` of them are under way."""
+    pending: deque[Future[Item]] = deque()
+    try:
+        for call in calls:
+            pending.append(pool.submit(call))
+            del call  # or what it holds, a batch of pictures, lives until the next one
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        # Left early: a call failed, or whoever takes the results did.
+        for future in pending:
+            future.cancel()
 
 
 def processor() -> str:

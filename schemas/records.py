@@ -31,7 +31,7 @@ def key_of(relative_name: str) -> str:
     return hashlib.sha256(bytes_of(relative_name)).hexdigest()[:32]
 
 
-def printable(name: str) -> str:
+def as_utf8(name: str) -> str:
     r"""A file name as valid UTF-8 text; undecodable bytes become `\xNN`."""
     return bytes_of(name).decode("utf-8", "backslashreplace")
 

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 from rich.segment import Segment
 from rich.text import Text
 
 from schemas.printable import NotWritten, printable, printable_lines, say, shows_progress
 
-_PLAIN_LINE_S = 5.0
+LINE_EVERY_S = 10.0
 
 
 class Terminal(Console):
@@ -77,48 +78,76 @@ class Terminal(Console):
         raise BrokenPipeError
 
 
-def progress_bar(terminal: Terminal, *texts: str, transient: bool = False) -> Progress:
-    """A bar that says what is done, how much of it, and how long it will take.
+class Progress:
+    """How far a step is: a bar on a terminal, a line every few seconds elsewhere.
 
-    Args:
-        terminal: where.
-        texts: formats of the columns after the numbers, e.g. `{task.fields[speed]}`.
-        transient: it goes away at the end.
-    """
-    first, *others = (TextColumn(text, markup=False) for text in ("{task.description}", *texts))
-    columns = (first, BarColumn(), MofNCompleteColumn(), *others, TimeRemainingColumn())
-    return Progress(*columns, console=terminal, transient=transient)
-
-
-@contextlib.contextmanager
-def progress(doing: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, a line every few seconds elsewhere; both on standard error.
+    Both on standard error, since standard output is for results, which may go to a file.
 
     Args:
         doing: e.g. "verifying".
+        columns: of the bar, after the numbers; `show` fills them.
+        total: how much there is to do, and `completed` of an earlier run; None: not known yet.
+        visible: False shows nothing, as within `without_progress`.
+        transient: the bar goes away at the end.
+    """
+
+    def __init__(
+        self,
+        doing: str,
+        *columns: str,
+        total: int | None = None,
+        completed: int = 0,
+        visible: bool = True,
+        transient: bool = False,
+    ) -> None:
+        terminal = Terminal(error=True)
+        visible = visible and shows_progress()
+        self._lines = visible and not terminal.is_terminal
+        self._last_line_s = time.monotonic()  # so that what is done at once prints no line at all
+        texts = (f"{{task.fields[{column}]}}" for column in columns)
+        first, *others = (TextColumn(text, markup=False) for text in ("{task.description}", *texts))
+        self._bar = Bar(
+            first,
+            BarColumn(),
+            MofNCompleteColumn(),
+            *others,
+            TimeRemainingColumn(),
+            console=terminal,
+            transient=transient,
+            disable=not (visible and terminal.is_terminal),
+        )
+        empty: dict[str, Any] = dict.fromkeys(columns, "")
+        self._task = self._bar.add_task(doing, total=total, completed=completed, **empty)
+
+    def __enter__(self) -> "Progress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, line: str, *, at_once: bool = False, **fields: Any) -> None:
+        """Say how far it is; any thread may call it.
+
+        Args:
+            line: printed where there is no bar, unless another one was a moment ago.
+            at_once: print it in any case.
+            fields: completed, total, description, and the text of each of the columns.
+        """
+        self._bar.update(self._task, **fields)
+        if self._lines and (at_once or time.monotonic() - self._last_line_s >= LINE_EVERY_S):
+            self._last_line_s = time.monotonic()
+            say(line, error=True)
+
+
+@contextlib.contextmanager
+def counting(doing: str) -> Iterator[Callable[[int, int], None]]:
+    """Progress of something that is counted, e.g. "verifying".
 
     Yields:
         A function to call with (done, total); any thread may call it.
     """
-    if not shows_progress():
-        yield lambda done, total: None
-        return
-    terminal = Terminal(error=True)  # standard output is for results, which may go to a file
-    if not terminal.is_terminal:
-        yield _plain_lines(doing)
-        return
-    with progress_bar(terminal, transient=True) as bar:
-        task = bar.add_task(doing, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _plain_lines(doing: str) -> Callable[[int, int], None]:
-    last = time.monotonic()  # so that what is done at once prints no line at all
-
-    def advance(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _PLAIN_LINE_S:
-            last = time.monotonic()
-            say(f"{doing}: {done:,} of {total:,}", error=True)
-
-    return advance
+    with Progress(doing, transient=True) as shown:
+        yield lambda done, total: shown.show(
+            f"{doing}: {done:,} of {total:,}", completed=done, total=total
+        )

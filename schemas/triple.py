@@ -149,7 +149,7 @@ def stat_type(name: str) -> pa.DataType:
     return _NESTED.get(name) or pa.type_for_alias(name)
 
 
-def is_number(name: str) -> bool:
+def is_countable(name: str) -> bool:
     """Whether statistics of this type can be counted and drawn: integers, floats, yes or no."""
     kind = stat_type(name)
     return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)

@@ -11,7 +11,7 @@ import torch
 import torch.distributed
 
 from controlnet.trainer.config import TrainConfig
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, first_line
 
 # What PyTorch says when another process is gone; it has no exception of its own for most of it.
 _LOST = re.compile(r"gloo|nccl|process ?group|connection (closed|reset)|broken pipe", re.IGNORECASE)
@@ -82,11 +82,10 @@ def other_processes() -> Iterator[None]:
             isinstance(error, torch.distributed.DistError) or _LOST.search(str(error))
         ):
             raise
-        reason = str(error).strip().splitlines()[0]
         raise ConfigError(
             "another process of this training ended or cannot be reached; see what it said, then "
             "start all of them again with --resume: the last checkpoint is kept "
-            f"(rank {torch.distributed.get_rank()}: {reason})"
+            f"(rank {torch.distributed.get_rank()}: {first_line(error)})"
         ) from error
 
 

@@ -7,6 +7,7 @@ mixed. A reader then holds one block in memory, whatever the size of the data se
 
 import collections
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,7 @@ from controlnet.trainer.batch import Batch, DrawOptions, StoredRow, collate, dra
 from controlnet.trainer.index import Index, open_shard
 from schemas.errors import ConfigError
 from schemas.latents import LATENTS, LATENTS_FLIPPED
+from schemas.machine import in_order
 
 SHUFFLE_GROUPS = 16
 _REMOTE_READERS = 4  # threads that wait for an object store; a disk needs but one
@@ -230,16 +232,12 @@ class Loader:
         readers = ThreadPoolExecutor(1 if local else _REMOTE_READERS, "controlset-read")
         makers = ThreadPoolExecutor(self._workers, "controlset-decode")
         ahead = _Ahead(self, mine, readers, budget)
-        pending: collections.deque[Future[Batch]] = collections.deque()
+        calls = (
+            functools.partial(self._make, rows, ahead.shelves(number), drawn, epoch, start + number)
+            for number, (rows, drawn) in enumerate(zip(mine, drawn_in, strict=True))
+        )
         try:
-            for number in range(len(mine)):
-                task = (mine[number], ahead.shelves(number), drawn_in[number])
-                pending.append(makers.submit(self._make, *task, epoch, start + number))
-                del task  # or the row groups of a batch live until the next one
-                if len(pending) > self._prefetch:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
+            yield from in_order(calls, makers, ahead=self._prefetch)
         finally:
             # Readers first: who waits for a row group that will not come is released.
             readers.shutdown(wait=False, cancel_futures=True)

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -16,8 +15,8 @@ from schemas.documents import as_record, parse_json
 from schemas.errors import ConfigError
 from schemas.files import read_plain, replacing, write_text, writing
 from schemas.pixels import RgbU8
-from schemas.printable import say, shows_progress
-from schemas.terminal import Terminal, progress_bar
+from schemas.printable import say
+from schemas.terminal import Progress
 
 METRICS, PROBES, SAMPLES = "metrics.jsonl", "probe.jsonl", "samples"
 
@@ -166,9 +165,6 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-_LINE_EVERY_S = 10.0
-
-
 class Display:
     """Shows steps, loss, speed and obedience; only the main process shows anything.
 
@@ -179,22 +175,18 @@ class Display:
     """
 
     def __init__(self, steps: int, *, done: int, visible: bool) -> None:
-        terminal = Terminal(error=True)
-        self._visible = visible
-        self._shown = visible and shows_progress()
-        self._bar = self._shown and terminal.is_terminal
-        self._steps, self._last_line_s = steps, 0.0
-        self._obedience = ""
-        self._progress = progress_bar(terminal, "{task.fields[status]}")
-        self._progress.disable = not self._bar
-        self._task = self._progress.add_task("training", total=steps, completed=done, status="")
+        self._visible, self._steps = visible, steps
+        self._obedience, self._is_first = "", True
+        self._progress = Progress(
+            "training", "status", total=steps, completed=done, visible=visible
+        )
 
     def __enter__(self) -> "Display":
-        self._progress.start()
+        self._progress.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+    def __exit__(self, *raised: object) -> None:
+        self._progress.__exit__(*raised)
 
     def step(self, step: int, *, loss: float, samples_per_s: float) -> None:
         """Show where the run stands.
@@ -205,11 +197,11 @@ class Display:
             samples_per_s: of all devices.
         """
         status = f"loss {loss:.4f}  {samples_per_s:.3g} samples/s{self._obedience}"
-        self._progress.update(self._task, completed=step, status=status)
-        due = time.monotonic() - self._last_line_s >= _LINE_EVERY_S or step == self._steps
-        if self._shown and not self._bar and due:
-            self._last_line_s = time.monotonic()
-            say(f"step {step}/{self._steps}  {status}", error=True)
+        line = f"step {step}/{self._steps}  {status}"
+        # The first line tells that it runs, and how fast; the last one how it ended.
+        at_once = self._is_first or step == self._steps
+        self._is_first = False
+        self._progress.show(line, at_once=at_once, completed=step, status=status)
 
     def probed(self, adherence: float | None, gain: float) -> None:
         """Show what a probe saw, from now on."""

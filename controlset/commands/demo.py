@@ -25,7 +25,7 @@ from schemas.errors import ConfigError, need_field
 from schemas.files import held, machine_limits
 from schemas.manifest import MANIFEST_NAME
 from schemas.printable import say
-from schemas.terminal import progress
+from schemas.terminal import counting
 
 _LAST = "not-a-picture.png"  # written last: all pictures are there
 _VALIDATION = 0.04
@@ -147,7 +147,7 @@ def draw_shapes(folder: Path, count: int, seed: int) -> None:
     except OSError as error:
         raise ConfigError(f"--output: need a folder to write to, got {error}") from error
     rng = np.random.default_rng([seed, 77])  # other draws than any other use of the seed
-    with progress("drawing") as advance:
+    with counting("drawing") as advance:
         for number in range(count):
             scene = random_scene(rng)
             Image.fromarray(draw(scene)).save(folder / f"{number:05d}.png")

@@ -50,11 +50,11 @@ def run(arguments: Sequence[str]) -> int:
     _need_room(options.output)
     with leaving_at_once("draw"):
         from controlnet.nano.world.folder import PICTURES, SHEET, write_scenes
-        from schemas.terminal import progress
+        from schemas.terminal import counting
     with (
         machine_limits(options.output),
         taking_place(options.output.absolute()) as unfinished,
-        progress("drawing") as advance,
+        counting("drawing") as advance,
     ):
         write_scenes(
             unfinished,

@@ -54,14 +54,14 @@ def run(arguments: Sequence[str]) -> int:
     with leaving_at_once("inspect"):
         from pipeline.inspection import inspect_dataset, print_inspection, render_inspection
         from schemas.shards import is_of_set
-        from schemas.terminal import Terminal, progress
+        from schemas.terminal import Terminal, counting
 
         load_arrow()
     # `schemas.shards` takes pyarrow, so this comes after the import.
     for flag, path in (("--html", options.html), ("--json", options.json)):
         apart = path is None or not is_of_set(path)
         need(apart, flag, "a file that is no part of a data set", str(path))
-    with progress("inspecting") as advance:
+    with counting("inspecting") as advance:
         inspection = inspect_dataset(
             options.dataset,
             sample=options.sample,

@@ -33,7 +33,7 @@ from pipeline.scale.cost import (
 from schemas.errors import ConfigError, need
 from schemas.figure_style import COLORS, DPI, SOFT, WIDTH_IN, styled
 from schemas.printable import say, say_json
-from schemas.terminal import Terminal, progress
+from schemas.terminal import Terminal, counting
 
 _UNITS = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"))
 ROWS = (125, 250, 500, 1000, 2000, 4000, 8000, 16000)
@@ -168,7 +168,7 @@ def _figures(options: _Options) -> Figures:
         caption=options.caption,
         resolution=options.resolution,
     )
-    with progress("measuring") as advance:
+    with counting("measuring") as advance:
         figures = measure(config, images=options.pilot_images, on_run=advance)
     if options.save is not None:
         options.save.write_text(figures.to_json(), encoding="utf-8")

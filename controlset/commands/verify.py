@@ -55,9 +55,9 @@ def run(arguments: Sequence[str]) -> int:
     with leaving_at_once("verify"):
         from annotators.runtime import Runtime
         from pipeline.verify.verify import print_verification, verify_dataset
-        from schemas.terminal import Terminal, progress
+        from schemas.terminal import Terminal, counting
 
-    with progress("verifying") as advance:
+    with counting("verifying") as advance:
         report = verify_dataset(
             options.dataset,
             audit=options.audit,

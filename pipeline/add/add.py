@@ -24,7 +24,7 @@ from pipeline.identity import check_folders, locked, remove_temporary
 from pipeline.output import store
 from pipeline.progress import PROGRESS, shards_text, show_result, watched
 from pipeline.shard import committed_record
-from pipeline.worker import OnWorker, Worker
+from pipeline.worker import OnWorker
 from schemas.dataset import filesystem_of, read_manifest
 from schemas.errors import ConfigError
 from schemas.files import file_digest
@@ -60,7 +60,9 @@ def add(config: AddConfig, *, show: bool = False) -> Manifest:
     PROGRESS.reset()
     with locked(output):
         check_folders(output)
+        # First of all: a run that was killed between two renames has left the old manifest.
         finish_adding(output)
+        # The lock is ours, so nobody is writing them any more.
         remove_temporary(output)
         job = resolve(config, _manifest_of(output))
         manifest = job.old
@@ -143,6 +145,7 @@ def _add(job: Addition) -> Manifest:
 def _check_files(job: Addition) -> None:
     """Refuse a data set that is not what its manifest says, before anything is written."""
     files = job.old.files
+    # Hashing lets go of Python's lock, so threads pay.
     with ThreadPoolExecutor(job.config.workers) as pool:
         digests = pool.map(_digest, files, [job.output] * len(files))
         for file, found in zip(files, digests, strict=True):
@@ -179,10 +182,7 @@ def _build(pipeline: beam.Pipeline, job: Addition) -> beam.PCollection[ShardReco
     return (
         pipeline
         | beam.Create(list(job.old.shards))
+        # Else Beam fuses both steps, and one thread gets all shards.
         | beam.Reshuffle()
-        | "StageShards" >> beam.ParDo(OnWorker(_staged, job))
+        | "StageShards" >> beam.ParDo(OnWorker(stage_shard, job))
     )
-
-
-def _staged(shard: ShardRecord, job: Addition, worker: Worker) -> ShardRecord:
-    return stage_shard(shard, job, worker)

@@ -39,6 +39,7 @@ from schemas.records import ImageRef, Place
 from schemas.shards import ShardReader, path_inside
 from schemas.triple import FOOTER_KEY, Condition
 
+# Of a set whose recipe does not say; the default of `generate`.
 MAX_PIXELS = 100_000_000
 
 _WITH_MODEL = {"none": "blip", "auto": "sidecar-else-blip"}
@@ -114,7 +115,7 @@ class Addition(Job):
 
     def manifest(self, shards: list[ShardRecord]) -> Manifest:
         """The manifest of the data set with the new columns."""
-        encoding = ("diffusers",) if self.latents else ()
+        encoding = ("diffusers",) if self.latents else ()  # encodes them; maps do not need it
         software = {package: version(package) for package in (*packages_of(self), *encoding)}
         return dataclasses.replace(
             self.old,
@@ -147,6 +148,7 @@ def resolve(config: AddConfig, old: Manifest, *, download: bool = True) -> Addit
         if spec.name not in old.annotators:
             new.append(spec)
             continue
+        # Nothing is drawn with it: its weights are compared if they are here, and not fetched.
         found = weights_ready([spec], looking, download=False).get(spec.name)
         _check_same(
             config.folder, spec.name, old.annotators[spec.name], record_of(spec, found or ())
@@ -170,7 +172,7 @@ def resolve(config: AddConfig, old: Manifest, *, download: bool = True) -> Addit
         latents=latents,
         new_latents=found,
         old=old,
-        old_footer=_footer_of(config.folder, old.shards[0]),
+        old_footer=_footer_of(config.folder, old.shards[0]),  # staging refuses any other
     )
     check_names(job.conditions, old.columns)
     _ = job.runtime  # a device that is asked for and absent is refused here
@@ -256,6 +258,7 @@ def _resolve_imported(
         if not _is_there(pairing, old, folder)
     )
     for pairing in pairings:
+        # Lines of tables are read by the listing, which an addition does not repeat.
         if pairing.column is not None:
             raise ConfigError(
                 f"{pairing.option}: need a template of files "
@@ -332,6 +335,7 @@ def maps_of(source: str, spec: SourceSpec) -> dict[str, bytes | Rejected]:
         (pairing.condition, place_of(posixpath.join(spec.root, pairing.path_of(source))))
         for pairing in spec.pairings
     )
+    # `read_maps` asks for nothing else of it.
     ref = ImageRef(key="", source=source, place=Place(uri=""), maps=tuple(places))
     return read_maps(ref, spec)
 
@@ -384,6 +388,7 @@ def _check_same_latents(
 
 def _check_divides(info: LatentInfo, recipe: Mapping[str, Any], folder: str) -> None:
     """Refuse images that the VAE would cut or pad, as far as the recipe tells their sizes."""
+    # Buckets have sides of many lengths, all of them multiples of 64.
     side = 64 if recipe.get("fit") == "bucket" else recipe.get("resolution", info.factor)
     if side % info.factor:
         raise ConfigError(

@@ -27,7 +27,6 @@ from pipeline.shard import (
     commit_record,
     commit_rejects,
     committed_record,
-    in_order,
     record_path,
     written,
 )
@@ -75,10 +74,12 @@ def stage_shard(shard: ShardRecord, job: Addition, worker: Worker) -> ShardRecor
             rejects.extend(result.rejects)
         with watch.stage("commit"):
             data = writer.commit()
+            # Runs and evaluations hold keys and row numbers of this set: both stay what they were.
             _check_keys(reader, data, place)
             counted = commit_rejects(shard.name, [*_kept_rejects(shard, job), *rejects], place)
             record = dataclasses.replace(shard, fingerprint=depends_on, data=data, **counted)
             commit_record(record, place)
+    # Those of this run; the record counts the ones of `generate`, too.
     reasons = Counter(str(row.reason) for row in rejects)
     PROGRESS.shard_done(reasons=reasons, seconds=watch.seconds)
     return record
@@ -95,6 +96,7 @@ def add_columns(
     watch = Stopwatch()
     rows = batch.to_pylist()
     with watch.stage("decode stored"):
+        # What an annotator sees is the decode of the stored bytes (decision 1).
         images = [_stored_image(row, job) for row in rows]
     rejects: list[RejectRow] = []
     if captioner is not None:
@@ -124,9 +126,7 @@ def _batches(reader: ShardReader, job: Addition, worker: Worker) -> Iterator[Bat
     """Results in the order of the rows; a few batches and one row group are in memory."""
     batches = reader.batches(batch_rows=BATCH_IMAGES)
     models = (worker.annotators, worker.captioner, worker.latents)
-    return in_order(
-        (functools.partial(add_columns, batch, job, *models) for batch in batches), worker
-    )
+    return worker.in_order(functools.partial(add_columns, batch, job, *models) for batch in batches)
 
 
 def _check_footer(reader: ShardReader, shard: ShardRecord, job: Addition) -> None:
@@ -253,6 +253,7 @@ def check_some_finite(manifest: Manifest, info: LatentInfo, place: str) -> None:
         with ShardReader(path, where=path, filesystem=LocalFileSystem()) as reader:
             for group in range(len(reader.rows_of_groups)):
                 column = reader.read([LATENTS], row_group=group)[LATENTS]
+                # As a rule the first row group answers for the whole set.
                 if column.null_count < len(column):
                     return
     if manifest.rows:

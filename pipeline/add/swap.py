@@ -58,9 +58,11 @@ def finish_adding(output: str) -> None:
         for shard in manifest.shards:
             store.commit_text(record_text(shard), record_path(output, shard.name))
         _renew_identity(manifest, output)
+        # All shards have one schema, which staging has checked.
         path = f"{output}/{manifest.shards[0].data.path}"
         with store.open_binary(path) as file, ShardReader(file, where=path) as reader:
             schema = reader.schema
+        # With the manifest, last of all: from here on the set is complete again.
         commit_pages(manifest, schema, output)
         for shard in manifest.shards:
             if shard.rejects is None:  # its last reject got a caption

@@ -81,6 +81,7 @@ def smallest_useful_size(width: int, height: int, *, resolution: int, fit: Fit) 
     geometry = plan_geometry(width, height, resolution=resolution, fit=fit)
     left, top, right, bottom = geometry.source_box
     return (
+        # Rounded up: with a pixel less the cut would have to be enlarged.
         min(width, -(-width * geometry.inner_width // (right - left))),
         min(height, -(-height * geometry.inner_height // (bottom - top))),
     )
@@ -127,6 +128,7 @@ def buckets(resolution: int) -> tuple[tuple[int, int], ...]:
     smallest = max(BUCKET_STEP_PX, resolution // 2 // BUCKET_STEP_PX * BUCKET_STEP_PX)
     for width in range(smallest, 2 * resolution + 1, BUCKET_STEP_PX):
         height = resolution * resolution // width // BUCKET_STEP_PX * BUCKET_STEP_PX
+        # 4 is also what --max-aspect takes by default.
         if height >= BUCKET_STEP_PX and max(width, height) <= 4 * min(width, height):
             found |= {(width, height), (height, width)}
     return tuple(sorted(found))
@@ -204,5 +206,6 @@ def _resize(rgb: RgbU8, width: int, height: int) -> RgbU8:
         rgb = cv2.resize(rgb, shrunk, interpolation=cv2.INTER_AREA)
     if shrunk == (width, height):
         return np.ascontiguousarray(rgb)
+    # Enlarging by area repeats pixels; so that is Lanczos (decision 4).
     enlarged = Image.fromarray(np.ascontiguousarray(rgb))
     return np.asarray(enlarged.resize((width, height), Image.Resampling.LANCZOS))

@@ -15,7 +15,6 @@ from pipeline.images.geometry import Geometry
 from pipeline.sources import RawImage, SourceSpec, first_refs, iter_reads
 from pipeline.sources.spec import Pairing
 from schemas.errors import ConfigError, Reason, Rejected
-from schemas.pixels import encode_bilevel_png, encode_map_png
 
 OTHER_ASPECT = 0.02
 """Of the longer side: as much as sides that were rounded to multiples of 8 px are off."""
@@ -62,6 +61,7 @@ def decode_map(raw: bytes, *, max_pixels: int) -> np.ndarray:
         Rejected: it cannot be decoded.
     """
     limits = DecodeLimits(max_pixels=max_pixels, min_side=1, max_aspect=math.inf)
+    # As any picture, also where these eight bits are not what is returned: it checks the file.
     rgb = decode(raw, limits=limits, smallest_useful=lambda width, height: (width, height)).rgb
     if raw[:8] == b"\x89PNG\r\n\x1a\n" and raw[24:26] == b"\x10\x00":  # 16 bits, grey
         return _grey16(raw)
@@ -113,7 +113,10 @@ def imports_of(
             )
     return tuple(
         ImportedCondition(
-            name=pairing.condition, where=pairing.where, hint_mode=widest(found[pairing.condition])
+            # A column has one form: the one that holds all of them.
+            name=pairing.condition,
+            where=pairing.where,
+            hint_mode=widest(found[pairing.condition]),
         )
         for pairing in pairings
     )
@@ -179,20 +182,16 @@ def fitted(
     box = (left * across, top * down, right * across, bottom * down)
     size = (geometry.inner_width, geometry.inner_height)
     if box != (0, 0, *size) or size != (map_width, map_height):
+        # The mean of two classes is a third one, which is not there.
         is_label = condition.hint_mode == "bilevel" or condition.name == "segmentation"
         pixels = _resized(pixels, size, box, nearest=is_label)
     if size == (geometry.width, geometry.height):
         return pixels
+    # Maps show nothing where the picture has a border.
     canvas = np.zeros((geometry.height, geometry.width, *pixels.shape[2:]), pixels.dtype)
     below, beside = geometry.pad_top + size[1], geometry.pad_left + size[0]
     canvas[geometry.pad_top : below, geometry.pad_left : beside] = pixels
     return canvas
-
-
-def encode_imported(pixels: np.ndarray, condition: ImportedCondition) -> bytes:
-    """PNG of a fitted map."""
-    is_bilevel = condition.hint_mode == "bilevel"
-    return encode_bilevel_png(pixels) if is_bilevel else encode_map_png(pixels)
 
 
 def _as_mode(pixels: np.ndarray, mode: HintMode) -> np.ndarray:
@@ -205,6 +204,7 @@ def _as_mode(pixels: np.ndarray, mode: HintMode) -> np.ndarray:
     grey = pixels.astype(np.uint8) * 255 if found == "bilevel" else pixels
     if mode == "rgb" and grey.ndim == 2:
         return np.repeat(grey[..., None], 3, axis=2)
+    # 255 * 257 = 65535: white stays white.
     return grey.astype(np.uint16) * 257 if mode == "grey16" and found != "grey16" else grey
 
 
@@ -221,6 +221,7 @@ def _resized(
     if nearest:
         return np.asarray(picture.resize(size, Image.Resampling.NEAREST, box))
     left, top, right, bottom = box
+    # Two steps: Pillow's BOX averages areas, but enlarges by repeating pixels.
     shrunk = min(size[0], round(right - left) or 1), min(size[1], round(bottom - top) or 1)
     picture = picture.resize(shrunk, Image.Resampling.BOX, box)
     resized = np.asarray(picture.resize(size, Image.Resampling.BILINEAR))

@@ -193,6 +193,7 @@ def source_flags(pixels: Pixels, enlarged: np.ndarray, scalars: Scalars) -> Iter
 def border_flags(scalars: Scalars) -> Iterator[Draft]:
     """Pictures that were padded, and how much of them is border."""
     numbers = scalars.numbers
+    # Only sets of --fit pad have these columns.
     if not set(BORDER_COLUMNS) <= numbers.keys():
         return
     left, top, right, bottom = (numbers[name] for name in BORDER_COLUMNS)
@@ -255,6 +256,7 @@ def map_flags(annotators: Mapping[str, Any], scalars: Scalars, pixels: Pixels) -
     """Blank and missing maps, edge density out of range, shading that leaks into soft edges."""
     for index, (name, record) in enumerate(annotators.items()):
         flat = scalars.numbers.get(f"{name}_flat", np.zeros(0))
+        # A map of flat depth is black, too, and has a finding of its own.
         blank = sorted(set(pixels.blank(index)) - set(np.flatnonzero(flat == 1).tolist()))
         if blank:
             yield _blank_maps(name, record, blank, len(pixels.map_bytes(index)))
@@ -420,6 +422,7 @@ def _people_flags(name: str, people: People) -> Iterator[Draft]:
             meaning="An ear and a shoulder tell no pose: people cut off, hidden or made up.",
             advice="Nothing to do if they are few. pose_visible_joints lets a reader leave them "
             "out.",
+            # Several such people may be in one picture, which is shown once.
             to_show=rows_to_show(list(dict.fromkeys(rows.tolist())), name),
         )
 
@@ -428,7 +431,7 @@ def _people_flags(name: str, people: People) -> Iterator[Draft]:
 
 _REPEAT_SHARE = 0.05
 _OPENING_SHARE = 0.5
-_OPENING_ROWS = 10
+_OPENING_ROWS = 10  # fewer may begin alike by chance
 
 
 def caption_flags(scalars: Scalars, openings: Sequence[tuple[str, int]]) -> Iterator[Draft]:

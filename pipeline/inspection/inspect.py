@@ -70,6 +70,7 @@ def _conclude(dataset: Dataset, scalars: Scalars, pixels: Pixels) -> Inspection:
     for groups in exact, near:
         groups.sort(key=lambda rows: not scalars.crosses_splits(rows))  # stable: else by size
     repeated = scalars.captions.most_repeated()
+    # Counted by their hashes: the few that are shown are read again.
     texts = [(dataset.row(row, ["text"])["text"], count) for row, count in repeated]
     captions = scalars.captions.facts(texts)
     found = drafts(dataset.manifest, scalars, pixels, copies=(exact, near), captions=captions)
@@ -145,6 +146,7 @@ def summary(
 def _facts_of_conditions(
     dataset: Dataset, scalars: Scalars, pixels: Pixels
 ) -> Iterator[ConditionFacts]:
+    # `Pixels` has its conditions in the order of the manifest.
     for index, (name, record) in enumerate(dataset.manifest.annotators.items()):
         missing = int(scalars.missing[name].sum())
         yield ConditionFacts(
@@ -199,7 +201,9 @@ def _stat(values: np.ndarray, *, whole: bool) -> Histogram:
     known = values[np.isfinite(values)]
     low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
     return histogram(
-        values, np.linspace(low, high if high > low else low + 1, _STAT_BINS + 1).tolist()
+        # Edges must go up, also where all values are the same.
+        values,
+        np.linspace(low, high if high > low else low + 1, _STAT_BINS + 1).tolist(),
     )
 
 
@@ -241,6 +245,7 @@ def name_members(dataset: Dataset, scalars: Scalars, rows: Iterable[int]) -> dic
     members: dict[int, Member] = {}
     before = 0
     for batch in dataset.batches(["key", "source"], batch_rows=4096) if wanted else ():
+        # Both go up, so one pass over the set finds them all.
         while len(members) < len(wanted) and wanted[len(members)] < before + batch.num_rows:
             row = wanted[len(members)]
             members[row] = Member(

@@ -1,11 +1,10 @@
 """Second pass: pictures are decoded on a pool of threads, and a handful of numbers kept of each."""
 
 import dataclasses
+import functools
 import hashlib
-import itertools
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import cv2
@@ -16,6 +15,7 @@ from PIL import Image
 
 from schemas.dataset import Dataset
 from schemas.errors import Rejected
+from schemas.machine import in_order
 from schemas.pixels import checked_header, decode_stored_map, guarded, open_header
 
 SIGNATURE = 8 * 8 * 3
@@ -264,17 +264,15 @@ def read_pixels(
     """
     conditions, chosen = list(dataset.manifest.annotators), _chosen(len(dataset), sample)
     parts = [_no_rows(0, len(conditions))]
-    pending: deque[Future[tuple[np.ndarray, np.ndarray]]] = deque()
+    pieces = _pieces(dataset, conditions, chosen)
+    calls = (functools.partial(measure_batch, piece, conditions) for piece in pieces)
     done = 0
     with ThreadPoolExecutor(workers, thread_name_prefix="inspect") as pool:
-        for piece in itertools.chain(_pieces(dataset, conditions, chosen), [None]):
-            if piece is not None:
-                pending.append(pool.submit(measure_batch, piece, conditions))
-            while len(pending) > (2 * workers if piece is not None else 0):
-                parts.append(pending.popleft().result())
-                done += len(parts[-1][0])
-                if on_progress is not None:
-                    on_progress(done, len(chosen))
+        for part in in_order(calls, pool, ahead=2 * workers):
+            parts.append(part)
+            done += len(part[0])
+            if on_progress is not None:
+                on_progress(done, len(chosen))
     images, maps = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     decodes = images["decodes"]
     return Pixels(

@@ -78,6 +78,7 @@ def _thumbnail(member: Member, *, of_map: bool = False) -> str | None:
 def _picture_charts(found: Inspection) -> Iterator[_Chart]:
     yield _chart("shorter side of the originals, px", found.original_side, _px)
     yield _chart("width / height of the originals", found.original_aspect, _ratio)
+    # With one size the chart would be one bar.
     if len(found.stored_sizes) > 1:
         yield _chart("width / height as stored", found.stored_aspect, _ratio)
 
@@ -99,6 +100,7 @@ def _condition_charts(condition: ConditionFacts) -> Iterator[_Chart]:
             yield _chart(title, counted, number, [low >= LEAK_LIMIT for low in lows])
         elif name == "joints_of_a_person":
             yield _chart(title, counted, _px, [low < FEW_JOINTS for low in lows])
+        # A single value is a bar over everything, which shows nothing.
         elif counted.smallest != counted.largest:
             yield _chart(title, counted, _px if counted.whole else number)
 

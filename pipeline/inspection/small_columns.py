@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.inspection.records import Captions, CaptionSource, histogram
-from schemas.columns import is_number as is_kept_number
+from schemas.columns import is_number
 from schemas.dataset import Dataset
-from schemas.triple import BORDER_COLUMNS, is_number
+from schemas.triple import BORDER_COLUMNS, is_countable
 
 TOKEN_LIMIT = 77
 """Of CLIP's text encoders, start and end token included; what is beyond has no effect."""
@@ -220,7 +220,7 @@ class Scalars:
 
 def number_stats(record: Mapping[str, Any]) -> dict[str, str]:
     """Statistic -> type name, of those that are numbers, from a manifest's record."""
-    return {name: kind for name, kind in record.get("stats", {}).items() if is_number(kind)}
+    return {name: kind for name, kind in record.get("stats", {}).items() if is_countable(kind)}
 
 
 def read_scalars(dataset: Dataset) -> Scalars:
@@ -234,7 +234,7 @@ def read_scalars(dataset: Dataset) -> Scalars:
     sizes = [*_SIZES, *(name for name in BORDER_COLUMNS if name in dataset.schema.names)]
     stats = [f"{name}_{stat}" for name, record in records.items() for stat in number_stats(record)]
     kept = dataset.manifest.columns
-    kept_numbers = [name for name, kind in kept.items() if is_kept_number(kind)]
+    kept_numbers = [name for name, kind in kept.items() if is_number(kind)]
     numbers: dict[str, list[np.ndarray]] = {name: [] for name in (*sizes, *stats, *kept_numbers)}
     nulls = dict.fromkeys(kept, 0)
     missing: dict[str, list[np.ndarray]] = {name: [] for name in records}

@@ -66,6 +66,7 @@ _STATS: Mapping[str, tuple[str, str]] = {
     ),
 }
 
+# As licences say that something is forbidden, or as we say that we do not know.
 _RESTRICTED = re.compile(r"non-?commercial|research|\bnc\b|see the model's card", re.IGNORECASE)
 
 _HINTS: Mapping[str, str] = {
@@ -171,6 +172,7 @@ def _in_card(feature: Mapping[str, Any]) -> dict[str, Any]:
         return {"dtype": feature["dtype"]}
     if kind == "List":
         content = _in_card(feature["feature"])
+        # In a card it is `list: float32`, not `list: {dtype: float32}`.
         return {"list": content if "list" in content else next(iter(content.values()))}
     return {"struct": [{"name": name} | _in_card(part) for name, part in feature.items()]}
 
@@ -354,6 +356,7 @@ def commands_of(manifest: Manifest) -> list[str]:
     if first.caption is None:
         caption = recipe.get("caption")
         recipe["caption"] = _SOURCE_ALONE.get(str(caption), caption)
+    # What follows from the resolution need not be said.
     if "resolution" in recipe and recipe.get("min_side") == max(1, recipe["resolution"] // 2):
         del recipe["min_side"]
     words = ["controlset", "generate", shlex.quote(manifest.source), "--output", "DIR"]
@@ -392,6 +395,7 @@ def _runs(manifest: Manifest, seed: int) -> list[_Command]:
     for name, record in manifest.annotators.items():
         if is_imported(record):
             continue  # the recipe says --import-condition, or an `add` of its own
+        # Another seed or precision: it was added later.
         if not runs[-1].takes(name, record["parameters"]):
             runs.append(_Command(known=known))
             runs[-1].takes(name, record["parameters"])

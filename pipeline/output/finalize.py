@@ -96,7 +96,9 @@ def commit_pages(manifest: Manifest, schema: pa.Schema, output: str) -> None:
 def _ledger(shards: Sequence[ShardRecord], planned: int, job: Job, notes: Notes) -> Ledger:
     """All that was found; what became of captions is known if every shard says so."""
     parts = [shard.captions for shard in shards if shard.captions is not None]
+    # Records of older releases do not count captions.
     captions = joined_captions(parts) if len(parts) == len(shards) else None
+    # With --limit, more was found than was taken.
     is_whole = job.config.limit is None
     if is_whole and planned != notes.pictures:
         raise RuntimeError(

@@ -19,7 +19,7 @@ from PIL import Image
 from schemas import figure_style
 from schemas.pixels import MapU8, MapU16, RgbU8
 from schemas.printable import printable
-from schemas.triple import is_number
+from schemas.triple import is_countable
 
 _LINE_BREAKS = re.compile(r"\s*[\r\n\t]+\s*")
 _MARKDOWN = re.compile(r"[\\`*_{}\[\]#!|~$<>&]|(?<=:)/|@")
@@ -35,7 +35,7 @@ def templates() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline"),
         autoescape=jinja2.select_autoescape(("html.j2",)),
-        undefined=jinja2.StrictUndefined,
+        undefined=jinja2.StrictUndefined,  # a misspelt name must not be an empty place
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -93,7 +93,7 @@ def percent(share: float) -> str:
 def size(size_bytes: float) -> str:
     """`1.2 MB`, decimal units."""
     for unit in ("B", "kB", "MB", "GB"):
-        if size_bytes < 999.5:
+        if size_bytes < 999.5:  # rounded to three digits, 999.5 would be 1e+03
             return f"{size_bytes:.3g} {unit}"
         size_bytes /= 1000
     return f"{size_bytes:,.3g} TB"
@@ -122,7 +122,7 @@ def stat_texts(record: Mapping[str, Any], values: Mapping[str, Any]) -> list[str
     texts: list[str] = []
     for name, kind in record["stats"].items():
         value, words = values.get(name), name.replace("_", " ")
-        if value is None or value is False or not is_number(kind):
+        if value is None or value is False or not is_countable(kind):
             continue
         if value is True:
             texts.append(words)
@@ -151,6 +151,7 @@ def map_thumbnail(pixels: MapU8 | MapU16 | RgbU8, side: int, form: MapForm) -> b
     JPEG, and does where that is smaller.
     """
     if pixels.dtype == np.uint16:
+        # A screen shows no more than 8 bits.
         pixels = (pixels >> 8).astype(np.uint8)
     picture = Image.fromarray(pixels)
     longest = max(picture.size)

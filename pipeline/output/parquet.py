@@ -91,6 +91,7 @@ class ParquetFileWriter:
             self._flush()
             self._writer.close()
             self._sink.close()
+            # The footer comes last: whoever can read it has the whole file.
             rows = pq.read_metadata(self._local).num_rows
             if rows != self._written:
                 raise OSError(f"{self._final}: wrote {self._written} rows, the footer says {rows}")
@@ -120,7 +121,7 @@ class ParquetFileWriter:
 def _payload_bytes(value: Any) -> int:
     """Size of a picture, a text or moments in a column; numbers are in the overhead."""
     if isinstance(value, str):
-        return 4 * len(value)
+        return 4 * len(value)  # no character takes more in UTF-8
     if isinstance(value, bytes):
         return len(value)
     if isinstance(value, list):  # a column's of the source; keypoints are in the overhead

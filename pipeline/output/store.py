@@ -42,6 +42,7 @@ def writing(path: str) -> Iterator[None]:
 @contextlib.contextmanager
 def temporary_file(final: str) -> Iterator[str]:
     """A local path to write to before `commit`; whatever is left there is deleted at the end."""
+    # Other workers, on other machines, write to the same folder.
     name = f"{TEMP_PREFIX}{uuid.uuid4().hex}"
     if is_local(final):
         folder = os.path.dirname(final)

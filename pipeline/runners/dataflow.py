@@ -80,12 +80,15 @@ def _ours(config: GenerateConfig) -> Iterator[str]:
     options = PipelineOptions(list(config.beam_args))
     setup, debug = options.view_as(SetupOptions), options.view_as(DebugOptions)
     if setup.save_main_session is None:
+        # Functions go to workers by name: the package is in the image.
         yield "--no_save_main_session"
     if not _is_given("sdk_location", config.beam_args):
+        # Beam is in the image, too; else every worker would install it when it starts.
         yield "--sdk_location=container"
     if not any(
         "use_multiple_sdk_containers" in experiment for experiment in debug.experiments or ()
     ):
+        # A process a core would load every network as often.
         yield f"--experiments={_ONE_PROCESS}"
     if debug.number_of_worker_harness_threads is None:
         yield f"--number_of_worker_harness_threads={SHARDS_AT_ONCE}"
@@ -233,6 +236,7 @@ def _heard(told: _Told) -> Iterator[None]:
     level, spread = logger.level, logger.propagate
     logger.addHandler(told)
     logger.setLevel(logging.INFO)
+    # Else the root's handlers would print what is not for the submitter, too.
     logger.propagate = False
     try:
         yield

@@ -22,7 +22,7 @@ from pipeline.output.store import is_local
 from schemas.errors import ConfigError
 
 _SECONDS = 10  # for a job service to take the connection
-_KEPT_MS = 60_000
+_KEPT_MS = 60_000  # a worker that has nothing to do stays so long
 _WITH_WORKERS = {"portablerunner", "flinkrunner", "sparkrunner"}
 _AGAIN = "finished shards are kept, the same command goes on"
 _SERVERS = {
@@ -154,6 +154,7 @@ def submitted(arguments: Sequence[str]) -> Iterator[None]:
             logging.getLogger(__name__).error("%s", error)
         last = (lines or [type(error).__name__])[-1][:300]
         advice = _AGAIN
+        # A jar or binary of the runner that Beam wanted to download.
         if "Unable to fetch" in str(error):
             advice = _SERVERS.get(named.lower(), advice)
         raise ConfigError(f"{named}: {last}; {advice}") from error

@@ -78,6 +78,7 @@ def clean(value: Any, *, where: str, choose: Choose) -> Caption:
         if not isinstance(item, str):
             return Caption(problem=bad(f"{where}: need a string, got {type(item).__name__}"))
         try:
+            # Characters first: of a huge text, bytes would be made for nothing.
             too_long = len(item) > MAX_CAPTION_BYTES or len(item.encode()) > MAX_CAPTION_BYTES
         except UnicodeEncodeError:  # JSON may spell half a surrogate pair; Parquet cannot store it
             return Caption(problem=bad(f"{where}: not valid Unicode"))
@@ -106,6 +107,7 @@ def decoded(raw: bytes) -> str:
     Raises:
         UnicodeDecodeError: it is neither; `reason_of` names what it is.
     """
+    # Windows' editors save "Unicode" so.
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         return raw.decode("utf-16")
     return raw.decode("utf-8-sig")
@@ -280,6 +282,7 @@ def read_caption(ref: ImageRef, spec: SourceSpec) -> ReadCaption:
     problem = None
     for caption, source in _offers(ref, spec):
         if caption.text is not None:
+            # Those behind it are not even read.
             rest = ref.captions - len(unused) - 1
             unused += [Unused.OTHER_PREFERRED] * rest
             return ReadCaption(

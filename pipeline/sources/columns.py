@@ -14,7 +14,7 @@ from pipeline.sources.read import first_refs, read_fields
 from pipeline.sources.spec import Container, Notes, SourceKind, SourceSpec
 from schemas.columns import kind_of, said, settled
 from schemas.errors import ConfigError, Reason, Rejected
-from schemas.records import Place, printable
+from schemas.records import Place, as_utf8
 from schemas.triple import FOOTER_KEY
 
 _BASE64 = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR", "data:image/")  # JPEG, PNG, GIF, WebP
@@ -43,6 +43,7 @@ def image_column(schema: pa.Schema, wanted: str | None, but: Collection[str] = f
         raise Rejected(
             Reason.NO_IMAGE_COLUMN, f"need image column {wanted!r}, found {_columns(schema)}"
         )
+    # In a set of ours maps are image columns, too.
     if FOOTER_KEY in (schema.metadata or {}) and "image" in usable:
         return "image"
     marked = [name for name in usable if name in _marked_as_image(schema)]
@@ -140,7 +141,7 @@ def _first_schema(spec: SourceSpec) -> tuple[pa.Schema, str] | None:
             schema = parquet.read_schema(place)
         except Rejected:
             continue
-        where = printable(container.uri)
+        where = as_utf8(container.uri)
         try:
             image_column(schema, spec.image_column, spec.map_columns)
         except Rejected:
@@ -266,7 +267,7 @@ def resolve_columns(spec: SourceSpec, asked: Sequence[str]) -> dict[str, str]:
     for column in asked:
         name, _, kind = column.partition(":")
         if name not in there:
-            shown = ", ".join(map(printable, sorted(there)[:_SHOWN])) or "none"
+            shown = ", ".join(map(as_utf8, sorted(there)[:_SHOWN])) or "none"
             more = f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
             raise ConfigError(
                 f"--keep-columns {name}: need a column of {where} ({shown}{more}), got none "
@@ -288,7 +289,7 @@ def _of_parquet(spec: SourceSpec) -> tuple[dict[str, tuple[str | None, str]], st
     found = _first_schema(spec)
     if found is None:
         raise ConfigError(
-            f"{printable(spec.root)}: need a Parquet file that can be read, found none; "
+            f"{as_utf8(spec.root)}: need a Parquet file that can be read, found none; "
             "--keep-columns needs its schema"
         )
     schema, where = found

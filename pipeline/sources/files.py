@@ -1,25 +1,30 @@
-"""Files of a source, on the local disk or elsewhere; the only place that tells one from the other.
+"""Files of a source, on the local disk or elsewhere; only here one is told from the other.
 
-Paths with `://` go to `remote`, all others are read here.
+A path with `://` lies elsewhere; both halves promise the same.
 """
 
 import contextlib
 import dataclasses
 import errno
 import functools
+import itertools
 import os
+import posixpath
 import stat
-from collections.abc import Collection, Iterator
-from typing import BinaryIO
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import BinaryIO, cast
 
-from pipeline.sources import names, remote
+from pipeline.places import file_system
+from pipeline.sources import names
 from pipeline.sources.spec import FileStat, Folder, Selection
+from schemas import filesystems
 from schemas.errors import Reason, Rejected
 from schemas.filesystems import is_local
 from schemas.manifest import RECORDS_DIR
 from schemas.records import Place, Problem
 
 _FIRST_LOOK = 20_000  # names of a local folder: a twentieth of a second
+_FIRST_PAGE = 1000  # names elsewhere: one page of a listing
 
 
 def is_remote(path: str) -> bool:
@@ -38,7 +43,7 @@ def walk(selection: Selection) -> Iterator[Folder]:
         Folders without hidden entries; symbolic links to folders are followed unless they lead
         into a folder that they lie in.
     """
-    yield from (remote.walk if is_remote(selection.base) else _walk)(selection)
+    yield from (_walk_remote if is_remote(selection.base) else _walk)(selection)
 
 
 def file_names(selection: Selection) -> Iterator[str]:
@@ -47,7 +52,7 @@ def file_names(selection: Selection) -> Iterator[str]:
         yield from selection.names
         return
     if is_remote(selection.base):
-        yield from filter(selection.matches, remote.file_names(selection))
+        yield from filter(selection.matches, _remote_file_names(selection))
     elif selection.is_whole:  # hidden ones are left out already
         yield from _file_names(selection)
     else:
@@ -56,13 +61,13 @@ def file_names(selection: Selection) -> Iterator[str]:
 
 def first_look(selection: Selection) -> int:
     """Names that say what a selection holds, without waiting for the last one of a bucket."""
-    return remote.FIRST_LOOK if is_remote(selection.base) else _FIRST_LOOK
+    return _FIRST_PAGE if is_remote(selection.base) else _FIRST_LOOK
 
 
 def existing(uris: Collection[str]) -> set[str]:
     """Those of `uris` that exist: as a file, if local also as a folder or a broken link."""
     there = {uri for uri in uris if not is_remote(uri) and os.path.lexists(uri)}
-    return there | remote.existing([uri for uri in uris if is_remote(uri)])
+    return there | _existing_remote([uri for uri in uris if is_remote(uri)])
 
 
 def open_checked(place: Place) -> BinaryIO:
@@ -74,7 +79,7 @@ def open_checked(place: Place) -> BinaryIO:
         OSError: anything else; worth another try.
     """
     if is_remote(place.uri):
-        return remote.open_binary(place.uri)
+        return _open_remote(place.uri)
     try:
         opened = open(place.uri, "rb", opener=_nonblocking)
     except FileNotFoundError:
@@ -97,7 +102,7 @@ def read(place: Place) -> bytes:
         Rejected: as `open_checked`; SOURCE_CHANGED also where the length differs from the listing.
     """
     expected = place.expected_bytes
-    raw = (remote.read if is_remote(place.uri) else _read)(place)
+    raw = (_read_remote if is_remote(place.uri) else _read)(place)
     if expected is not None and len(raw) != expected:
         detail = f"listed with {expected} bytes, read {len(raw)} bytes"
         raise Rejected(Reason.SOURCE_CHANGED, detail)
@@ -133,6 +138,7 @@ def _walk(selection: Selection) -> Iterator[Folder]:
         yield dataclasses.replace(unread, names=files, folders=folders, hidden=tuple(hidden))
         if selection.depth is None or entry.level < selection.depth:
             deeper = entry.ancestors | {identity}
+            # A stack: reversed, they come off it in the order of their names.
             pending.extend(
                 entry.below(name, deeper, is_link=name in linked) for name in reversed(folders)
             )
@@ -296,7 +302,7 @@ def _read(place: Place) -> bytes:
 
 def _nonblocking(path: str, flags: int) -> int:
     """A pipe that took the place of a file must not hang the run."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # Windows has none
 
 
 def _check_unchanged(place: Place, now: os.stat_result) -> None:
@@ -308,3 +314,134 @@ def _check_unchanged(place: Place, now: os.stat_result) -> None:
     if place.modified_s is not None and now.st_mtime != place.modified_s:
         detail = f"listed as modified at {place.modified_s} s, now at {now.st_mtime} s"
         raise Rejected(Reason.SOURCE_CHANGED, detail)
+
+
+# Elsewhere: `s3://`, `gs://`, `az://`, `hf://`, `https://` ----------------------------------------
+
+
+def _walk_remote(selection: Selection) -> Iterator[Folder]:
+    """See `walk`; a file system without folders has no empty ones."""
+    nothing = functools.partial(_remote_stat_of, {})
+    if selection.names is None:
+        found = list(itertools.chain.from_iterable(_pages(selection.base)))
+    else:
+        # Files that are named are asked for by name, and so is whatever may hold their captions.
+        wanted = set(selection.names)
+        wanted.update(*(names.companions(name) for name in wanted if names.is_image(name)))
+        found = _found([f"{selection.base}/{name}" for name in sorted(wanted)])
+    by_path = {file.uri[len(selection.base) + 1 :]: file for file in found}
+    if selection.names is not None:
+        paths = sorted({*by_path, *selection.names})
+    else:
+        sets = _data_sets(by_path, selection)
+        for relative in sorted(sets):
+            uri = names.join(selection.base, relative)
+            yield Folder(relative=relative, uri=uri, stat=nothing, ours=True)
+        by_path = {path: file for path, file in by_path.items() if not _is_in(path, sets)}
+        paths = [path for path in by_path if path and not names.is_hidden(path)]
+        hidden = sorted(path for path in by_path if names.is_hidden(path))
+        if hidden:
+            yield Folder(relative="", uri=selection.base, stat=nothing, hidden=tuple(hidden))
+    # By folders, as a walk goes: else `a-b/` would come between `a/` and `a/c/`.
+    paths.sort(key=lambda path: (posixpath.dirname(path).split("/"), path))
+    for relative, group in itertools.groupby(paths, posixpath.dirname):
+        uri = names.join(selection.base, relative) if relative else selection.base
+        inside = {posixpath.basename(path): by_path.get(path) for path in group}
+        stat = functools.partial(_remote_stat_of, inside)
+        yield Folder(relative=relative, uri=uri, names=sorted(inside), stat=stat)
+
+
+def _data_sets(paths: Iterable[str], selection: Selection) -> frozenset[str]:
+    """Folders that controlset wrote, the outermost of each; see `_DataSets`."""
+    found: set[str] = set()
+    own, below = selection.output, f"{selection.base}/"
+    if own.startswith(below) and any(_is_in(path, [own[len(below) :]]) for path in paths):
+        found.add(own[len(below) :])
+    if selection.is_any_depth:
+        records = f"/{RECORDS_DIR}/"
+        found.update(path[: path.index(records)] for path in paths if records in path)
+    found = {folder for folder in found if not names.is_hidden(folder)}
+    return frozenset(folder for folder in found if not _is_in(folder, found))
+
+
+def _is_in(path: str, folders: Collection[str]) -> bool:
+    """Whether a path lies below one of the folders."""
+    if not folders:
+        return False
+    return any(folder in folders for folder in _above(path))
+
+
+def _above(path: str) -> Iterator[str]:
+    end = path.rfind("/")
+    while end > 0:
+        yield path[:end]
+        end = path.rfind("/", 0, end)
+
+
+def _remote_stat_of(files: Mapping[str, FileStat | None], name: str) -> FileStat | Problem:
+    missing = Problem(reason=Reason.SOURCE_MISSING, detail="gone while it was listed")
+    return files.get(name) or missing
+
+
+def _remote_file_names(selection: Selection) -> Iterator[str]:
+    """See `file_names`; page by page."""
+    sets: frozenset[str] = frozenset()
+    for found in _pages(selection.base):
+        paths = [file.uri[len(selection.base) + 1 :] for file in found]
+        sets |= _data_sets(paths, selection)  # whose records are listed before their shards
+        yield from (path for path in paths if not _is_in(path, sets))
+
+
+def _pages(base: str) -> Iterator[list[FileStat]]:
+    """Files below a folder; none where there is no such bucket."""
+    files = file_system(base)
+    with filesystems.answering(base), contextlib.suppress(FileNotFoundError):
+        for page in filesystems.pages(files, base):
+            yield [_file_stat(f"{base}/{entry.name}", entry) for entry in page]
+
+
+def _found(uris: Sequence[str]) -> list[FileStat]:
+    """Those of `uris` that exist as a file."""
+    if not uris:
+        return []
+    found = filesystems.stats(file_system(uris[0]), uris)
+    return [_file_stat(uri, entry) for uri, entry in zip(uris, found, strict=True) if entry]
+
+
+def _file_stat(uri: str, entry: filesystems.Entry) -> FileStat:
+    return FileStat(uri=uri, size_bytes=entry.size_bytes, modified_s=entry.modified_s)
+
+
+def _existing_remote(uris: list[str]) -> set[str]:
+    """Those of `uris` that exist as a file."""
+    return {found.uri for found in _found(uris)}
+
+
+def _open_remote(uri: str) -> BinaryIO:
+    """Open for reading and seeking, never unpacked by its suffix.
+
+    Raises:
+        Rejected: SOURCE_MISSING.
+        ConfigError: no right, no login, no connection.
+    """
+    try:
+        return cast("BinaryIO", filesystems.open_input(file_system(uri), uri))
+    except FileNotFoundError:
+        raise _gone() from None
+
+
+def _read_remote(place: Place) -> bytes:
+    """The bytes of `place`, or fewer where the file ends; one request."""
+    files = file_system(place.uri)
+    start, end = place.offset or None, None
+    if place.size_bytes is not None:
+        start, end = place.offset, place.offset + place.size_bytes
+    try:
+        with filesystems.answering(place.uri):
+            return filesystems.read_range(files, place.uri, start, end)
+    except FileNotFoundError:
+        raise _gone() from None
+
+
+def _gone() -> Rejected:
+    return Rejected(Reason.SOURCE_MISSING, "gone since it was listed")

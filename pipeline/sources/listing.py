@@ -23,7 +23,7 @@ from pipeline.sources.spec import (
 from pipeline.sources.tables import CaptionTable
 from schemas.errors import ConfigError, Reason, Rejected
 from schemas.ledger import Ignored, Unused
-from schemas.records import CaptionFile, ImageRef, Place, Problem, key_of, printable
+from schemas.records import CaptionFile, ImageRef, Place, Problem, as_utf8, key_of
 
 
 def list_source(spec: SourceSpec, notes: Notes | None = None) -> Iterator[ImageRef | Container]:
@@ -69,7 +69,7 @@ def problem_ref(relative: str, uri: str, problem: Problem) -> ImageRef:
     """Reference for a thing that is not a picture, or whose pictures are not known."""
     return ImageRef(
         key=key_of(relative),
-        source=printable(relative),
+        source=as_utf8(relative),
         place=Place(uri=uri),
         problem=problem,
     )
@@ -113,6 +113,7 @@ class _Listing:
     def _ignore(self, folder: Folder, name: str, reason: Ignored) -> None:
         uri = f"{folder.uri}/{name}"
         kind = names.kind_of(name)
+        # The first look has not seen it, in a very large source.
         if reason is Ignored.OTHER_KIND and kind is not None and not self._spec.chosen:
             raise mixture(self._spec.root, {str(self._spec.kind): "", kind: uri})
         self._notes.found += 1
@@ -218,7 +219,7 @@ class _Images(_Listing):
         is_problem = isinstance(found, Problem)
         ref = ImageRef(
             key=key_of(relative),
-            source=printable(relative),
+            source=as_utf8(relative),
             place=Place(uri=uri) if is_problem else found.place,
             problem=found if is_problem else None,
             **files,
@@ -257,6 +258,7 @@ class _Images(_Listing):
         if mine is None:
             selection = self._spec.selections[number]
             mine = tables.load_tables(folder, selection, self._spec, self._notes)
+            # Another selection may come by this folder again, for other files of it.
             if len(self._spec.selections) > 1:
                 self._shared[folder.uri] = mine
         self._tables.extend(mine)
@@ -407,9 +409,9 @@ class Splits:
 
 
 def _several(root: str, seen: Mapping[str, str]) -> ConfigError:
-    got = " and ".join(f"{split} ({printable(name)})" for split, name in sorted(seen.items()))
+    got = " and ".join(f"{split} ({as_utf8(name)})" for split, name in sorted(seen.items()))
     choices = " or ".join(f"--source-split {split}" for split in sorted(seen))
     return ConfigError(
-        f"{printable(root)}: need one split, got {got}; choose with {choices}, or join them with "
+        f"{as_utf8(root)}: need one split, got {got}; choose with {choices}, or join them with "
         "--source-split all"
     )

@@ -14,7 +14,7 @@ import msgspec
 from pipeline.sources import files, names
 from schemas.errors import ConfigError, Reason, Rejected
 from schemas.ledger import Unused
-from schemas.records import ImageRef, Place, printable
+from schemas.records import ImageRef, Place, as_utf8
 
 if TYPE_CHECKING:
     from pipeline.sources.spec import Notes, SourceSpec
@@ -40,7 +40,7 @@ def check_pairings(spec: "SourceSpec") -> None:
                 )
         if not spec.pairings and tables.pairs:
             raise ConfigError(
-                f"{printable(tables.pairs)}: it pairs pictures (target) with condition images "
+                f"{as_utf8(tables.pairs)}: it pairs pictures (target) with condition images "
                 "(source); import them with --import-condition NAME=column:source, or name the "
                 "folder of the pictures alone as the source"
             )
@@ -139,7 +139,7 @@ def read_maps(ref: ImageRef, spec: "SourceSpec") -> dict[str, bytes | Rejected]:
             reason, detail = rejected.reason, rejected.detail
             if reason is Reason.SOURCE_MISSING and place is not None:
                 reason = Reason.MAP_MISSING
-                detail = f"need the file {printable(spec.relative_or_whole(place.uri))}"
+                detail = f"need the file {as_utf8(spec.relative_or_whole(place.uri))}"
             found[condition] = Rejected(reason, detail)
     return found
 
@@ -177,6 +177,7 @@ class _Tables:
             for table, picture in TABLES.items():
                 uri = f"{selection.base}/{table}"
                 is_theirs = table == "prompt.json"
+                # ControlNet's own also unasked: else its condition images pass for pictures.
                 if (is_theirs or columns) and uri in files.existing([uri]):
                     self._load(uri, picture, columns | ({"source"} if is_theirs else set()), spec)
 
@@ -191,13 +192,13 @@ class _Tables:
         try:
             raw = files.read(Place(uri=uri))
         except Rejected as rejected:
-            raise ConfigError(f"{printable(uri)}: {rejected.detail}; run again") from None
+            raise ConfigError(f"{as_utf8(uri)}: {rejected.detail}; run again") from None
         folder = spec.relative(posixpath.dirname(uri))
         for number, line in enumerate(raw.splitlines(), start=1):
             if not line.strip():
                 continue
             is_first = number == 1 and picture == "target"
-            row = _line_of(line, None if is_first else f"{printable(uri)}, line {number}")
+            row = _line_of(line, None if is_first else f"{as_utf8(uri)}, line {number}")
             if picture not in row:
                 if is_first:
                     return  # another file of this name, e.g. one picture's caption

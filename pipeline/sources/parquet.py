@@ -18,7 +18,7 @@ from schemas.columns import bounded_items, kind_of
 from schemas.errors import Reason, Rejected
 from schemas.ledger import Unused
 from schemas.parquet_footers import I32, STRUCT, Compact, check_footer
-from schemas.records import ImageRef, Place, Problem, key_of, printable
+from schemas.records import ImageRef, Place, Problem, as_utf8, key_of
 
 _BATCH_ROWS = 8  # in memory at a time, beside one page of each column
 _BATCH_BYTES = 512 * 2**20  # if each cell were the longest that its dictionary allows
@@ -44,18 +44,18 @@ def index_parquet(container: Container, spec: SourceSpec, notes: Notes) -> Itera
         ref = problem_ref(container.relative, container.uri, problem)
         notes.found += 1
         notes.pictures += 1
-        yield dataclasses.replace(ref, group=printable(container.relative))
+        yield dataclasses.replace(ref, group=as_utf8(container.relative))
         return
     first = 0
     notes.found += sum(rows_of_groups)
     for number, rows in enumerate(rows_of_groups):
         notes.pictures += rows
-        group = f"{printable(container.relative)}#rg{number:05d}"
+        group = f"{as_utf8(container.relative)}#rg{number:05d}"
         for row in range(rows):
             name = f"{container.relative}#{first + row}"
             yield ImageRef(
                 key=key_of(name),
-                source=printable(name),
+                source=as_utf8(name),
                 place=container.place,
                 row_group=number,
                 row=row,

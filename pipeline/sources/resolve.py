@@ -23,7 +23,7 @@ from pipeline.sources.spec import (
 )
 from schemas.errors import ConfigError, Rejected
 from schemas.manifest import MANIFEST_NAME
-from schemas.records import Place, printable
+from schemas.records import Place, as_utf8
 
 _WILDCARD = re.compile(r"[*?\[]")
 _RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?\}")
@@ -111,7 +111,7 @@ def _selections(source: str) -> tuple[Selection, ...]:
             selections.append(_glob(path))
         else:
             more = f" (one of {len(paths)} in {source!r})" if len(paths) > 1 else ""
-            raise ConfigError(f"{printable(path)}: need a path that exists, got none{more}")
+            raise ConfigError(f"{as_utf8(path)}: need a path that exists, got none{more}")
     selections += [Selection(base=base, names=frozenset(literal[base])) for base in sorted(literal)]
     if len({files.is_remote(selection.base) for selection in selections}) > 1:
         raise ConfigError(f"{source}: need all parts local or all remote, got both")
@@ -119,6 +119,7 @@ def _selections(source: str) -> tuple[Selection, ...]:
 
 
 def _expand(source: str) -> list[str]:
+    # A name of a file may have braces in it.
     if "{" not in source or (not files.is_remote(source) and os.path.lexists(source)):
         return [source]
     import braceexpand
@@ -321,10 +322,10 @@ class _Seen:
 def _nothing(
     source: str, wanted: SourceKind | None, found: dict[SourceKind | None, str]
 ) -> ConfigError:
-    source = printable(source)
+    source = as_utf8(source)
     if None in found and wanted in {None, SourceKind.TAR}:
         return ConfigError(
-            f"{source}: need tars that are not compressed, got {printable(found[None])}; "
+            f"{source}: need tars that are not compressed, got {as_utf8(found[None])}; "
             "decompress them (members are read by seeking)"
         )
     if source.lower().endswith(".zip"):
@@ -338,7 +339,7 @@ def _nothing(
             "write Parquet with datasets.load_from_disk(FOLDER).to_parquet(FILE) and give that"
         )
     need = f"{wanted} files" if wanted is not None else "images, tars or Parquet files"
-    got = ", ".join(f"{kind} ({printable(name)})" for kind, name in found.items() if kind)
+    got = ", ".join(f"{kind} ({as_utf8(name)})" for kind, name in found.items() if kind)
     return ConfigError(
         f"{source}: need {need}, got {got or 'none'}; check the path"
         + (" and --source-format" if wanted is not None else "")
@@ -369,7 +370,7 @@ def _check_splits(spec: SourceSpec, found: Sequence[_Names]) -> None:
     elif whole and spec.split not in splits:
         there = ", ".join(sorted(split for split in splits if split)) or "no split by its names"
         raise ConfigError(
-            f"{printable(spec.root)}: need files of split {spec.split}, got {there}; "
+            f"{as_utf8(spec.root)}: need files of split {spec.split}, got {there}; "
             "correct --source-split, or leave it out"
         )
 

@@ -28,7 +28,7 @@ from schemas.ledger import (
     Unused,
     joined_captions,
 )
-from schemas.records import Place, Problem, printable
+from schemas.records import Place, Problem, as_utf8
 
 _COLUMN = "column:"
 _FIELD = re.compile(r"\{(\w*)\}")
@@ -243,11 +243,11 @@ class RawImage:
 def mixture(source: str, found: Mapping[str, str]) -> ConfigError:
     """The error of a source of several kinds."""
     got = " and ".join(
-        kind + (f" ({printable(name)})" if name else "") for kind, name in found.items()
+        kind + (f" ({as_utf8(name)})" if name else "") for kind, name in found.items()
     )
     choices = " or ".join(f"--source-format {kind}" for kind in found)
     return ConfigError(
-        f"{printable(source)}: need one kind of source, got {got}; choose with {choices}, or name "
+        f"{as_utf8(source)}: need one kind of source, got {got}; choose with {choices}, or name "
         "the files with a glob"
     )
 
@@ -301,11 +301,11 @@ class Notes:
 
     def ignore(self, reason: Ignored, name: str, count: int = 1) -> None:
         """Count something that is not one of the images."""
-        self.ignored.add(reason, printable(name), count)
+        self.ignored.add(reason, as_utf8(name), count)
 
     def leave(self, reason: Unused, name: str, count: int = 1) -> None:
         """Count a caption that no reference carries."""
-        self.unused.add(reason, printable(name), count)
+        self.unused.add(reason, as_utf8(name), count)
 
     def ledger(
         self,

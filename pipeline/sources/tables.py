@@ -17,7 +17,7 @@ from pipeline.sources.spec import Folder, Notes, Selection, SourceSpec
 from schemas.columns import bounded, kind_of
 from schemas.errors import ConfigError, Rejected
 from schemas.ledger import Ignored, Unused
-from schemas.records import Place, Problem, printable
+from schemas.records import Place, Problem, as_utf8
 
 _NAME_FIELDS = (
     *("file_name", "filename", "file", "image", "img", "image_path", "img_path", "image_file"),
@@ -144,7 +144,7 @@ def _kept_in(line: Mapping[str, Any], keep: Sequence[str], *, is_text: bool) -> 
 def _lines(folder: Folder, name: str, spec: SourceSpec, seen: dict[str, bool]) -> list[_Line]:
     """Lines of a table; none if it is some other table that happens to have this name."""
     found = folder.stat(name)
-    uri = printable(f"{folder.uri}/{name}")
+    uri = as_utf8(f"{folder.uri}/{name}")
     if isinstance(found, Problem):
         raise ConfigError(f"{uri}: cannot be read: {found.detail}")
     if found.size_bytes > _MOST_TABLE_BYTES:
@@ -175,7 +175,7 @@ def _parsed(place: Place, wanted: _Wanted, spec: SourceSpec) -> Iterable[_Line] 
     if "\0" in text:
         raise csv.Error("zero bytes (UTF-16 without its mark?)")
     if suffix == ".jsonl":
-        return _of_jsonl(text, printable(place.uri), wanted)
+        return _of_jsonl(text, as_utf8(place.uri), wanted)
     if suffix == ".json":
         return _of_json(
             text, wanted if spec.caption_column else wanted._replace(captions=_KOHYA_FIELDS)
@@ -347,7 +347,7 @@ def _clear(
         else:
             clear.append(Unused.LINE_AMBIGUOUS if nearest else Unused.LINE_UNMATCHED)
     # `train/1.jpg` and `val/1.jpg` beside one 1.jpg: the folders must be this one's, or all alike.
-    here = f"/{captions.folded(printable(folder.uri))}"
+    here = f"/{captions.folded(as_utf8(folder.uri))}"
     dropped = {match.dropped for match in clear if isinstance(match, _Match)} - {""}
     foreign = {folders for folders in dropped if not here.endswith(f"/{captions.folded(folders)}")}
     if len(foreign) > 1 or (foreign and len(dropped) > 1):

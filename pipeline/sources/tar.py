@@ -18,7 +18,7 @@ from pipeline.sources.names import HEAD_BYTES, FirstBytes
 from pipeline.sources.spec import Container, Notes, SourceSpec
 from schemas.errors import Reason, Rejected
 from schemas.ledger import Ignored, Unused
-from schemas.records import CaptionFile, ImageRef, Place, Problem, key_of, printable
+from schemas.records import CaptionFile, ImageRef, Place, Problem, as_utf8, key_of
 
 _BLOCK = tarfile.BLOCKSIZE
 _MAX_PADDING_BYTES = 2**20  # GNU tar pads to 10240 bytes, tapes to some 100 KiB
@@ -50,7 +50,7 @@ def index_tar(container: Container, spec: SourceSpec, notes: Notes) -> Iterator[
         One for each picture; where the tar is damaged, members before the damage, then one with
         BROKEN_CONTAINER for the tar itself.
     """
-    group = printable(container.relative)
+    group = as_utf8(container.relative)
     members: list[_Member] = []
     pictures: list[ImageRef] = []
     try:
@@ -79,7 +79,7 @@ class _Headers:
     """
 
     encoding = "utf-8"
-    errors = "surrogateescape"
+    errors = "surrogateescape"  # names that are not UTF-8 keep their bytes, and so their key
 
     def __init__(self, opened: BinaryIO, size_bytes: int) -> None:
         self.offset = 0
@@ -116,11 +116,12 @@ def _read_headers(opened: BinaryIO, size_bytes: int, members: list[_Member]) -> 
             return _stopped(start, "no end mark: it was cut, or its writer was stopped")
         except _DAMAGE as error:
             return _not_a_tar(opened, error) if start == 0 else _stopped(start, str(error))
+        # It would be read again and again.
         if headers.offset <= start or info.size < 0:
             return _stopped(start, "a header with a negative length")
         members.append(_member(info, size_bytes))
         if info.isreg() and not info.issparse() and info.offset_data + info.size > size_bytes:
-            return _stopped(start, f"member {printable(info.name)} runs past the end of the file")
+            return _stopped(start, f"member {as_utf8(info.name)} runs past the end of the file")
 
 
 def _after_the_end(opened: BinaryIO, size_bytes: int) -> Problem | None:
@@ -175,7 +176,7 @@ def _member_problem(info: tarfile.TarInfo, size_bytes: int) -> Problem | None:
         )
     if info.islnk() or info.issym():
         kind = "symbolic" if info.issym() else "hard"
-        detail = f"a {kind} link to {printable(info.linkname)}"
+        detail = f"a {kind} link to {as_utf8(info.linkname)}"
         return Problem(reason=Reason.NOT_A_FILE, detail=detail)
     if not info.isreg():
         detail = "a folder" if info.isdir() else f"a member of type {info.type!r}"
@@ -199,7 +200,7 @@ class _Index:
 
     def __init__(self, container: Container, spec: SourceSpec, notes: Notes) -> None:
         self._container = container
-        self._group = printable(container.relative)
+        self._group = as_utf8(container.relative)
         self._place = container.place
         self._takes_captions = spec.caption in {"auto", "sidecar"}
         self._keeps = bool(spec.keep)
@@ -272,7 +273,7 @@ class _Index:
         return ImageRef(
             # \0 stands in no name, so no other member gets this key.
             key=key_of(full if occurrence == 1 else f"{full}\0{occurrence}"),
-            source=printable(full),
+            source=as_utf8(full),
             place=_range(self._place, member),
             problem=problem,
             group=self._group,

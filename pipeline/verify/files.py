@@ -29,7 +29,7 @@ from schemas.triple import FOOTER_KEY, REJECTS, SHARD_KEY, rejects_schema, tripl
 
 ROW_GROUP_ROWS = 100
 ROW_GROUP_BYTES = 300 * 1000 * 1000  # 100 MB are aimed at; above 286 MiB the Hub cannot show them
-FINDINGS_KEPT = 20
+FINDINGS_KEPT = 20  # of each check; a broken set has as many as it has rows
 _READ_BYTES = 1 << 20
 _DAMAGE = (OSError, pa.ArrowException, ConfigError)
 
@@ -86,6 +86,7 @@ def _check_file(file: FileRecord, dataset: DatasetFolder, check: Check) -> bool:
     try:
         path = path_inside(dataset.files, dataset.root, file.path)
         with dataset.files.open_input_stream(path) as stream:
+            # In pieces, since it may lie in a bucket.
             while chunk := stream.read(_READ_BYTES):
                 digest.update(chunk)
                 size += len(chunk)

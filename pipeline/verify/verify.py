@@ -88,6 +88,7 @@ class Auditor:
     def _load(self, condition: str, record: Mapping[str, Any], runtime: Runtime) -> None:
         try:
             spec = spec_from_record(condition, record)
+            # A data set must not choose whose model is fetched and run.
             need_known_models(spec, self._trusted)
             _check_weights(spec, record, runtime)
             self.loaded[condition] = spec, load_annotator(spec, runtime)
@@ -222,6 +223,7 @@ def _difference(
     for column, value in stat_columns(spec, again).items():
         if isinstance(value, list | str | None):
             continue  # keypoints and names say what the map shows already
+        # Stored as float32.
         if not np.isclose(row[column], value, rtol=1e-6):
             return f"need {column} = {value}, got {row[column]}"
     return None
@@ -324,6 +326,7 @@ def _check_rows(
     """Sizes, keys, leakage and, for some, the maps themselves; in one pass."""
     sizes = Check(name="every map has its image's size and form")
     unique = Check(name="keys are unique")
+    # By the hash of the source's bytes: near copies are for `inspect`, which looks at pixels.
     leakage = Check(name="no picture in two splits")
     audited = Check(name="maps extracted again are the same")
     if auditor.latents is not None:
@@ -387,6 +390,7 @@ def _checked_rows(
         for shard in whole:
             try:
                 with dataset.open(shard.data) as reader:
+                    # A few rows a thread: all pictures of a batch are in memory.
                     for batch in reader.batches(batch_rows=8 * max(1, workers)):
                         rows: list[Mapping[str, Any]] = batch.to_pylist()
                         # Here, in order: where no hash says so, the first row is audited.

@@ -209,7 +209,7 @@ def test_sixteen_bits_survive_storing(models):
     images = photographs(2)
     for result in annotate(spec, load_annotator(spec, Runtime()), images, ["a", "b"]):
         assert isinstance(result, Annotation)  # it kept to the contract of grey16
-        stored = decode_stored_map(encode_map(spec, result))
+        stored = decode_stored_map(encode_map(result.pixels, spec.hint_mode))
         assert stored.dtype == np.uint16
         assert np.array_equal(stored, result.pixels)
         assert stored.max() == 65535

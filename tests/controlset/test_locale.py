@@ -13,7 +13,7 @@ from PIL import Image
 from controlset.cli import main
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError
-from schemas.records import key_of, printable
+from schemas.records import as_utf8, key_of
 
 NAMES = ["é☃.png", "plain.png", "ordner ä/日本.png"]
 ASCII = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -43,8 +43,8 @@ def folder(tmp_path):
 
 def test_the_key_of_a_name_is_the_hash_of_its_bytes_in_utf8():
     assert key_of("é☃.png") == key_of("é☃.png".encode().decode("ascii", "surrogateescape"))
-    assert printable("é☃.png".encode().decode("ascii", "surrogateescape")) == "é☃.png"
-    assert printable("\udce9.png") == r"\xe9.png"
+    assert as_utf8("é☃.png".encode().decode("ascii", "surrogateescape")) == "é☃.png"
+    assert as_utf8("\udce9.png") == r"\xe9.png"
 
 
 def test_a_folder_and_a_tar_are_read_with_the_same_keys_and_names_in_ascii(tmp_path, folder):

@@ -16,7 +16,7 @@ from controlset.cli import COMMANDS, main
 from pipeline.config import GenerateConfig
 from pipeline.generate import generate
 from schemas.printable import printable, say, say_json
-from schemas.terminal import Terminal, progress_bar
+from schemas.terminal import Progress, Terminal
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "a[/v][red]\x1b[2J\x1b]0;t\x07\u202egpj.exe\x9b31m\nok: every check passed\r\udce9"
@@ -44,15 +44,19 @@ def test_a_table_shows_text_literally(capsys, monkeypatch, of_the_table):
     assert not RAW & set(printed)
 
 
-def test_lines_bars_and_styled_text_show_text_literally(capsys):
+def test_lines_bars_and_styled_text_show_text_literally(capsys, monkeypatch):
     terminal = Terminal()
     terminal.tell(HOSTILE)
     terminal.print(Text(HOSTILE.replace("\n", ""), style="red"), soft_wrap=True)
-    with progress_bar(terminal) as bar:
-        bar.add_task(HOSTILE.replace("\n", ""), total=1)
+    with monkeypatch.context() as made_for_a_terminal:  # without any control codes of its own
+        made_for_a_terminal.setenv("TERM", "dumb")
+        made_for_a_terminal.setattr(Terminal, "is_terminal", True)
+        bar = Progress(HOSTILE.replace("\n", ""), total=1)
+    with bar:
+        pass
     say(HOSTILE)
     say_json({HOSTILE: "\x7f"})
-    printed = capsys.readouterr().out
+    printed = "".join(capsys.readouterr())
     assert printed.count("a[/v][red]") == 5
     assert not RAW & set(printed)
 

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from schemas.errors import Reason
-from schemas.records import printable
+from schemas.records import as_utf8
 
 ROW = frozenset({"row"})
 DAMAGED = frozenset({Reason.TRUNCATED, Reason.CORRUPT, Reason.DAMAGED, Reason.NOT_AN_IMAGE})
@@ -388,7 +388,7 @@ def make_folder(
     def add(name: str, raw: bytes, allowed: frozenset[str], what: str) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(raw)
-        made.append(Made(source=printable(name), allowed=allowed, what=what))
+        made.append(Made(source=as_utf8(name), allowed=allowed, what=what))
 
     for number, picture in enumerate(pictures(rng, damages=damages)):
         inside = f"part-{number % 3}/{picture.name}"
@@ -517,7 +517,7 @@ def make_tars(folder: Path, *, damages: int, seed: int = 1) -> list[Made]:
     made: list[Made] = []
 
     def note(tar: str, name: str, allowed: frozenset[str], what: str, members: int = 0) -> None:
-        source = printable(f"{tar}/{name}" if name else tar)
+        source = as_utf8(f"{tar}/{name}" if name else tar)
         inside = tuple(f"{tar}/{number}.jpg" for number in range(members))
         made.append(Made(source=source, allowed=allowed, what=what, members=inside))
 

@@ -199,7 +199,7 @@ def test_without_a_validation_split_there_is_nothing_to_keep_together(source, tm
 
 
 def test_the_bar_shows_the_pass(monkeypatch, capsys):
-    monkeypatch.setattr("pipeline.progress._PLAIN_LINE_S", 0.01)
+    monkeypatch.setattr("schemas.terminal.LINE_EVERY_S", 0.01)
     progress = RunProgress(planned=200)
     progress.copies_sought(8)
     progress.copies_sought(8)

@@ -5,7 +5,7 @@ import pytest
 
 from schemas.errors import ConfigError, Reason, Rejected
 from schemas.manifest import FileRecord, Manifest, ShardRecord, read_record
-from schemas.records import ImageRef, Place, Problem, key_of, printable, unit_interval
+from schemas.records import ImageRef, Place, Problem, as_utf8, key_of, unit_interval
 
 
 def shard(name="train-00000-of-00001", rows=3, planned=4, rejected=1, **changes):
@@ -39,8 +39,8 @@ def test_keys_are_the_same_on_every_machine():
 def test_names_that_are_not_utf8_have_keys_and_can_be_printed():
     name = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
     assert key_of(name) != key_of("café.jpg")
-    assert printable(name) == "caf\\xe9.jpg"
-    printable(name).encode("utf-8")
+    assert as_utf8(name) == "caf\\xe9.jpg"
+    as_utf8(name).encode("utf-8")
 
 
 def test_the_unit_interval_is_uniform_and_repeatable():

@@ -9,7 +9,7 @@ from schemas.triple import (
     FOOTER_KEY,
     Condition,
     image_columns,
-    is_number,
+    is_countable,
     rejects_schema,
     stat_type,
     triple_schema,
@@ -97,7 +97,7 @@ def test_a_schema_comes_back_from_a_file_to_the_last_name(tmp_path):
     [("int32", True), ("float64", True), ("bool", True), ("string", False), ("people", False)],
 )
 def test_numbers_are_told_from_what_cannot_be_counted(name, expected):
-    assert is_number(name) is expected
+    assert is_countable(name) is expected
 
 
 def test_an_unknown_type_is_refused():

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import GenerateConfig
-from pipeline.sources import SourceKind, iter_reads, parquet, remote, resolve_source
+from pipeline.sources import SourceKind, files, iter_reads, parquet, resolve_source
 from schemas import filesystems
 from schemas.errors import ConfigError, Reason, Rejected
 from schemas.records import Place, key_of
@@ -165,7 +165,7 @@ def test_what_a_store_says_in_the_middle_of_a_container_is_not_taken_for_damage(
     monkeypatch.setattr(MemoryStore, "open", lambda *_, **__: Breaking())
     for name in ("a.tar", "a.parquet"):
         with pytest.raises(OSError, match=r"Input/output error|mem://bucket") as caught:
-            remote.open_binary(f"mem://bucket/{name}").read(10)
+            files.open_checked(Place(uri=f"mem://bucket/{name}")).read(10)
         assert caught.value.errno == errno.EIO
 
 
@@ -178,7 +178,7 @@ def test_the_kind_of_a_large_bucket_is_known_from_its_first_names(listed, monkey
             asked.append(start)
             yield found[start : start + 2]
 
-    monkeypatch.setattr(remote, "FIRST_LOOK", 2)
+    monkeypatch.setattr(files, "_FIRST_PAGE", 2)
     monkeypatch.setattr(filesystems, "pages", pages)
     names = [f"{n}.txt" for n in range(5)] + ["x.tar"]
     assert listed("mem://bucket")[0].kind is SourceKind.TAR  # past the first look
