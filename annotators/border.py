@@ -92,6 +92,7 @@ def _inside(border: Border, width: int, height: int) -> tuple[int, int, int, int
 
 
 def _span(before: int, after: int, size: int) -> tuple[int, int]:
+    # A strip of the picture has to be left, be it one pixel wide.
     seam = min(SEAM_PX, max(0, (size - before - after - 1) // 2))
     return before + seam * bool(before), size - after - seam * bool(after)
 

@@ -133,6 +133,7 @@ def _prompt_ids(
         if prompt is None:
             return None
         return processor.tokenizer(prompt, return_tensors="pt")["input_ids"]
+    # BLIP-2 stands pictures in as so many tokens before the words.
     if family == "blip-2":
         config = network.config
         images = torch.full((1, config.num_query_tokens), config.image_token_id)
@@ -141,6 +142,7 @@ def _prompt_ids(
         else:
             words = processor.tokenizer(prompt, return_tensors="pt")["input_ids"]
         return torch.cat([images, words], dim=1)
+    # Its processor writes a task out as a question, and wants a picture with it.
     black = torch.zeros((3, 64, 64), dtype=torch.uint8)
     return processor(images=[black], text=[prompt], return_tensors="pt")["input_ids"]
 
@@ -195,6 +197,7 @@ class _LoadedCaptioner:
         """(B, L) new tokens; BLIP's with those of the prompt."""
         spec = self.spec
         beams = spec.beams if spec.top_p is None else 1
+        # Captioners fall into loops; what still repeats itself is rejected by `guarded`.
         extra: dict[str, Any] = {"no_repeat_ngram_size": 3}
         if spec.top_p is not None:
             draws = Nucleus(keys, seed=spec.seed, top_p=spec.top_p)
@@ -209,6 +212,7 @@ class _LoadedCaptioner:
             pixel_values=pixels,
             max_new_tokens=spec.max_tokens,
             num_beams=beams,
+            # Also for samples, which `Nucleus` draws.
             do_sample=False,
             **extra,
         )

@@ -61,6 +61,7 @@ def located(base: str, runtime: Runtime) -> Vae | None:
 def _kept(base: str, runtime: Runtime) -> Iterator[Path]:
     """Where a download can lie: below `--weights DIR` or in the hub's cache."""
     if runtime.weights is not None:
+        # As people sort downloads: `owner/name`, the hub's own `owner--name`, or the name alone.
         for name in (base, base.replace("/", "--"), base.rsplit("/", 1)[-1]):
             yield Path(runtime.weights, name, "vae")
             yield Path(runtime.weights, name)
@@ -115,6 +116,7 @@ def fetched(base: str, runtime: Runtime) -> Vae:
 def _download_weights(base: str, within: str, into: Path | None) -> None:
     names = list(VARIANTS)
     try:
+        # fp32 as a rule; some repositories have the fp16 file alone.
         download(base, f"{within}{names[0]}", into)
     except HubError:
         download(base, f"{within}{names[1]}", into)
@@ -298,6 +300,7 @@ def _moments(
     broken_B111 = ~torch.isfinite(raw_BCHW).flatten(1).all(1)[:, None, None, None]
     cut_BCHW = log_variance_BCHW.clamp(*_LOG_VARIANCES)
     moments_BCHW = torch.cat([mean_BCHW, cut_BCHW], dim=1).masked_fill(broken_B111, torch.nan)
+    # Means and log-variances are small numbers: fp16 halves what a set stores of them.
     return moments_BCHW.half().contiguous().cpu().numpy()
 
 

@@ -58,6 +58,7 @@ class NetworkAnnotator(Generic[Result]):
         results: dict[int, Result] = {}
         at_once = self.runtime.images_at_once
         with torch.inference_mode():
+            # A batch has one size; images of a set in buckets have several.
             for (height, width, _), numbers in by_size.items():
                 for start in range(0, len(numbers), at_once):
                     together = numbers[start : start + at_once]

@@ -50,6 +50,7 @@ def _specs_in(modules: Iterable[ModuleType]) -> dict[str, Any]:
         kind.name: kind
         for module in modules
         for kind in vars(module).values()
+        # What a module imports from another one belongs to that.
         if getattr(kind, "__module__", None) == module.__name__ and hasattr(kind, "revision")
     }
     return dict(sorted(found.items()))

@@ -144,6 +144,7 @@ def _places(weights: Weights, runtime: Runtime) -> Iterator[Path]:
     if runtime.weights is None:
         return
     folder = _folder(runtime.weights)
+    # A model's name out of a data set must not lead out of the folder.
     if ".." in Path(weights.hub_id).parts:
         return
     repositories = [folder / weights.hub_id, folder / weights.hub_id.replace("/", "--")]
@@ -190,6 +191,7 @@ def _is_model(folder: Path) -> bool:
     if not index.is_file():
         return any(folder.glob("*.safetensors"))
     try:
+        # A large model's file is cut into several; the index names them.
         shards = set(json.loads(index.read_bytes())["weight_map"].values())
     except (ValueError, KeyError):
         return False
@@ -244,6 +246,7 @@ def record_of_weights(weights: Weights, runtime: Runtime) -> WeightsRecord:
     """What was found, with its hash; reads the whole file."""
     path = locate(weights, runtime)
     found = sha256_of(path)
+    # Not the released file of this name: records must not claim that.
     if path.is_relative_to(_NANO_FOLDER):
         return WeightsRecord(
             source=NANO, file=weights.file or path.name, sha256=found, licence=_NANO_LICENCE
@@ -258,6 +261,7 @@ def sha256_of(path: Path) -> str:
     if path.is_file():
         return file_digest(path)
     files = sorted({file for pattern in MODEL_FILES for file in path.glob(pattern)})
+    # By name, without folders: wherever a model lies, its sum is the same.
     hashes = {file.name: sha256_of(file) for file in files if file.is_file()}
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 

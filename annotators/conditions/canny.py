@@ -52,6 +52,7 @@ class CannySpec:
     def thresholds(self, key: str) -> tuple[int, int]:
         """Thresholds of one image: a pure function of (seed, key), always low < high."""
         low = _draw(self.low[0], self.low[1], f"canny-low:{self.seed}:{key}")
+        # Ranges may overlap: the second draw begins above the first one.
         high_from = max(self.high[0], low + 1)
         return low, _draw(high_from, self.high[1], f"canny-high:{self.seed}:{key}")
 

@@ -103,6 +103,7 @@ def _drawn(
 
     finite = torch.isfinite(found).flatten(1).all(1).tolist()
     fed_height, fed_width = (2 * side for side in found.shape[2:])
+    # Lines are found in what was fed and drawn at the image's size, one pixel wide.
     scale = np.array([width / fed_width, height / fed_height] * 2)
     return [
         _drawing(lines * scale, height, width) if good else not_finite()

@@ -37,6 +37,7 @@ NORMAL = Weights(
 _MULTIPLE = 32  # px: five halvings
 _ENCODER = "tf_efficientnet_b5.ap_in1k"
 _SKIPS = (0, 1, 2, 4)  # the blocks whose output the decoder reads
+# ImageNet's, as the reference scales pictures.
 _MEAN = (0.485, 0.456, 0.406)
 _DEVIATION = (0.229, 0.224, 0.225)
 
@@ -205,6 +206,7 @@ def _normalised(raw: "torch.Tensor") -> "torch.Tensor":
 
     raw = raw.float()
     vector = raw[:, :3]
+    # The reference's; without it a vector of length 0 would become NaN.
     length = vector.square().sum(dim=1, keepdim=True).sqrt() + 1e-10
     return torch.cat([vector / length, elu(raw[:, 3:]) + 1.01], dim=1)
 

@@ -82,6 +82,7 @@ def _each(
 
 
 def _rng(seed: str) -> np.random.Generator:
+    # Of the key, not of a generator that pictures share: in any order each gets the same map.
     return np.random.default_rng(list(hashlib.sha256(seed.encode()).digest()))
 
 
@@ -141,9 +142,11 @@ def shuffled(rgb: RgbU8, *, rng: np.random.Generator) -> RgbU8:
 def _smooth_noise(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """(H, W) float64 whose least value is 0 and whose greatest is 1."""
     grain = _GRAIN_PX
+    # A grain more on each side: the rim of what is enlarged is cut off.
     points = rng.uniform(0, 1, ((height // grain) + 2, (width // grain) + 2, 1))
     size = (width + 2 * grain, height + 2 * grain)
     noise = cv2.resize(points, size, interpolation=cv2.INTER_CUBIC)
     noise = noise[grain : grain + height, grain : grain + width]
     noise -= noise.min()
+    # A picture of one pixel has noise of one value.
     return noise / max(float(noise.max()), 1e-12)

@@ -79,6 +79,7 @@ class SegmentationSpec:
 
 def palette() -> np.ndarray:
     """Colours of ADE20K's classes, (150, 3) uint8 RGB."""
+    # Released ControlNets know classes by these colours alone.
     return np.array(reference("util").ade_palette(), np.uint8)
 
 

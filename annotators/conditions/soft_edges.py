@@ -160,6 +160,7 @@ def _pidinet_logits(network: Any, bgr: "torch.Tensor") -> "torch.Tensor":
         sides.append(_side(network, stage - 1, features))
     together = torch.cat(enlarged(sides), dim=1)
     last = network.classifier
+    # The last sum in fp32: the 8 bits of bf16 would show as steps.
     return conv2d(together, last.weight.float(), last.bias.float())[:, 0]
 
 

@@ -52,6 +52,7 @@ _FIELDS = (
 )  # fmt: skip
 _JOINTS = 18
 _NEW_PEOPLE_BEFORE = 17  # the last two limbs only join what is there
+# The reference's thresholds, on which equal people depend.
 _LEAST_HEAT = 0.1
 _LEAST_AFFINITY = 0.05
 _SAMPLES = 10
@@ -179,6 +180,7 @@ def _affinities(
         + down[rows, columns] * (vector_y / length)[..., None]
     )
     height = across.shape[0]
+    # Limbs longer than half the picture's height lose.
     scores = along.mean(-1) + np.minimum(0.5 * height / length - 1, 0)
     enough = (along > _LEAST_AFFINITY).sum(-1) > 0.8 * _SAMPLES
     return scores, enough & (scores > 0)
@@ -194,6 +196,7 @@ def _join(
 ) -> None:
     """Give a connection to whoever has one of its ends; to a new person if nobody has."""
     (start, end), (first, second, score) = limb, connection
+    # The reference has room for two, and would fail over a third.
     owners = [
         draft for draft in drafts if draft.joints[start] == first or draft.joints[end] == second
     ][:2]
@@ -281,6 +284,7 @@ class OpenPose:
         height, width = images[0].shape[:2]
         fed, inner = prepared(images)
         batch = torch.from_numpy(fed).to(self.runtime.device).permute(0, 3, 1, 2)
+        # The reference's scale: 256, not 255.
         batch = batch.float() / 256 - 0.5
         fields, heats = self.body(batch.to(torch_dtype(self.precision)))
         people: list[list[Person] | None] = []
@@ -352,9 +356,11 @@ def load_openpose(
         networks = reference("open_pose.model")
         package = reference("open_pose")
     body = placed(_read(networks.bodypose_model(), OPENPOSE_BODY, runtime), runtime, precision)
+    # Without networks: its `from_pretrained` would download and unpickle them.
     detector = package.OpenposeDetector(None)
     if OPENPOSE_HAND in weights:
         hand = reference("open_pose.hand").Hand
+        # Without its `__init__`, which takes a path and unpickles what lies there.
         detector.hand_estimation = object.__new__(hand)
         network = _read(networks.handpose_model(), OPENPOSE_HAND, runtime)
         detector.hand_estimation.model = placed(network, runtime, "fp32")

@@ -146,6 +146,7 @@ def _draw_hand(canvas: RgbU8, joints: Joints) -> None:
         if start is None or end is None:
             continue
         ends = _pixel(start.x, start.y, canvas), _pixel(end.x, end.y, canvas)
+        # The reference takes 0 for a joint that was not seen.
         if min(*ends[0], *ends[1]) > _EPSILON:
             color = [part * 255 for part in colorsys.hsv_to_rgb(number / len(_FINGERS), 1.0, 1.0)]
             cv2.line(canvas, ends[0], ends[1], color, thickness=2)

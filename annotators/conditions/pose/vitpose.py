@@ -59,6 +59,7 @@ class VitPose:
         outputs = self.detector(
             **_inputs(self.detector_processor, images, self.runtime, self.precision)
         )
+        # NumPy, where both end, knows no bf16.
         outputs.logits, outputs.pred_boxes = outputs.logits.float(), outputs.pred_boxes.float()
         found = self.detector_processor.post_process_object_detection(
             outputs, threshold=_LEAST_PERSON, target_sizes=[image.shape[:2] for image in images]
@@ -70,6 +71,7 @@ class VitPose:
                 several.append(None)
                 continue
             corners = answer["boxes"][answer["labels"] == self.person_label].cpu().numpy()
+            # ViTPose takes boxes as left, top, width, height, as COCO does.
             corners[:, 2:] -= corners[:, :2]
             several.append(corners[(corners[:, 2:] > 0).all(1)])
         return several
