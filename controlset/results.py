@@ -422,7 +422,8 @@ class Scores(_Folder):
 
         found = gather(self.path)  # by the report's own code, so that they say the same
         verdict = verdict_of(found, found.document.runs[0].name)
-        return "; ".join(filter(None, [verdict.word, verdict.number, verdict.beside]))
+        parts = [verdict.word, verdict.obedience, verdict.number, verdict.beside]
+        return "; ".join(filter(None, [*parts, verdict.specificity]))
 
     @property
     def report(self) -> Path:

@@ -37,6 +37,7 @@ from controlnet.evaluator.result import (
     SCORES,
     Findings,
     MissingRecord,
+    ceiling_of,
     record_of_run,
     result_of,
     write_document,
@@ -148,6 +149,12 @@ class _EvaluationRun:
             folder=self._folder,
             places=self._places,
             settings=self._settings,
+            floors={
+                place.name: name
+                for place in self._places
+                for name, floor in self._floors.items()
+                if self._models.base_of(floor.run) == self._models.base_of(place)
+            },
             rows=self._rows,
             measures=self._measures,
             scored=scored,
@@ -251,9 +258,7 @@ class _EvaluationRun:
 
     def _ceilings(self) -> dict[str, RunPlace]:
         """Folder of each distinct base's ceiling -> a run on that base."""
-        return {
-            name.replace(_FLOOR, _CEILING, 1): setting.run for name, setting in self._floors.items()
-        }
+        return {ceiling_of(name): setting.run for name, setting in self._floors.items()}
 
     def _score(self) -> dict[tuple[str, str], Scored]:
         """(row, setting) -> scores, the first run first."""

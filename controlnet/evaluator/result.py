@@ -16,7 +16,15 @@ from PIL import Image
 from controlnet.evaluator.config import EvaluateConfig
 from controlnet.evaluator.examples import JudgedRow, JudgedRows
 from controlnet.evaluator.judge import JudgeAnnotator
-from controlnet.evaluator.metrics.base import Estimate, Measure, Scored, difference
+from controlnet.evaluator.metrics.base import (
+    NO_ROOM,
+    Estimate,
+    Measure,
+    Scored,
+    difference,
+    estimate_way,
+    has_room,
+)
 from controlnet.evaluator.models import RunPlace, Setting, told_by
 from controlnet.evaluator.samples import SampleFolder
 from controlnet.trainer.checkpoint import published
@@ -73,6 +81,18 @@ class RowRecord:
     run: str | None = None
     cell: str | None = None  # the network with its setting: tells two floors of two bases apart
     values: Numbers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ObedienceRecord:
+    """How far a run gets, as a share of what can be reached; for every condition the same scale."""
+
+    run: str
+    measure: str  # the headline
+    floor: str = "floor"  # cell of its base's floor
+    obedience: NumberRecord | None  # (model - floor) / (ceiling - floor)
+    specificity: NumberRecord | None  # (model - shuffled) / (ceiling - shuffled)
+    why: str | None = None  # there is no obedience: no room between floor and ceiling
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -181,6 +201,7 @@ class EvaluationRecord:
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
     measures: list[MeasureRecord]  # the headline first
     rows: list[RowRecord] = dataclasses.field(default_factory=list)
+    obedience: list[ObedienceRecord] = dataclasses.field(default_factory=list)
     comparisons: list[ComparisonRecord] = dataclasses.field(default_factory=list)
     sweeps: list[SweepRecord] = dataclasses.field(default_factory=list)
     curve: list[CurveRecord] = dataclasses.field(default_factory=list)
@@ -202,6 +223,7 @@ class Findings:
     folder: Path
     places: Sequence[RunPlace]
     settings: Sequence[Setting]
+    floors: Mapping[str, str]  # run -> cell of its base's floor
     rows: JudgedRows
     measures: Sequence[Measure]
     scored: dict[tuple[str, str], Scored]  # (row, setting)
@@ -234,6 +256,12 @@ def result_of(findings: Findings, **others: Any) -> EvaluationRecord:
             for measure in findings.measures
         ],
         rows=rows,
+        obedience=[
+            obedience_of(
+                findings.scored, findings.measures[0], run.name, floor=findings.floors[run.name]
+            )
+            for run in findings.own
+        ],
         comparisons=_comparisons(findings),
         sweeps=_sweeps(findings),
         curve=_curves(findings),
@@ -342,6 +370,54 @@ def _rows(findings: Findings) -> list[RowRecord]:
         run, values = setting if is_of_run else None, findings.numbers(row, setting)
         records.append(RowRecord(row=row, run=run, cell=setting, values=values))
     return records
+
+
+def obedience_of(
+    scored: Mapping[tuple[str, str], Scored], headline: Measure, run: str, *, floor: str
+) -> ObedienceRecord:
+    """How far a run gets on the way from its floor, and from another map, to its ceiling.
+
+    Args:
+        scored: (row, cell) -> scores; of `shuffled` there may be none.
+        headline: what is measured by.
+        run: its name.
+        floor: cell of its base's floor.
+    """
+    cells = {"ceiling": ceiling_of(floor), "model": run, "shuffled": run, "floor": floor}
+    there = {row: scored.get((row, cell)) for row, cell in cells.items()}
+    rows = {row: found for row, found in there.items() if found is not None}
+    at = {
+        row: headline.aggregate(np.concatenate(found.groups(headline.name)))
+        for row, found in rows.items()
+    }
+
+    def way(low: str) -> NumberRecord | None:
+        if low not in rows or not has_room(at[low], at["ceiling"], headline):
+            return None
+        found = estimate_way(rows[low], rows["model"], rows["ceiling"], headline)
+        return _plain("obedience", found)
+
+    obedience, why = way("floor"), None
+    if obedience is None:
+        why = (
+            f"no room: {headline.label} {at['ceiling']:.3f} of the real pictures is not better "
+            f"than {at['floor']:.3f} without control by {NO_ROOM * 100:g} % of its range"
+        )
+        if math.isnan(at["ceiling"] + at["floor"] + at["model"]):
+            why = f"not computed: a row has no {headline.label}"
+    return ObedienceRecord(
+        run=run,
+        measure=headline.name,
+        floor=floor,
+        obedience=obedience,
+        specificity=way("shuffled"),
+        why=why,
+    )
+
+
+def ceiling_of(floor: str) -> str:
+    """Cell of the ceiling on the same base: `ceiling-2` of `floor-2`."""
+    return floor.replace("floor", "ceiling", 1)
 
 
 def _comparisons(findings: Findings) -> list[ComparisonRecord]:

@@ -66,6 +66,7 @@ def table(document: Mapping[str, Any]) -> list[str]:
     grid += [[name, *row] for name, row in zip(names, values, strict=True)]
     first, *others = (max(map(len, column)) for column in zip(*grid, strict=True))
     lines = ["  ".join([f"{name:<{first}}", *map(str.rjust, row, others)]) for name, *row in grid]
+    lines += [f"normalised obedience of {one['run']}: {_way(one)}" for one in document["obedience"]]
     lines += [
         f"{compared['b']} minus {compared['a']}: {compared['value']:+.3f} "
         f"({compared['low']:+.3f} to {compared['high']:+.3f})"
@@ -95,6 +96,11 @@ def unmet(document: Mapping[str, Any], expected: float | None) -> str | None:
     word = "at least" if headline["higher_is_better"] else "at most"
     got = f"got {value['value']:.3f}"
     return None if good else f"--expect: need {headline['label']} {word} {expected:g}, {got}"
+
+
+def _way(one: Mapping[str, Any]) -> str:
+    obedience = one["why"] or _value(one["obedience"], True)
+    return f"{obedience}; specificity {_value(one['specificity'], True)}"
 
 
 def _name(row: Mapping[str, Any]) -> str:

@@ -128,6 +128,8 @@ class Verdict:
     word: str  # obeys, obeys in part, does not obey, …
     good: bool | None  # None: cannot be told
     number: str  # `Canny F1 (1 px) 0.88 (0.87-0.90)`
+    obedience: str = ""  # `normalised obedience 0.86 (0.84-0.88)`; empty where there is none
+    specificity: str = ""  # `specificity 0.87 (0.85-0.89)`, or why there is no obedience
     beside: str  # `without control 0.22, with another picture's map 0.21, the real pictures 0.99`
     way: str  # `90 % of the way …`; empty where it cannot be said
 
@@ -143,6 +145,7 @@ def verdict_of(found: Evaluation, run: str) -> Verdict:
     ceiling, floor = found.value("ceiling"), found.value("floor")
     word, good = _word(model, shuffled, floor, ceiling, found.headline.higher_is_better)
     way = None if model is None else _way(model, floor, ceiling)
+    record = next((one for one in found.document.obedience if one.run == run), None)
     names = ("without control", "with another picture's map", "the real pictures")
     others = zip(names, (floor, shuffled, ceiling), strict=True)
     return Verdict(
@@ -150,6 +153,8 @@ def verdict_of(found: Evaluation, run: str) -> Verdict:
         word=word,
         good=good,
         number=_number(found, model),
+        obedience=_share("normalised obedience", record and record.obedience),
+        specificity=(record and record.why) or _share("specificity", record and record.specificity),
         beside=", ".join(
             f"{name} {said(value, found.headline, places_of(found, found.headline))}"
             for name, value in others
@@ -195,6 +200,14 @@ def _way(
     if floor is None or ceiling is None or floor.value == ceiling.value:
         return None
     return (model.value - floor.value) / (ceiling.value - floor.value)
+
+
+def _share(name: str, value: NumberRecord | None) -> str:
+    if value is None:
+        return ""
+    places = decimals([value])
+    ends = interval(value, places)
+    return f"{name} {plain(value.value, places)}{f' ({ends})' if ends else ''}"
 
 
 def _number(found: Evaluation, model: NumberRecord | None) -> str:

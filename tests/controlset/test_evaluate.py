@@ -22,6 +22,8 @@ from controlnet.evaluator.result import RowRecord, not_measured
 from controlnet.evaluator.result import plain as plain_numbers
 from controlnet.nano.scenes import draw, random_scene
 from controlset.cli import main
+from controlset.commands.evaluate import table
+from controlset.report.numbers import verdict_of
 from controlset.report.records import gather
 from schemas.errors import ConfigError
 from tests.controlnet.tiny_runs import data, finished, keys_of, trained
@@ -65,6 +67,32 @@ def test_there_are_always_four_rows_with_intervals(plain):
         assert value["count"] == len(keys_of("validation"))
     named = {row["row"]: row["values"][headline]["value"] for row in document["rows"]}
     assert named["ceiling"] > named["shuffled"]
+
+
+def test_where_the_judge_cannot_tell_no_room_is_said_in_words(plain):
+    output, document = plain  # on a base that has learnt nothing
+    (one,) = document["obedience"]
+    assert one["obedience"] is None
+    assert one["why"].startswith("no room: F1 (1 px) 0.")
+    assert f"normalised obedience of run: {one['why']}" in "\n".join(table(document))
+    assert verdict_of(gather(output), "run").specificity == one["why"]
+
+
+def test_obedience_is_what_the_four_rows_say_and_is_printed(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("controlnet.evaluator.metrics.base.NO_ROOM", 0.0)
+    document = evaluated(run, tmp_path / "evaluation", "--limit", "6")
+    headline = document["measures"][0]["name"]
+    row = {one["row"]: one["values"][headline]["value"] for one in document["rows"]}
+    (one,) = document["obedience"]
+    found = one["obedience"]
+    expected = (row["model"] - row["floor"]) / (row["ceiling"] - row["floor"])
+    assert found["value"] == pytest.approx(expected)
+    assert found["low"] < found["value"] < found["high"]
+    expected = (row["model"] - row["shuffled"]) / (row["ceiling"] - row["shuffled"])
+    assert one["specificity"]["value"] == pytest.approx(expected)
+    said = f"normalised obedience of run: {found['value']:.3f} ({found['low']:.2f}-"
+    assert said in capsys.readouterr().out
+    assert "specificity" in verdict_of(gather(tmp_path / "evaluation"), "run").specificity
 
 
 def test_every_picture_has_its_scores_in_parquet(plain):

@@ -95,6 +95,25 @@ def test_the_verdict_is_a_sentence_made_of_the_four_numbers(tmp_path):
     )
 
 
+def test_the_first_screen_says_normalised_obedience_or_why_there_is_none(tmp_path):
+    rows = four_rows(0.99, 0.883, 0.21, 0.22)
+    one = {"run": "run", "measure": "f1_1px", "why": None}
+    shares = {
+        "obedience": {"value": 0.861, "low": 0.85, "high": 0.87, "count": 64},
+        "specificity": {"value": 0.863, "low": 0.85, "high": 0.87, "count": 64},
+    }
+    words = words_of(page_of(small(tmp_path, rows, obedience=[one | shares])))
+    assert "Obeys : normalised obedience 0.86 (0.85\N{EN DASH}0.87)" in words
+    assert (
+        "Canny F1 (1 px) 0.88 (0.87\N{EN DASH}0.89), without control 0.22, with another picture's "
+        "map 0.21, the real pictures 0.99; specificity 0.86 (0.85\N{EN DASH}0.87)." in words
+    )
+    none = one | {"obedience": None, "specificity": None, "why": "no room: F1 0.22 <b>"}
+    words = words_of(page_of(small(tmp_path, rows, obedience=[none])))
+    assert "Obeys : Canny F1 (1 px) 0.88" in words
+    assert "to the real pictures; no room: F1 0.22 <b>." in words
+
+
 @pytest.mark.parametrize(
     ("rows", "word", "good"),
     [

@@ -14,6 +14,8 @@ Kind = Literal["adherence", "quality", "text", "diversity"]
 Aggregate = Callable[[np.ndarray], float]
 
 RESAMPLES = 1000
+NO_ROOM = 0.05
+"""Of a score's range: a floor that lies nearer to the ceiling leaves a model nothing to show."""
 
 
 def mean(counts_NK: np.ndarray) -> float:
@@ -43,6 +45,7 @@ class Measure:
     higher_is_better: bool
     kind: Kind = "adherence"
     unit: str = ""  # e.g. `°`
+    span: float = 1.0  # from the worst value to the best; of use where kind is adherence
     aggregate: Aggregate = mean
     resampled: bool = True  # whether a bootstrap gives its interval; not those of FID's kind
 
@@ -142,6 +145,49 @@ def estimate_difference(
     return Estimate(value=value, low=low, high=high, count=len(groups_a))
 
 
+def has_room(low: float, high: float, measure: Measure) -> bool:
+    """Whether `high` is better than `low` by `NO_ROOM` of the measure's range at least."""
+    better = high - low if measure.higher_is_better else low - high
+    return better >= NO_ROOM * measure.span  # NaN is not
+
+
+def estimate_way(
+    low: "Scored",
+    model: "Scored",
+    high: "Scored",
+    measure: Measure,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """How far of the way from `low` to `high` a model gets: (model - low) / (high - low).
+
+    Args:
+        low: a row that obeys nothing: 0 of the way. It may lack images.
+        model: its images are what is drawn: for all three rows together, a paired bootstrap.
+        high: the best that can be reached: 1, whether the measure rises or falls to it.
+        measure: of which `has_room` is true.
+        seed: of the draws; equal ones draw the same images.
+        resamples: how often.
+    """
+    rows = [row.groups_by_key(measure.name) for row in (low, model, high)]
+    keys = list(rows[1])
+
+    def way(drawn: Sequence[str]) -> float:
+        start, at, end = (
+            measure.aggregate(np.concatenate(groups))
+            if (groups := [row[key] for key in drawn if key in row])
+            else float("nan")
+            for row in rows
+        )
+        return (at - start) / (end - start) if end != start else float("nan")
+
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(0, len(keys), (resamples, len(keys)))
+    ends = _percentiles([way([keys[image] for image in draw]) for draw in draws.tolist()])
+    return Estimate(value=way(keys), low=ends[0], high=ends[1], count=len(keys))
+
+
 def _percentiles(drawn: Sequence[float]) -> tuple[float, float]:
     # A resample may hold only pictures that have no such number.
     present = [value for value in drawn if not np.isnan(value)]
@@ -193,14 +239,14 @@ class Scored:
 
     def groups(self, measure: str) -> list[np.ndarray]:
         """Of each image what its pictures contributed, (samples, K)."""
-        groups: list[list[np.ndarray]] = []
-        last = None
+        return list(self.groups_by_key(measure).values())
+
+    def groups_by_key(self, measure: str) -> dict[str, np.ndarray]:
+        """Key of each image -> what its pictures contributed, (samples, K)."""
+        groups: dict[str, list[np.ndarray]] = {}
         for key, counts in zip(self.keys, self.counts[measure], strict=True):
-            if key != last:
-                groups.append([])
-            groups[-1].append(counts)
-            last = key
-        return [np.stack(group) for group in groups]
+            groups.setdefault(key, []).append(counts)
+        return {key: np.stack(group) for key, group in groups.items()}
 
     def estimates(self, measures: Iterable[Measure]) -> dict[str, Estimate]:
         """Number and interval of each measure that this row has."""

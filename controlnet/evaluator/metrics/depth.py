@@ -1,6 +1,7 @@
 """Agreement of two depth maps, whose scale and shift nobody knows."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -76,10 +77,9 @@ class DepthScorer:
     def measures(self) -> tuple[Measure, ...]:
         """The aligned RMSE first; the legacy one in the preset `cnpp`."""
         unit = "of 255"
-        own = Measure(name="depth_rmse", label="RMSE", higher_is_better=False, unit=unit)
-        old = Measure(
-            name="depth_rmse_legacy", label="RMSE (ControlNet++)", higher_is_better=False, unit=unit
-        )
+        falls: Any = {"higher_is_better": False, "unit": unit, "span": 255.0}
+        own = Measure(name="depth_rmse", label="RMSE", **falls)
+        old = Measure(name="depth_rmse_legacy", label="RMSE (ControlNet++)", **falls)
         others = (
             Measure(name="delta1", label="delta < 1.25", higher_is_better=True),
             Measure(name="abs_rel", label="AbsRel", higher_is_better=False),

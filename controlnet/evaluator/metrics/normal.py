@@ -52,7 +52,9 @@ class NormalScorer:
             Measure(name=_share(limit), label=f"within {limit:g}°", higher_is_better=True)
             for limit in _WITHIN_DEG
         ]
-        mean_angle = Measure(name="angle", label="angular error", higher_is_better=False, unit="°")
+        mean_angle = Measure(
+            name="angle", label="angular error", higher_is_better=False, unit="°", span=180.0
+        )
         return (mean_angle, *shares)
 
     def __call__(self, found: Seen | None, wanted: Seen) -> dict[str, np.ndarray]:

@@ -112,8 +112,8 @@ class SimilarityScorer:
     )
     measures = (
         Measure(name="ms_ssim", label="MS-SSIM", higher_is_better=True),
-        Measure(name="ssim", label="SSIM", higher_is_better=True),
-        Measure(name="rmse", label="RMSE", higher_is_better=False, unit="of 255"),
+        Measure(name="ssim", label="SSIM", higher_is_better=True, span=2.0),
+        Measure(name="rmse", label="RMSE", higher_is_better=False, unit="of 255", span=255.0),
     )
 
     def __call__(self, found: Seen | None, wanted: Seen) -> dict[str, np.ndarray]:
