@@ -181,6 +181,7 @@ class RunRecord:
     base: str | None = None
     condition: str | None = None
     zero_terminal_snr: bool = False
+    snap: int | None = None  # step at which control snapped in
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -288,6 +289,7 @@ def record_of_run(place: RunPlace, base: str, folder: Path) -> RunRecord:
         base=published(base),
         condition=told_by(place, "condition"),
         zero_terminal_snr=told_by(place, "zero_terminal_snr") == "true",
+        snap=summary.get("snap"),
     )
 
 

@@ -207,6 +207,7 @@ def mosaic_of(
     *,
     cell_px: int,
     dpi: int,
+    names: Sequence[str] = (),
 ) -> Figure:
     """Draw pictures under the titles of their columns.
 
@@ -216,6 +217,7 @@ def mosaic_of(
         cell_px: longest side of a picture on the page. A smaller one grows by a whole factor, so
             that its pixels stay square and sharp; a larger one is averaged down.
         dpi: at which the figure must be saved, for its pixels to be those of the pictures.
+        names: of the rows, written upwards beside them; () has none.
     """
     cells = [
         [None if picture is None else _fitted(picture, cell_px) for picture in row] for row in rows
@@ -223,20 +225,25 @@ def mosaic_of(
     sizes = [picture.shape[:2] for row in cells for picture in row if picture is not None]
     height = max((size[0] for size in sizes), default=cell_px) + _GAP_PX
     width = max((size[1] for size in sizes), default=cell_px) + _GAP_PX
-    sheet = np.full((height * len(rows), width * len(titles), 3), 255, np.uint8)
+    head = round(2 * _TITLE_PT * dpi / 72)
+    margin = head if names else 0
+    sheet = np.full((height * len(rows), margin + width * len(titles), 3), 255, np.uint8)
     for row, pictures in enumerate(cells):
         for column, picture in enumerate(pictures):
             if picture is not None:
                 y = row * height + (height - picture.shape[0]) // 2
-                x = column * width + (width - picture.shape[1]) // 2
+                x = margin + column * width + (width - picture.shape[1]) // 2
                 sheet[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
-    head = round(2 * _TITLE_PT * dpi / 72)
     total = head + sheet.shape[0]
     figure = Figure(figsize=(sheet.shape[1] / dpi, total / dpi), dpi=dpi)
     figure.figimage(sheet, origin="upper")  # in the lower left corner, pixel for pixel
     for column, title in enumerate(titles):
-        x, y = (column + 0.5) / len(titles), (sheet.shape[0] + head / 2) / total
+        x = (margin + (column + 0.5) * width) / sheet.shape[1]
+        y = (sheet.shape[0] + head / 2) / total
         figure.text(x, y, title, ha="center", va="center", fontsize=_TITLE_PT)
+    for row, name in enumerate(names):
+        x, y = margin / 2 / sheet.shape[1], (sheet.shape[0] - (row + 0.5) * height) / total
+        figure.text(x, y, name, ha="center", va="center", fontsize=_TITLE_PT, rotation=90)
     return figure
 
 

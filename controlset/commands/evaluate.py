@@ -10,6 +10,7 @@ from controlnet.evaluator.config import EvaluateConfig
 from controlset import refusals
 from controlset.commands import leaving_at_once, load_arrow
 from controlset.parse import Command, plain
+from schemas.files import machine_limits
 from schemas.printable import say
 
 _COLUMNS = 5  # measures that fit a terminal; evaluation.json has all
@@ -21,6 +22,19 @@ class _Options(EvaluateConfig):
     """Folder of a run, or a ControlNetModel folder. Given again, runs are compared with the
     first."""
 
+    all: Annotated[tuple[str, ...], tyro.conf.arg(metavar="DIR [DIR ...]")] = ()
+    """Judge nothing: put finished evaluations, one a condition, into one table with one figure.
+    Their folders, or folders that hold them. Goes with --output alone."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _All:
+    all: Annotated[tuple[str, ...], tyro.conf.arg(metavar="DIR [DIR ...]")]
+    """Folders of evaluations, or folders that hold some."""
+
+    output: str
+    """Folder that the table (conditions.md, .json, .html) and its figure are written to."""
+
 
 COMMAND = Command(
     name="evaluate",
@@ -31,12 +45,23 @@ COMMAND = Command(
     example="--run run --data canny-set --output evaluation",
     has_file=True,
 )
+_TABLE = Command(
+    name="evaluate",
+    kind=_All,
+    description="Put finished evaluations into one table over conditions, with a picture of each.",
+    example="--all evaluations --output table",
+)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Judge ControlNets; status 1 where `--expect` is not met."""
+    if any(word.split("=")[0] == "--all" for word in arguments):
+        return _tabled(_TABLE.parse(arguments))
+    options = COMMAND.parse(arguments)
+    if options.all:  # said by a file of options
+        return _tabled(_All(all=options.all, output=options.output))
     with leaving_at_once("evaluate"):
-        config = plain(COMMAND.parse(arguments), EvaluateConfig)
+        config = plain(options, EvaluateConfig)
         refusals.check_evaluate(config)
         from controlset.judge import run_evaluation
 
@@ -52,6 +77,20 @@ def run(arguments: Sequence[str]) -> int:
     return 1 if problem else 0
 
 
+def _tabled(options: _All) -> int:
+    """One table of several evaluations."""
+    with leaving_at_once("evaluate"):
+        refusals.need_paths("--all", options.all, "the folder of an evaluation")
+        from controlset.report.conditions import write_conditions
+
+        load_arrow()
+    with machine_limits(options.output):
+        written = write_conditions(options.all, options.output)
+    say(*_aligned(written.cells), "", *written.notes)
+    say(f"look: {written.page}; conditions.md and conditions.json beside it")
+    return 0
+
+
 def table(document: Mapping[str, Any]) -> list[str]:
     """Lines: rows and measures, 95 % intervals of the headline; then differences between runs."""
     measures = document["measures"][:_COLUMNS]
@@ -64,8 +103,7 @@ def table(document: Mapping[str, Any]) -> list[str]:
     ]
     grid = [["", *(measure["label"] for measure in measures)]]
     grid += [[name, *row] for name, row in zip(names, values, strict=True)]
-    first, *others = (max(map(len, column)) for column in zip(*grid, strict=True))
-    lines = ["  ".join([f"{name:<{first}}", *map(str.rjust, row, others)]) for name, *row in grid]
+    lines = _aligned(grid)
     lines += [f"normalised obedience of {one['run']}: {_way(one)}" for one in document["obedience"]]
     lines += [
         f"{compared['b']} minus {compared['a']}: {compared['value']:+.3f} "
@@ -96,6 +134,12 @@ def unmet(document: Mapping[str, Any], expected: float | None) -> str | None:
     word = "at least" if headline["higher_is_better"] else "at most"
     got = f"got {value['value']:.3f}"
     return None if good else f"--expect: need {headline['label']} {word} {expected:g}, {got}"
+
+
+def _aligned(grid: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: the first column to the left, the others to the right."""
+    first, *others = (max(map(len, column)) for column in zip(*grid, strict=True))
+    return ["  ".join([f"{name:<{first}}", *map(str.rjust, row, others)]) for name, *row in grid]
 
 
 def _way(one: Mapping[str, Any]) -> str:

@@ -272,6 +272,37 @@ def draw_sheet(found: Evaluation) -> DrawnFigure | None:
     return saved(figure, found.folder, "pictures.png", "The first rows", "by key")
 
 
+@styled
+def draw_conditions(
+    folder: Path, lines: Sequence[tuple[str, PictureView | None, int]]
+) -> DrawnFigure | None:
+    """Draw `figures/conditions.png`: one line for each condition.
+
+    Args:
+        folder: gets the file.
+        lines: name, row of the data set (None: there is none), and which of its models.
+
+    Returns:
+        None where no picture is left to draw.
+    """
+    there = [
+        (name, picture, picture.models[model])
+        for name, picture, model in lines
+        if picture is not None and model < len(picture.models)
+    ]
+    files = [
+        (picture.wanted, sample.picture, sample.found, picture.real)
+        for _, picture, sample in there
+        if sample.picture is not None
+    ]
+    if not files:
+        return None
+    rows = [[None if path is None else read_rgb(path) for path in line] for line in files]
+    names = [drawable(name) for name, _, sample in there if sample.picture is not None]
+    figure = mosaic_of(_COLUMNS[:4], rows, cell_px=192, dpi=DPI, names=names)
+    return saved(figure, folder, "conditions.png", "One row of each condition", "by key")
+
+
 def _files(picture: PictureView) -> list[Path | None]:
     """In the order of the columns; empty where the sample is gone."""
     if not picture.models or picture.models[0].picture is None:

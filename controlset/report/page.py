@@ -128,7 +128,7 @@ def render_report(found: Evaluation) -> str:
     verdicts = [verdict_of(found, name) for name in names]
     places = places_of(found, found.headline)
     return (
-        _templates()
+        page_templates()
         .get_template("report.html.j2")
         .render(
             found=found,
@@ -153,7 +153,7 @@ def render_report(found: Evaluation) -> str:
 
 
 @functools.cache
-def _templates() -> jinja2.Environment:
+def page_templates() -> jinja2.Environment:
     """Those of the other pages, and ours beside them."""
     shared = templates()  # an overlay shares its settings: everything from data is escaped
     assert shared.loader is not None
