@@ -267,7 +267,7 @@ def sha256_of(path: Path) -> str:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Tensors of a `.pth` or `.safetensors` file, on the CPU; for `networks.load_into`.
+    """Tensors of a `.pth` or `.safetensors` file, on the CPU; for `network.load_into`.
 
     Raises:
         ConfigError: damaged, no dictionary, or a pickle that holds more than tensors; that is

@@ -93,6 +93,7 @@ def to_diffusers(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict
 
 def family(config: Mapping[str, Any]) -> str | None:
     """Which Stable Diffusion a ControlNet fits: `v1`, `v2` or `xl`; None is another base: nano."""
+    # No other family has it.
     if config.get("addition_embed_type") == "text_time":
         return "xl"
     # A nano ControlNet has the same parts, but no tool has a base for it: widths decide, too.

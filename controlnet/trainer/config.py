@@ -187,6 +187,7 @@ class TrainConfig:
     @property
     def pools(self) -> bool:
         """Whether control is averaged over the picture."""
+        # As the released one for shuffle: a place in its hint means nothing.
         return self.condition == "shuffle" if self.global_pool is None else self.global_pool
 
     def identity(self) -> dict[str, Any]:

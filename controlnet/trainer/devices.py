@@ -39,9 +39,11 @@ def new_accelerator(config: TrainConfig) -> accelerate.Accelerator:
         )
     return accelerate.Accelerator(
         cpu=wants_cpu(config.device),
+        # bf16 is cast around the learner (`casting`); fp16 needs accelerate's scaler, too.
         mixed_precision="fp16" if config.precision == "fp16" else "no",
         log_with=None if config.tracker == "none" else config.tracker,
         project_dir=config.output,
+        # Gradients lie where they are sent from, once and not twice.
         kwargs_handlers=[accelerate.DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
 

@@ -74,6 +74,7 @@ def draw_strips(folder: Path, maps: Sequence[Map], real: Sequence[RgbU8]) -> Non
     if not files:
         return
     height, width = real[0].shape[:2]
+    # Evenly over the run, its first and its last probe among them.
     chosen = np.unique(np.linspace(0, len(files) - 1, min(_COLUMNS, len(files))).round())
     columns = [("condition", [shown(pixels) for pixels in maps])]
     for number in chosen.astype(int):

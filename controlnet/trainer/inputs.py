@@ -5,9 +5,10 @@ from pathlib import Path
 from controlnet import nano
 from controlnet.trainer.config import TrainConfig
 from schemas.dataset import open_dataset
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, first_line
 from schemas.files import is_temporary, writing
 
+# Of every family; the second text encoder of SDXL is looked for when the base is loaded.
 _PARTS = ("unet", "vae", "scheduler", "tokenizer", "text_encoder")
 
 
@@ -31,6 +32,7 @@ def check_inputs(config: TrainConfig) -> dict[str, object]:
             f"`controlset add {config.data} --conditions {config.condition}`"
         )
     rows = data.manifest.rows_of_splits
+    # Told now: the first probe would find none, after the base was loaded.
     if config.probe_every and not rows.get("validation"):
         raise ConfigError(
             f"{config.data}: need validation rows to see whether control works, found none; "
@@ -101,9 +103,8 @@ def _found_base(config: TrainConfig) -> str:
             config.base, "unet/config.json", local_files_only=config.offline
         )
     except (OSError, HfHubHTTPError, HFValidationError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise ConfigError(
             f"--base {config.base}: need a folder, or a name on the hub that can be reached, got "
-            f"{first}"
+            f"{first_line(error)}"
         ) from error
     return str(Path(config_file).parents[1])

@@ -313,6 +313,7 @@ def _probe(
     loader = Loader(
         validation,
         seed=config.seed,
+        # Rows are named (`rows`): no batch of an epoch is asked for.
         batch_size=1,
         options=DrawOptions(num_train_timesteps=len(diffusion.alpha_T)),
         latent_channels=base.space.channels,

@@ -61,6 +61,7 @@ class Diffusion:
                 "--zero-terminal-snr: need a base that predicts v or sample, got epsilon: out of "
                 "pure noise nothing can be learnt about noise; leave the option out"
             )
+        # Early in the schedule it is nearly 1: in float32 the difference to 1 has few digits.
         cumulative_T = cumulative_T.double()
         return cls(
             alpha_T=cumulative_T.sqrt().float(),
@@ -379,6 +380,7 @@ def learning_rate(step: int, config: TrainConfig) -> float:
         return config.learning_rate * (step + 1) / config.warmup
     if config.schedule == "constant":
         return config.learning_rate
+    # No steps are left where the warm-up is as long as the run.
     done = (step - config.warmup) / max(1, config.steps - config.warmup)
     left = max(0.0, 1.0 - done)
     if config.schedule == "linear":

@@ -148,6 +148,7 @@ def _tiff(raw: bytes) -> Header:
         raise Rejected(Reason.TRUNCATED, "a TIFF that ends before its directory does") from error
     if pointed > _MOST_TAG_BYTES:
         raise Rejected(Reason.CORRUPT, f"a TIFF directory that points to {pointed:,} bytes")
+    # Bit 0 of NewSubfileType: a reduced picture of another one.
     if is_raw or tags.get(254, 0) & 1:
         raise Rejected(
             Reason.NOT_AN_IMAGE, "a camera's raw file, which starts with a thumbnail; develop it"

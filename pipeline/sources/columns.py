@@ -133,6 +133,7 @@ def _first_schema(spec: SourceSpec) -> tuple[pa.Schema, str] | None:
     from pipeline.sources import parquet  # which needs this module
 
     problem = None
+    # In the order of the listing, since the first file decides for all that come after it.
     containers = (found for found in list_source(spec) if isinstance(found, Container))
     for container in itertools.islice(containers, _FILES_TO_LOOK_AT):
         place = Place(uri=container.uri)

@@ -67,6 +67,7 @@ def index_parquet(container: Container, spec: SourceSpec, notes: Notes) -> Itera
 
 def read_rows(refs: Sequence[ImageRef], spec: SourceSpec) -> Iterator[tuple[ImageRef, Read]]:
     """Rows in the order of `refs`; each run of ascending rows is one pass over its row group."""
+    # References are in the order of the files: each is opened once.
     for place, of_file in itertools.groupby(refs, lambda ref: ref.place):
         rest = list(of_file)
         try:

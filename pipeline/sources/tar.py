@@ -265,6 +265,7 @@ class _Index:
     ) -> ImageRef:
         full = f"{self._container.relative}/{name}"
         problem = member.problem
+        # Readers of tars take the first or the last one: which is meant cannot be known.
         if occurrence > 1 and problem is None:
             problem = Problem(
                 reason=Reason.DUPLICATE_NAME,

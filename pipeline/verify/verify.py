@@ -211,6 +211,7 @@ def _difference(
         return f"need a map of shape {again.pixels.shape}, got {pixels.shape}"
     learned = bool(weights_of(spec))
     tolerance = _TOLERANCE * (257 if pixels.dtype == np.uint16 else 1) if learned else 0
+    # Signed and wide: unsigned bytes would wrap below 0.
     distance = np.abs(again.pixels.astype(np.int32) - pixels.astype(np.int32))
     differing = int(np.count_nonzero(distance > tolerance))
     if differing > (_OTHER_PIXELS * pixels.size if learned else 0):
