@@ -22,7 +22,8 @@ from annotators.protocol import Annotation
 from annotators.registry import specs_of
 from annotators.runtime import Runtime
 from benchmarks.generate_throughput import machine
-from controlnet.evaluator.metrics.base import Seen
+from controlnet.evaluator.metrics.base import Scorer, Seen
+from controlnet.evaluator.metrics.edges import BoundaryScorer
 from controlnet.evaluator.metrics.pose import PoseScorer
 from controlnet.nano.eyes.segmentation import LABELS
 from controlnet.nano.eyes.training import UNSEEN_SEED
@@ -30,7 +31,6 @@ from controlnet.nano.world import CLASSES, Drawn, Facts, Scene, draw, facts, mak
 from controlnet.nano.world.people import JOINTS
 
 _FAR_M = 45.0  # the sky has no depth that could be right or wrong
-_THRESHOLDS = np.arange(8, 248, 8)
 _LEAST_GAP = 0.03  # of the depths of two things that touch, relative: which one is nearer
 
 
@@ -92,19 +92,12 @@ def _orders(nearness: np.ndarray, drawn: Drawn) -> list[bool]:
 
 def edge_accuracy(maps: Sequence[Any], wanted: Sequence[Drawn]) -> dict[str, float]:
     """F of boundaries at the one best threshold for all pictures, 1 px off allowed."""
-    counts = np.zeros((len(_THRESHOLDS), 4))
-    kernel = np.ones((3, 3), np.uint8)
-    for found, drawn in zip(maps, wanted, strict=True):
-        truth = drawn.boundaries.astype(np.uint8)
-        near_truth, thin = cv2.dilate(truth, kernel), ridges(found.pixels)
-        for number, threshold in enumerate(_THRESHOLDS):
-            said = (thin >= threshold).astype(np.uint8)
-            near_said = cv2.dilate(said, kernel)
-            hits = (said & near_truth).sum(), said.sum(), (truth & near_said).sum(), truth.sum()
-            counts[number] += hits
-    precision = counts[:, 0] / np.maximum(counts[:, 1], 1)
-    recall = counts[:, 2] / counts[:, 3]
-    return {"boundary F": float((2 * precision * recall / (precision + recall + 1e-9)).max())}
+    scorer = BoundaryScorer(thin=ridges)
+    contributions = [
+        scorer(Seen(pixels=found.pixels, stats={}), Seen(pixels=drawn.boundaries, stats={}))
+        for found, drawn in zip(maps, wanted, strict=True)
+    ]
+    return _first_of(scorer, contributions)
 
 
 def segmentation_accuracy(maps: Sequence[Any], wanted: Sequence[Drawn]) -> dict[str, float]:
@@ -141,11 +134,14 @@ def pose_accuracy(maps: Sequence[Any], wanted: Sequence[Drawn]) -> dict[str, flo
         if isinstance(found, Annotation):
             said = Seen(pixels=found.pixels, stats=found.stats)
         contributions.append(scorer(said, truth))
+    return _first_of(scorer, contributions)
+
+
+def _first_of(scorer: Scorer, contributions: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
+    """The headline of all pictures together."""
+    measure = scorer.measures[0]
     return {
-        measure.label: float(
-            measure.aggregate(np.stack([one[measure.name] for one in contributions]))
-        )
-        for measure in scorer.measures[:1]
+        measure.label: measure.aggregate(np.stack([one[measure.name] for one in contributions]))
     }
 
 

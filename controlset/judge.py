@@ -10,6 +10,7 @@ from typing import Any
 from annotators.border import inside_borders
 from annotators.conditions.canny import CannySpec
 from annotators.conditions.segmentation import palette
+from annotators.conditions.soft_edges import ridges
 from annotators.options import AnnotateConfig, configured
 from annotators.protocol import Annotation, Spec
 from annotators.registry import (
@@ -33,6 +34,7 @@ from controlnet.evaluator.metrics.clip_score import Clip, ClipScore, Words
 from controlnet.evaluator.metrics.diversity import Diversity, lpips_distance, rmse
 from controlnet.evaluator.metrics.fid_kid import Distance, inception, vae_features
 from controlnet.evaluator.models import Models, places_of, told_by
+from controlnet.evaluator.truth import drawn_truth
 from controlnet.nano.reading import parse_caption
 from controlnet.trainer import train as training
 from controlnet.trainer.config import TrainConfig
@@ -164,6 +166,10 @@ def judging_of(config: EvaluateConfig) -> Judging:
         ConfigError: no such condition, an annotator or weights that are not here.
     """
     condition = condition_of(config)
+    said = [word for word in config.judge if word.partition("=")[0] == "truth"]
+    config = dataclasses.replace(
+        config, judge=tuple(word for word in config.judge if word not in said)
+    )
     dataset = open_dataset(config.data)
     manifest = dataset.manifest
     if condition not in manifest.annotators:
@@ -171,19 +177,29 @@ def judging_of(config: EvaluateConfig) -> Judging:
     record = manifest.annotators[condition]
     annotator, same_judge = judging_annotator(config, condition, record, dataset.borders())
     rows = load_rows(config.data, split=config.split, condition=condition, limit=config.limit)
+    colors = palette() if condition == "segmentation" else None
+    truth = None
+    if said:
+        # Beside the pictures that the set was made from, unless it is said where.
+        place = said[-1].partition("=")[2] or Path(manifest.source).parent
+        truth = drawn_truth(Path(place).expanduser(), condition, colors)
+        truth.check(rows.rows)
+    scorer = scorer_of(
+        condition,
+        record,
+        preset=config.preset,
+        tolerance_px=config.tolerance,
+        palette_C3=colors,
+        true_edges=ridges if truth is not None else None,
+    )
     extras, missing = extras_of(config, rows, resolve_device(config.device))
     return Judging(
         condition=condition,
         rows=rows,
         annotator=annotator,
-        scorer=scorer_of(
-            condition,
-            record,
-            preset=config.preset,
-            tolerance_px=config.tolerance,
-            palette_C3=palette() if condition == "segmentation" else None,
-        ),
+        scorer=scorer,
         same_judge=same_judge,
+        truth=truth,
         extras=extras,
         missing=missing,
     )

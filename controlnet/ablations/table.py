@@ -386,7 +386,7 @@ def _scored(
     def scored(name: str, step: int = 0, kind: str = "") -> Scored:
         folder, seeds = samples_of(config, name, step, kind), config.seeds if kind else 1
         by = unprompted if kind == "empty_prompts" else judge
-        return by.score("model", name, folder, seeds, shuffled=False)[0]
+        return by.score("model", name, folder.read, seeds, shuffled=False)[0]
 
     before, real = scored(_BASE), scored(_REAL)
     sets = {

@@ -74,7 +74,8 @@ class EvaluateConfig:
 
     judge: tuple[str, ...] = ()
     """Annotator that looks at the pictures: a name, or options of `generate`, e.g.
-    `depth-model=Intel/dpt-large`. Default: the one that drew the data set's maps."""
+    `depth-model=Intel/dpt-large`. Default: the one that drew the data set's maps. With `truth`
+    among them (or `truth=DIR`, of `controlset draw`) what it sees is held to what was drawn."""
 
     tolerance: int = 1
     """How many pixels an edge may lie off and still counts as found."""

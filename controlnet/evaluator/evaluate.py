@@ -1,10 +1,12 @@
 """Does it obey? Sample, look again, compare; four rows beside each other, always.
 
 ceiling: the real pictures through the base's VAE. model: sampled with the condition. shuffled: the
-model's pictures against another row's condition. floor: the base without control, same noise.
+model's pictures against another row's condition. floor: the base without control, same noise. Where
+pictures are held to the drawn truth, a fifth stands before them, judge: the original pictures.
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import importlib.metadata
@@ -33,8 +35,10 @@ from controlnet.evaluator.models import (
     settings_of,
 )
 from controlnet.evaluator.result import (
+    JUDGE,
     PICTURES,
     SCORES,
+    TRUTH,
     Findings,
     MissingRecord,
     ceiling_of,
@@ -123,6 +127,7 @@ class _EvaluationRun:
             self._judging.scorer,
             self._rows,
             same_judge=self._judging.same_judge,
+            by_truth=self._judging.truth is not None,
             precision=self._models.precision,
             extras=[extra.protocol for extra in self._judging.extras],
         )
@@ -160,7 +165,8 @@ class _EvaluationRun:
             scored=scored,
             annotator=self._judging.annotator,
             condition=self._judging.condition,
-            same_judge=self._judging.same_judge,
+            # Quirks that a model has learnt of it do not bring it nearer to the truth.
+            same_judge=self._judging.same_judge and self._judging.truth is None,
             samples_of=self._samples_of,
             foreign=foreign,
             said=self._said,
@@ -196,6 +202,7 @@ class _EvaluationRun:
                 for name in ("vae", "base_lora")
                 if (value := getattr(self._config, name)) is not None
             },
+            **({} if (truth := self._judging.truth) is None else {"truth": str(truth.folder)}),
         }
 
     def _samples_of(self, name: str) -> SampleFolder:
@@ -264,24 +271,31 @@ class _EvaluationRun:
         """(row, setting) -> scores, the first run first."""
         samples, rows = self._config.samples, len(self._rows)
         total = rows * (samples * (len(self._settings) + len(self._floors)) + len(self._floors))
+        total += rows * (self._judging.truth is not None)
         scorer = SampleScorer(
             rows=self._rows,
             annotator=self._judging.annotator,
             scorer=self._judging.scorer,
             extras=self._judging.extras,
             partners=self._rows.partners(),
+            truth=self._judging.truth,
             on_picture=self._advance("judging", total),
         )
         scored: list[Scored] = []
+        if self._judging.truth is not None:
+            real = {row.key: row for row in self._rows.rows}
+            alone = dataclasses.replace(scorer, extras=())  # of originals nobody asks the rest
+            scored += alone.score(JUDGE, JUDGE, lambda key, _: real[key].image, 1, shuffled=False)
         for name in self._ceilings():
-            scored += scorer.score(_CEILING, name, self._samples_of(name), 1, shuffled=False)
+            scored += scorer.score(_CEILING, name, self._samples_of(name).read, 1, shuffled=False)
         for setting in self._settings:
             # Of a sweep or a curve nobody asks whether it would please another map as well.
             own = setting.swept is None and setting.step is None
-            folder = self._samples_of(setting.name)
-            scored += scorer.score("model", setting.name, folder, samples, shuffled=own)
+            read = self._samples_of(setting.name).read
+            scored += scorer.score("model", setting.name, read, samples, shuffled=own)
         for name in self._floors:
-            scored += scorer.score(_FLOOR, name, self._samples_of(name), samples, shuffled=False)
+            read = self._samples_of(name).read
+            scored += scorer.score(_FLOOR, name, read, samples, shuffled=False)
         return {(part.row, part.setting): part for part in scored}
 
 
@@ -293,6 +307,7 @@ def protocol_of(
     rows: JudgedRows,
     *,
     same_judge: bool,
+    by_truth: bool,
     precision: str,
     extras: Sequence[str],
 ) -> dict[str, Any]:
@@ -305,6 +320,7 @@ def protocol_of(
         scorer: compares.
         rows: what is judged by.
         same_judge: whether the judge drew the data set's maps.
+        by_truth: whether pictures are held to the drawn truth.
         precision: of the networks that draw.
         extras: names of the other measures, with their extractors.
     """
@@ -313,7 +329,7 @@ def protocol_of(
         "condition": condition,
         "scorer": scorer.protocol,
         "judge": dict(annotator.record),
-        "wanted": "extracted" if annotator.from_pictures else "stored",
+        "wanted": TRUTH if by_truth else "extracted" if annotator.from_pictures else "stored",
         "ceiling": "the real pictures through the base's VAE",
         "shuffled": "scored against the map of the next row by key",
         "scheduler": config.scheduler,

@@ -13,7 +13,7 @@ from schemas.dataset import Dataset, check_shards, open_dataset
 from schemas.errors import ConfigError
 from schemas.pixels import RgbU8, decode_stored_map, decode_stored_rgb, of_row
 
-_COLUMNS = ("key", "text", "width", "height", "image")
+_COLUMNS = ("key", "source", "sha256", "text", "width", "height", "image")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -21,6 +21,8 @@ class JudgedRow:
     """A row of the data set that has the map; pixels stay encoded until they are asked for."""
 
     key: str
+    source: str  # name of the picture that it was made from
+    sha256: str  # of that picture's file
     text: str
     size: tuple[int, int]  # (width, height) in px
     stored_image: bytes
@@ -142,6 +144,8 @@ def _row(stored: Mapping[str, Any], condition: str) -> JudgedRow:
     prefix = f"{condition}_"
     return JudgedRow(
         key=stored["key"],
+        source=stored["source"] or "",
+        sha256=stored["sha256"] or "",
         text=stored["text"] or "",
         size=(stored["width"], stored["height"]),
         stored_image=stored["image"]["bytes"],

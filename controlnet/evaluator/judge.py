@@ -11,7 +11,7 @@ import numpy as np
 
 from controlnet.evaluator.examples import JudgedRow, JudgedRows
 from controlnet.evaluator.metrics.base import Extra, Scored, Scorer, Seen
-from controlnet.evaluator.samples import SampleFolder
+from controlnet.evaluator.truth import DrawnTruth
 from controlnet.trainer.probe import Judge, Map
 from schemas.pixels import RgbU8
 
@@ -41,6 +41,7 @@ class Judging:
     annotator: JudgeAnnotator
     scorer: Scorer
     same_judge: bool  # whether it drew the data set's maps
+    truth: DrawnTruth | None = None  # what pictures are held to instead of the maps
     extras: Sequence[Extra]
     missing: Sequence[dict[str, str]]  # measures that cannot be had here, and why
 
@@ -54,17 +55,24 @@ class SampleScorer:
     scorer: Scorer
     extras: Sequence[Extra]
     partners: Sequence[int | None]
+    truth: DrawnTruth | None = None
     on_picture: Callable[[], None] = lambda: None
 
     def score(
-        self, row_name: str, setting: str, folder: SampleFolder, samples: int, *, shuffled: bool
+        self,
+        row_name: str,
+        setting: str,
+        read: Callable[[str, int], RgbU8],
+        samples: int,
+        *,
+        shuffled: bool,
     ) -> list[Scored]:
-        """Score all pictures of a folder.
+        """Score all pictures of a setting.
 
         Args:
-            row_name: ceiling, model or floor.
+            row_name: judge, ceiling, model or floor.
             setting: name of the network with its setting.
-            folder: its pictures.
+            read: gives a picture by the key of its row and its number.
             samples: for each row.
             shuffled: score them against other rows' maps, too.
 
@@ -77,7 +85,7 @@ class SampleScorer:
             numbers = [number for _ in places for number in range(samples)]
             each = [row for row in chunk for _ in range(samples)]
             keys = [row.key for row in each]
-            pictures = [folder.read(row.key, n) for row, n in zip(each, numbers, strict=True)]
+            pictures = [read(row.key, n) for row, n in zip(each, numbers, strict=True)]
             seen = self.annotator.annotate(pictures, keys)
             own.add(keys, numbers, self._compared(seen, each))
             for extra in self.extras:
@@ -92,6 +100,8 @@ class SampleScorer:
 
     def wanted_of(self, rows: Sequence[JudgedRow]) -> list[Seen]:
         """The maps that pictures of these rows should obey."""
+        if self.truth is not None:
+            return [self.truth(row) for row in rows]
         if not self.annotator.from_pictures:
             return [row.wanted for row in rows]
         seen = self.annotator.annotate([row.image for row in rows], [row.key for row in rows])

@@ -73,7 +73,7 @@ def told_by(place: RunPlace, what: str) -> str | None:
 
 def _name(path: Path, others: Sequence[RunPlace]) -> str:
     # The latter are folders of pictures as well.
-    taken = {other.name for other in others} | {"floor", "ceiling", "real", "wanted"}
+    taken = {other.name for other in others} | {"floor", "ceiling", "real", "wanted", "judge"}
     stem = path.resolve().stem if path.is_file() else path.resolve().name  # `.` has none
     name, number = stem, 2
     while name in taken:

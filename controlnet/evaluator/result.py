@@ -36,7 +36,10 @@ from schemas.files import file_digest, file_name, replacing, write_json, writing
 
 RESULT, FORMAT, VERSION = "evaluation.json", "controlset-evaluation", 1
 PICTURES, SCORES = "pictures", "scores.parquet"
-_ORDER = ("ceiling", "model", "shuffled", "floor")
+JUDGE = "judge"
+"""Row of the original pictures, where they are held to the truth."""
+TRUTH = "the drawn truth"
+_ORDER = (JUDGE, "ceiling", "model", "shuffled", "floor")
 _COMPARED = {"adherence", "text"}
 _FEW = 30
 _FIRST, _EACH = 12, 4  # pictures that are shown: by key; best, median and worst
@@ -75,9 +78,9 @@ class MeasureRecord:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class RowRecord:
-    """One of the four rows; those of a network once for each run."""
+    """One of the rows; those of a network once for each run."""
 
-    row: str  # ceiling, model, shuffled, floor
+    row: str  # ceiling, model, shuffled, floor; by the truth also judge
     run: str | None = None
     cell: str | None = None  # the network with its setting: tells two floors of two bases apart
     values: Numbers

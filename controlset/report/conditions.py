@@ -46,6 +46,7 @@ class ConditionRow:
     ceiling: NumberRecord | None
     obedience: NumberRecord | None
     specificity: NumberRecord | None
+    judge: NumberRecord | None  # the judge itself, where pictures are held to the truth
     why: str | None  # there is no obedience
     snap: int | None  # step at which control snapped in; None: it did not, or nobody knows
 
@@ -74,7 +75,7 @@ def write_conditions(given: Sequence[str], output: str | Path) -> Conditions:
     found = [gather(place) for one in given for place in _evaluations(Path(one))]
     of_each = [(one, row) for one in found for row in _rows_of(one)]
     rows = [row for _, row in of_each]
-    kinds = Counter(row.condition for row in rows)
+    kinds = Counter(map(_kind, rows))
     cells = [_cells(one, row, kinds) for one, row in of_each]
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -129,6 +130,7 @@ def _rows_of(found: Evaluation) -> list[ConditionRow]:
                 images=document.data.get("used"),
                 obedience=one.obedience,
                 specificity=one.specificity,
+                judge=by_cell.get(("judge", "judge"), {}).get(one.measure),
                 why=one.why,
                 snap=snaps.get(one.run),
                 **four,
@@ -137,7 +139,12 @@ def _rows_of(found: Evaluation) -> list[ConditionRow]:
     return rows
 
 
-def _cells(found: Evaluation, row: ConditionRow, kinds: Counter[str]) -> list[str]:
+def _kind(row: ConditionRow) -> tuple[str, bool]:
+    """Rows of one kind are told apart by their runs."""
+    return row.condition, row.judge is None
+
+
+def _cells(found: Evaluation, row: ConditionRow, kinds: Counter[tuple[str, bool]]) -> list[str]:
     """Texts of a row, in the order of HEAD."""
     places = places_of(found, row.measure)
     values = (row.floor, row.shuffled, row.model, row.ceiling)
@@ -147,8 +154,9 @@ def _cells(found: Evaluation, row: ConditionRow, kinds: Counter[str]) -> list[st
         share = f"{plain(row.obedience.value, digits)} ({interval(row.obedience, digits)})"
     elif row.why:
         share = row.why.split(":")[0]  # "no room"; the whole of it stands below
+    by_truth = "" if row.judge is None else ", by truth"
     return [
-        row.condition if kinds[row.condition] == 1 else f"{row.condition}, {row.run}",
+        f"{row.condition}{by_truth}{f', {row.run}' if kinds[_kind(row)] > 1 else ''}",
         "-" if row.images is None else f"{row.images:,}",
         " ".join(filter(None, [row.measure.label, row.measure.unit, direction(row.measure)[0]])),
         *("-" if value is None else plain(value.value, places) for value in values),

@@ -25,6 +25,7 @@ RULE = (
 )
 _EDGE = 2.0  # percent kept free at both ends, so that no point is cut
 NAMES = {
+    "judge": "the judge itself",
     "ceiling": "real pictures",
     "model": "model",
     "shuffled": "another map",
@@ -147,7 +148,9 @@ def verdict_of(found: Evaluation, run: str) -> Verdict:
     way = None if model is None else _way(model, floor, ceiling)
     record = next((one for one in found.document.obedience if one.run == run), None)
     names = ("without control", "with another picture's map", "the real pictures")
-    others = zip(names, (floor, shuffled, ceiling), strict=True)
+    others = zip(
+        (*names, "the judge itself"), (floor, shuffled, ceiling, found.value("judge")), strict=True
+    )
     return Verdict(
         run=run,
         word=word,

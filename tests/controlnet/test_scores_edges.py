@@ -3,8 +3,15 @@
 import numpy as np
 import pytest
 
+from annotators.conditions.soft_edges import ridges
 from controlnet.evaluator.metrics.base import Seen
-from controlnet.evaluator.metrics.edges import EdgeScorer, f1_of, precision_recall
+from controlnet.evaluator.metrics.edges import (
+    BoundaryScorer,
+    EdgeScorer,
+    best_threshold,
+    f1_of,
+    precision_recall,
+)
 
 NOTHING = np.zeros((9, 12), np.uint8)
 
@@ -89,3 +96,49 @@ def test_the_headline_is_the_tolerant_score_unless_the_exact_is_asked_for():
     assert EdgeScorer(tolerance_px=3).measures[0].label == "F1 (3 px)"
     assert EdgeScorer(exact_first=True).measures[0].name == "f1_exact"
     assert len({one.name for one in EdgeScorer(exact_first=True).measures}) == 5
+
+
+def lines(**strengths):
+    """Upright lines of 8 px in an 8 x 16 map: x2=200 is one at x = 2 of 200."""
+    soft = np.zeros((8, 16), np.uint8)
+    for name, strength in strengths.items():
+        soft[:, int(name.removeprefix("x"))] = strength
+    return Seen(pixels=soft, stats={})
+
+
+def as_it_is(soft):
+    return soft
+
+
+def test_a_boundary_may_lie_one_pixel_off_and_no_more():
+    for at, expected in (("x3", 1.0), ("x4", 1.0), ("x5", 0.0)):
+        counts = BoundaryScorer(thin=as_it_is)(lines(**{at: 100}), lines(x3=255))
+        assert best_threshold(counts["boundary_f"][None])[2] == pytest.approx(expected)
+    exact = BoundaryScorer(thin=as_it_is, tolerance_px=0)(lines(x4=100), lines(x3=255))
+    assert best_threshold(exact["boundary_f"][None])[2] == 0
+
+
+def test_boundaries_have_one_threshold_for_all_pictures():
+    scorer = BoundaryScorer(thin=as_it_is)
+    f, precision, recall = scorer.measures
+    one = scorer(lines(x3=200, x12=100), lines(x3=255))[f.name]  # a weaker edge that is none
+    other = scorer(lines(x3=60), lines(x3=255))[f.name]
+    assert [f.of_one(one), f.of_one(other)] == pytest.approx([1, 1])
+    both = np.stack([one, other])
+    # Up to 60: 16 of 24 are right, all are found; above 100: all are right, 8 of 16 are found.
+    assert precision.aggregate(both) == pytest.approx(2 / 3)
+    assert recall.aggregate(both) == pytest.approx(1)
+    assert f.aggregate(both) == pytest.approx(0.8)
+
+
+def test_a_picture_without_edges_finds_no_boundary_and_one_without_boundaries_asks_nothing():
+    scorer = BoundaryScorer(thin=as_it_is)
+    f = scorer.measures[0]
+    assert f.of_one(scorer(None, lines(x3=255))[f.name]) == 0
+    assert np.isnan(f.of_one(scorer(lines(x3=99), lines())[f.name]))
+
+
+def test_soft_edges_are_thinned_before_they_are_compared():
+    wide = lines(x2=90, x3=180, x4=90)
+    scorer = BoundaryScorer(thin=ridges, tolerance_px=0)
+    assert scorer.measures[1].of_one(scorer(wide, lines(x3=255))["boundary_f"]) == pytest.approx(1)

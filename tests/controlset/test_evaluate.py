@@ -17,9 +17,13 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from annotators.conditions.soft_edges import ridges
+from controlnet.evaluator.examples import load_rows
 from controlnet.evaluator.metrics.base import Estimate, Measure
+from controlnet.evaluator.metrics.edges import BoundaryScorer
 from controlnet.evaluator.result import RowRecord, not_measured
 from controlnet.evaluator.result import plain as plain_numbers
+from controlnet.evaluator.truth import drawn_truth
 from controlnet.nano.scenes import draw, random_scene
 from controlset.cli import main
 from controlset.commands.evaluate import table
@@ -333,3 +337,42 @@ def test_a_grey_condition_is_judged_by_its_structure(tmp_path):
     assert [one["name"] for one in document["measures"]][:3] == ["ms_ssim", "ssim", "rmse"]
     rows = {row["row"]: row["values"]["rmse"]["value"] for row in document["rows"]}
     assert rows["ceiling"] < rows["floor"]
+
+
+def test_by_the_truth_a_row_says_how_wrong_the_judge_itself_is(run, tmp_path, capsys):
+    drawn, dataset = tmp_path / "drawn", tmp_path / "set"
+    assert main(["draw", str(drawn), "--scenes", "12", "--seed", "5"]) == 0
+    small = ["--resolution", "64", "--min-side", "64", "--validation", "0.5", "--num-workers", "1"]
+    given = ["generate", str(drawn / "images"), "--output", str(dataset), *small]
+    assert main([*given, "--conditions", "canny", "--canny-thresholds", "60,120"]) == 0
+
+    def judged(name, *more):
+        output = tmp_path / name
+        given = ["evaluate", "--run", str(run), "--data", str(dataset), "--output", str(output)]
+        return main([*given, "--steps", "2", "--device", "cpu", "--no-report", *more])
+
+    assert judged("true", "--judge", "truth") == 0
+    document = json.loads((tmp_path / "true" / "evaluation.json").read_text())
+    assert tuple(row["row"] for row in document["rows"]) == ("judge", *ROWS)
+    assert document["protocol"]["wanted"] == "the drawn truth"
+    assert not any("the judge is" in text for text in document["warnings"])
+    assert "the judge itself 0." in verdict_of(gather(tmp_path / "true"), "run").beside
+    # Of the originals the judge sees what it drew for the data set.
+    rows = load_rows(str(dataset), split="validation", condition="canny", limit=None).rows
+    scorer, truth = BoundaryScorer(thin=ridges), drawn_truth(drawn, "canny", None)
+    counts = [scorer(row.wanted, truth(row))["boundary_f"] for row in rows]
+    itself = document["rows"][0]["values"]["boundary_f"]
+    assert itself["value"] == pytest.approx(scorer.measures[0].aggregate(np.stack(counts)))
+    assert itself["count"] == len(rows)
+    # The ControlNet is shown the map, as ever.
+    assert judged("maps", "--limit", "2") == 0
+    for path in (tmp_path / "maps" / "pictures" / "run").glob("*-0.png"):
+        other = tmp_path / "true" / "pictures" / "run" / path.name
+        same = np.asarray(Image.open(path), int) - np.asarray(Image.open(other), int)
+        assert abs(same).max() <= 1  # in a batch of another size some processors round so
+    drawn.rename(tmp_path / "moved")
+    capsys.readouterr()
+    assert judged("gone", "--judge", "truth") == 2
+    assert "say where it lies with --judge truth=DIR" in capsys.readouterr().err
+    assert judged("true", "--judge", f"truth={tmp_path / 'moved'}", "--limit", "1") == 2
+    assert "holds" in capsys.readouterr().err  # another evaluation

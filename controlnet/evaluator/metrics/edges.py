@@ -1,6 +1,8 @@
 """Agreement of two edge maps."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -93,6 +95,80 @@ class EdgeScorer:
             "density_ratio": ratio,
         }
         return {name: np.array([value]) for name, value in values.items()}
+
+
+THRESHOLDS = np.arange(8, 248, 8)
+"""Of soft edges; one is the best for all pictures."""
+
+
+def best_threshold(counts_NK: np.ndarray) -> np.ndarray:
+    """Precision, recall and F of boundaries, pooled over the set, at the best threshold (ODS).
+
+    Args:
+        counts_NK: (N, 4 T) of each picture and threshold: found px near a wanted one, found px,
+            wanted px near a found one, wanted px.
+
+    Returns:
+        (3,) float64 in 0..1; NaN where no boundary is wanted.
+    """
+    right, found, met, wanted = counts_NK.sum(0).reshape(-1, 4).T
+    if not wanted.any():
+        return np.full(3, np.nan)
+    precision, recall = right / np.maximum(found, 1), met / wanted
+    f = 2 * precision * recall / (precision + recall + 1e-9)
+    best = f.argmax()
+    return np.array([precision[best], recall[best], f[best]])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class BoundaryScorer:
+    """F of thinned edges, soft or not, against true boundaries of 1 px."""
+
+    thin: Callable[[np.ndarray], np.ndarray]  # (H, W) -> (H, W), 0 beside the ridges
+    tolerance_px: int = 1
+
+    @property
+    def protocol(self) -> str:
+        """Definition in one line."""
+        return (
+            f"F of boundaries over the set, edges thinned to their ridges, {self.tolerance_px} px "
+            f"of tolerance (square), at the one best of {len(THRESHOLDS)} thresholds for all "
+            "pictures of a row"
+        )
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """F first."""
+        named = (("f", "F"), ("precision", "precision"), ("recall", "recall"))
+        return tuple(
+            Measure(
+                name=f"boundary_{name}",
+                label=f"boundary {label}",
+                higher_is_better=True,
+                aggregate=functools.partial(_best, place),
+            )
+            for place, (name, label) in zip((2, 0, 1), named, strict=True)
+        )
+
+    def __call__(self, found: Seen | None, wanted: Seen) -> dict[str, np.ndarray]:
+        """See `Scorer`."""
+        true = wanted.pixels > 0
+        soft = np.zeros(true.shape, np.uint8) if found is None else found.pixels
+        if soft.shape != true.shape:
+            raise ValueError(f"need maps of one size, got {soft.shape} and {true.shape}")
+        thin, near_true = self.thin(soft), _grown(true, self.tolerance_px)
+        counts = []
+        for threshold in THRESHOLDS:
+            edges = thin >= threshold
+            met = true & _grown(edges, self.tolerance_px)
+            counts += [(edges & near_true).sum(), edges.sum(), met.sum(), true.sum()]
+        return dict.fromkeys(
+            (measure.name for measure in self.measures), np.array(counts, np.float64)
+        )
+
+
+def _best(place: int, counts_NK: np.ndarray) -> float:
+    return float(best_threshold(counts_NK)[place])
 
 
 def _grown(edges: np.ndarray, by_px: int) -> np.ndarray:

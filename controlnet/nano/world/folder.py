@@ -21,8 +21,8 @@ PICTURES = "images"
 """Folder of the pictures and their captions: what `controlset generate` takes."""
 
 TRUTH = "truth"
+PEOPLE = "people.json"
 SHEET = "contact-sheet.png"
-_PEOPLE = "people.json"
 _FACTS = "facts.jsonl"
 
 COCO_JOINTS = (
@@ -83,7 +83,7 @@ def write_scenes(
             if len(shown) < _SHEET_ROWS:
                 shown.append(drawn)
             on_progress(number + 1, count)
-    (truth / _PEOPLE).write_text(json.dumps(_coco(listed, people)) + "\n", encoding="utf-8")
+    (truth / PEOPLE).write_text(json.dumps(_coco(listed, people)) + "\n", encoding="utf-8")
     Image.fromarray(contact_sheet(shown)).save(folder / SHEET)
     words = _README.format(
         count=f"{count:,}",
