@@ -1,5 +1,6 @@
 """The whole table, small: made once, gone on with, refused where it would not be the same."""
 
+import functools
 import json
 import math
 import re
@@ -61,6 +62,9 @@ def made(config, told=None):
     tell = (lambda _: None) if told is None else told.append
     with pytest.MonkeyPatch.context() as patch:  # most of the time would go there
         patch.setattr(scores_module, "RESAMPLES_OF_A_DISTANCE", 20)
+        for name in ("estimate", "difference"):
+            few = functools.partial(getattr(scores_module, name), resamples=40)
+            patch.setattr(scores_module, name, few)
         return ablate(config, ANNOTATOR, Brightness(), base=str(base()), tell=tell)
 
 

@@ -51,6 +51,13 @@ def parts(monkeypatch):
     return seen
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Probes without curves and strips, which cost more than the steps between them."""
+    for name in ("draw_curves", "draw_strips"):
+        monkeypatch.setattr(training, name, lambda *given, **named: None)
+
+
 def test_before_the_first_step_control_does_nothing_at_all(run):
     first = probes_of(run)[0]
     bounds = json.loads((run / "summary.json").read_text())["bounds"]
@@ -72,13 +79,13 @@ def test_then_the_doors_open(run):
     )
 
 
-def test_there_is_a_reading_every_so_many_steps_and_at_the_end(run, tmp_path):
+def test_there_is_a_reading_every_so_many_steps_and_at_the_end(run, undrawn, tmp_path):
     assert [one["step"] for one in probes_of(run)] == [0, 2, 4, 6]
     odd = trained(tmp_path / "odd", steps=3, probe_every=2)
     assert [one["step"] for one in probes_of(odd)] == [0, 2, 3]
 
 
-def test_a_reading_is_the_same_every_time(run, judge, tmp_path):
+def test_a_reading_is_the_same_every_time(run, judge, undrawn, tmp_path):
     again = trained(tmp_path / "run", judge, **PROBED)
     assert probes_of(again) == probes_of(run)
     names = sorted(path.name for path in (run / "samples").iterdir())
@@ -87,14 +94,14 @@ def test_a_reading_is_the_same_every_time(run, judge, tmp_path):
         assert (again / "samples" / name).read_bytes() == (run / "samples" / name).read_bytes()
 
 
-def test_a_run_that_goes_on_probes_as_if_it_had_never_stopped(run, judge, tmp_path):
+def test_a_run_that_goes_on_probes_as_if_it_had_never_stopped(run, judge, undrawn, tmp_path):
     halved = trained(tmp_path / "run", judge, **PROBED | {"steps": 3})
     trained(halved, judge, **PROBED, resume=True)
     # Where it stopped there was a last look, too.
     assert [one for one in probes_of(halved) if one["step"] != 3] == probes_of(run)
 
 
-def test_a_judge_sees_own_maps_and_those_of_the_next_row(tmp_path):
+def test_a_judge_sees_own_maps_and_those_of_the_next_row(undrawn, tmp_path):
     asked = []
 
     def score(pictures, maps, keys):
@@ -165,7 +172,9 @@ def test_without_a_judge_losses_are_read_all_the_same(tmp_path):
     assert cv2.imread(str(run / "curves.png")) is not None
 
 
-def test_under_averaging_the_averaged_weights_are_probed_and_the_raw_ones_go_on(tmp_path, parts):
+def test_under_averaging_the_averaged_weights_are_probed_and_the_raw_ones_go_on(
+    undrawn, tmp_path, parts
+):
     run = trained(tmp_path / "run", **PROBED, ema=0.9)
     averaged = tensors_of(run)
     doors = [f"controlnet_down_blocks.{n}.weight" for n in range(4)]
@@ -189,7 +198,9 @@ def fingerprint_of_all(modules):
     return digest.hexdigest()
 
 
-def test_the_locked_model_is_the_same_to_the_last_weight_and_has_no_gradient(tmp_path, parts):
+def test_the_locked_model_is_the_same_to_the_last_weight_and_has_no_gradient(
+    undrawn, tmp_path, parts
+):
     trained(tmp_path / "run", steps=4, accumulation=2, probe_every=2, ema=0.9, weight_decay=0.5)
     locked = [parts[0].base.unet, parts[0].base.vae]
     fresh = load_base(str(base()))
@@ -232,7 +243,7 @@ def test_control_snaps_in_where_half_the_way_is_crossed_for_good(scores, step):
     assert snap_step(steps, scores, floor=0.1, ceiling=0.9) == step
 
 
-def test_the_snap_is_told(tmp_path):
+def test_the_snap_is_told(undrawn, tmp_path):
     bounds = [0.0, 1.0]
     own_and_shifted = [0.0, 0.0, 0.2, 0.0, 0.9, 0.0, 0.9, 0.0]  # at steps 0, 2, 4, 6
     scores = iter([*bounds, *own_and_shifted])
