@@ -218,6 +218,7 @@ def _metadata(
         "architecture": f"{known}/controlnet",
         "implementation": _IMPLEMENTATION[layout],
         "title": title,
+        # As ModelSpec wants it: of the tensors, so that the header can name it.
         "hash_sha256": f"0x{_digest(tensors)}",
     }
     if prediction is not None:

@@ -313,12 +313,7 @@ class AddConfig(AnnotateConfig):
             "--latents BASE",
             self.latents,
         )
-        need(
-            self.num_workers is None or self.num_workers >= 1,
-            "--num-workers",
-            "1 or more",
-            self.num_workers,
-        )
+        need(_or_none(self.num_workers), "--num-workers", "1 or more", self.num_workers)
 
     @property
     def asks_for_something(self) -> bool:

@@ -317,6 +317,12 @@ def read_manifest(files: pafs.FileSystem, root: str, path: str) -> Manifest:
         got = said_by_client(error)
         raise ConfigError(f"{path}: need a place that answers, got {got}") from error
     if info.type != pafs.FileType.File:
+        # A misspelt path is no interrupted run. A bucket has no folders that could be missing.
+        if isinstance(files, pafs.LocalFileSystem) and not os.path.lexists(root):
+            raise ConfigError(
+                f"{path}: need a complete data set, found no such folder; check the path, or run "
+                "`controlset generate`"
+            )
         raise ConfigError(
             f"{path}: need a complete data set, found no {MANIFEST_NAME}; "
             "run `controlset generate` (again, if it was interrupted)"

@@ -76,6 +76,7 @@ def random_scene(rng: np.random.Generator) -> Scene:
     wanted = int(rng.choice([1, 2, 3], p=[0.45, 0.35, 0.2]))
     largest = {1: 0.40, 2: 0.27, 3: 0.21}[wanted]
     shapes: list[Shape] = []
+    # A third shape may find no room: such a scene has fewer.
     for _ in range(60):
         if len(shapes) == wanted:
             break
@@ -106,34 +107,35 @@ def draw(scene: Scene, *, size_px: int = SIZE_PX) -> RgbU8:
     Returns:
         (size_px, size_px, 3) uint8, 0..255, RGB order; edges are anti-aliased.
     """
+    # Drawn large and hard-edged, then averaged down: so no colour is mixed but on edges.
     side = size_px * _SUPERSAMPLING
     canvas = np.empty((side, side, 3), np.uint8)
     canvas[:] = COLORS[scene.background]
-    for one in scene.shapes:
+    for shape in scene.shapes:
         mask = np.zeros((side, side), np.uint8)
-        _paint(mask, one, side)
-        canvas[mask > 0] = COLORS[one.color]
+        _paint(mask, shape, side)
+        canvas[mask > 0] = COLORS[shape.color]
     return cv2.resize(canvas, (size_px, size_px), interpolation=cv2.INTER_AREA)
 
 
-def _paint(mask: np.ndarray, one: Shape, side: int) -> None:
+def _paint(mask: np.ndarray, shape: Shape, side: int) -> None:
     """Set the shape's pixels of `mask` to 255."""
-    center = (round(one.x * side), round(one.y * side))
-    radius = one.radius * side
-    if one.shape in {"circle", "ring", "moon"}:
+    center = (round(shape.x * side), round(shape.y * side))
+    radius = shape.radius * side
+    if shape.shape in {"circle", "ring", "moon"}:
         cv2.circle(mask, center, round(radius), 255, -1)
-        if one.shape == "ring":
+        if shape.shape == "ring":
             cv2.circle(mask, center, round(0.52 * radius), 0, -1)
-        if one.shape == "moon":
-            bite = (math.cos(one.angle) * 0.55 * radius, math.sin(one.angle) * 0.55 * radius)
+        if shape.shape == "moon":
+            bite = (math.cos(shape.angle) * 0.55 * radius, math.sin(shape.angle) * 0.55 * radius)
             where = (round(center[0] + bite[0]), round(center[1] + bite[1]))
             cv2.circle(mask, where, round(0.8 * radius), 0, -1)
         return
-    points = _outline(one.shape) * radius
+    points = _outline(shape.shape) * radius
     turn = np.array(
         [
-            [math.cos(one.angle), -math.sin(one.angle)],
-            [math.sin(one.angle), math.cos(one.angle)],
+            [math.cos(shape.angle), -math.sin(shape.angle)],
+            [math.sin(shape.angle), math.cos(shape.angle)],
         ]
     )
     polygon = np.rint(points @ turn.T + center).astype(np.int32)

@@ -146,7 +146,7 @@ def verdict_of(found: Evaluation, run: str) -> Verdict:
     ceiling, floor = found.value("ceiling"), found.value("floor")
     word, good = _word(model, shuffled, floor, ceiling, found.headline.higher_is_better)
     way = None if model is None else _way(model, floor, ceiling)
-    record = next((one for one in found.document.obedience if one.run == run), None)
+    record = next((entry for entry in found.document.obedience if entry.run == run), None)
     names = ("without control", "with another picture's map", "the real pictures")
     others = zip(
         (*names, "the judge itself"), (floor, shuffled, ceiling, found.value("judge")), strict=True

@@ -334,8 +334,8 @@ def test_captions_are_written_once_and_by_one_model(dataset, captioner):
 
 
 def test_a_folder_that_is_no_complete_data_set_is_refused(dataset, tmp_path):
-    for folder in (tmp_path / "nothing", tmp_path):
-        with pytest.raises(ConfigError, match=r"need a complete data set, found no manifest.json"):
+    for folder, found in ((tmp_path / "nothing", "such folder"), (tmp_path, "manifest.json")):
+        with pytest.raises(ConfigError, match=f"need a complete data set, found no {found}"):
             add(addition(folder, "grey"))
     (dataset / "manifest.json").unlink()
     before = contents(dataset)

@@ -124,6 +124,8 @@ def test_several_threads_may_read(folder):
 def test_what_is_not_a_complete_set_is_explained(folder, tmp_path):
     with pytest.raises(ConfigError, match=r"need a complete data set, found no manifest.json; run"):
         open_dataset(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"nowhere: .*, found no such folder; check the path"):
+        open_dataset(str(tmp_path / "nowhere"))
 
 
 def test_a_torn_shard_is_explained(folder, tmp_path):

@@ -115,6 +115,7 @@ def _checked(real_ND: np.ndarray, fake_ND: np.ndarray) -> tuple[np.ndarray, np.n
 def _root(features_ND: np.ndarray) -> np.ndarray:
     """(min(N, D), D) whose product with itself, R'R, is the covariance."""
     centred = features_ND - features_ND.mean(axis=0)
+    # R alone has the singular values, and at most D rows, however many pictures there are.
     return np.linalg.qr(centred, mode="r") / np.sqrt(len(features_ND) - 1)
 
 
