@@ -119,6 +119,17 @@ def test_runs_of_one_condition_are_told_apart_and_each_has_its_own_floor(places,
     assert written.rows[1].ceiling is None  # its base has none in this document
 
 
+def test_a_condition_that_is_held_to_the_truth_says_so(places, tmp_path):
+    shutil.copytree(places / "canny", places / "canny-by-truth")
+    judge = {"row": "judge", "run": None, "cell": "judge", "values": estimates(f1_1px=0.95)}
+    rows = [judge, *read(places / "canny")["rows"]]
+    change(places / "canny-by-truth", rows=rows)
+    written = write_conditions([str(places)], tmp_path / "table")
+    assert [cells[0] for cells in written.cells[1:]] == ["canny", "canny, by truth", "depth"]
+    itself = [row.judge and row.judge.value for row in written.rows]
+    assert itself == [None, 0.95, None]
+
+
 def test_text_from_evaluations_cannot_break_out(places, tmp_path):
     obeying(places / "canny", HOSTILE, 0.9)
     write_conditions([str(places)], tmp_path / "table")

@@ -114,6 +114,18 @@ def test_the_first_screen_says_normalised_obedience_or_why_there_is_none(tmp_pat
     assert "to the real pictures; no room: F1 0.22 <b>." in words
 
 
+def test_by_the_truth_the_judge_itself_has_a_row_and_its_meaning(tmp_path):
+    rows = four_rows(0.9, 0.8, 0.21, 0.22)
+    without = words_of(page_of(small(tmp_path, rows)))
+    assert "the judge itself" not in without
+    assert "compared with the map that was asked for." in without
+    judge = {"row": "judge", "run": None, "values": estimates(f1_1px=0.95)}
+    words = words_of(page_of(small(tmp_path, [judge, *rows])))
+    assert "the real pictures 0.90, the judge itself 0.95: 85 % of the way" in words
+    assert "the judge itself the original pictures, seen by the annotator" in words
+    assert "compared with what is true of the scene that was asked for." in words
+
+
 @pytest.mark.parametrize(
     ("rows", "word", "good"),
     [
