@@ -9,6 +9,7 @@
 
 import dataclasses
 import enum
+import fnmatch
 import functools
 import posixpath
 import re
@@ -268,18 +269,15 @@ def glob_regex(pattern: str) -> re.Pattern[str]:
 
 def _segment_regex(part: str) -> str:
     regex = ""
-    for token in re.findall(r"\*+|\?|\[!?\]?[^\]]*\]|.", part, re.DOTALL):
+    # A bracket that closes nowhere, a first `]` in it included, stands for itself.
+    for token in re.findall(r"\*+|\?|\[!?+\]?+[^\]]*\]|.", part, re.DOTALL):
         if token[0] == "*":
             regex += "[^/]*"
         elif token == "?":
             regex += "[^/]"
         elif token[0] == "[" and len(token) > 1:
-            inside = token[1:-1].replace("\\", "\\\\").replace("[", "\\[")
-            negated = inside.startswith("!")
-            inside = inside.removeprefix("!")
-            inside = "\\]" + inside[1:] if inside.startswith("]") else inside
-            inside = "\\^" + inside[1:] if inside.startswith("^") else inside
-            regex += f"[{'^' if negated else ''}{inside}]"
+            inside = fnmatch.translate(token).removeprefix("(?s:")[: -len(r")\Z")]
+            regex += f"(?!/){inside}"  # `[!a]` and `[+-9]` would match it
         else:
             regex += re.escape(token)
     return regex
