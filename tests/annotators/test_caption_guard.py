@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from annotators.captions import guarded
 from schemas.errors import Reason, Rejected
@@ -24,6 +26,25 @@ from schemas.errors import Reason, Rejected
 )
 def test_repeated_words_are_said_once(said, kept):
     assert guarded(said) == kept
+
+
+SAID = st.one_of(
+    st.lists(st.sampled_from(["a", "A,", "cat", "dog", "on", "."]), max_size=30).map(" ".join),
+    st.text(max_size=60),
+)
+
+
+@settings(max_examples=300, derandomize=True, deadline=None)
+@given(said=SAID)
+def test_what_is_kept_are_words_of_the_caption_in_order_and_is_kept_again(said):
+    kept = guarded(said)
+    if isinstance(kept, Rejected):
+        assert kept.reason in {Reason.NO_CAPTION, Reason.BAD_CAPTION}
+        return
+    assert kept.strip()
+    words = iter(said.split())
+    assert all(word in words for word in kept.split())
+    assert guarded(kept) == kept
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,14 @@ import sys
 import time
 
 import pytest
+from beartype.door import die_if_unbearable
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from controlset.cli import COMMANDS, main
 from controlset.commands import leaving_at_once
 from controlset.commands.generate import parse_config
-from controlset.parse import option_kinds
+from controlset.parse import option_kinds, typed
 from pipeline.config import GenerateConfig
 from schemas.errors import ConfigError
 
@@ -420,3 +423,34 @@ def test_output_into_a_closed_pipe_is_quiet(tmp_path):
         ["bash", "-c", command], capture_output=True, text=True, check=True, env=os.environ
     )
     assert done.stderr == ""
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9)
+YAML = st.recursive(
+    SCALARS,
+    lambda part: (
+        st.lists(part, max_size=3) | st.dictionaries(st.text(max_size=3), part, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+def typed_or_rule(kind, value):
+    try:
+        return typed(kind, value)
+    except ValueError as rule:
+        return rule
+
+
+@settings(max_examples=300, derandomize=True, deadline=None)
+@given(name=st.sampled_from(sorted(option_kinds(GenerateConfig))), value=YAML)
+def test_any_value_of_a_file_has_its_options_type_or_is_refused_with_the_rule(name, value):
+    kind = option_kinds(GenerateConfig)[name]
+    found = typed_or_rule(kind, value)
+    if isinstance(found, ValueError):
+        assert str(found)
+        assert "\n" not in str(found)
+        return
+    die_if_unbearable(found, kind)
+    again = list(found) if isinstance(found, tuple) else found
+    assert typed(kind, again) == found or found != found  # what is not a number never is equal

@@ -3,6 +3,8 @@ import itertools
 import numpy as np
 import pytest
 import skimage
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.images.geometry import (
@@ -32,12 +34,35 @@ def test_the_stored_image_has_the_planned_size_whatever_comes_in(width, height, 
         assert (geometry.width, geometry.height) == (512, 512)
 
 
-@pytest.mark.parametrize("fit", FITS)
-@pytest.mark.parametrize(("width", "height"), SIZES)
-def test_the_box_lies_inside_the_picture(width, height, fit):
-    left, top, right, bottom = plan(width, height, fit=fit).source_box
+ANY_PLAN = {
+    "width": st.integers(1, 20_000),
+    "height": st.integers(1, 20_000),
+    "resolution": st.integers(8, 192).map(lambda eighth: 8 * eighth),
+    "fit": st.sampled_from(FITS),
+}
+
+
+@settings(max_examples=300, derandomize=True, deadline=None)
+@given(**ANY_PLAN)
+def test_any_picture_is_cut_inside_and_laid_on_the_whole_canvas(width, height, resolution, fit):
+    geometry = plan(width, height, resolution=resolution, fit=fit)
+    left, top, right, bottom = geometry.source_box
     assert 0 <= left < right <= width
     assert 0 <= top < bottom <= height
+    assert min(geometry.inner_width, geometry.inner_height) >= 1
+    assert min(geometry.pad_left, geometry.pad_top, geometry.pad_right, geometry.pad_bottom) >= 0
+    assert abs(geometry.pad_left - geometry.pad_right) <= 1
+    assert abs(geometry.pad_top - geometry.pad_bottom) <= 1
+    if fit == "bucket":
+        assert (geometry.width, geometry.height) in buckets(resolution)
+    else:
+        assert (geometry.width, geometry.height) == (resolution, resolution)
+    if fit in {"crop", "bucket"}:  # all of one side stays, and the cut has the canvas's aspect
+        assert right - left == width or bottom - top == height
+        off = (right - left) * geometry.height - (bottom - top) * geometry.width
+        assert abs(off) <= max(geometry.width, geometry.height)
+    else:
+        assert geometry.source_box == (0, 0, width, height)
 
 
 def test_a_crop_is_centred_and_keeps_the_whole_short_side():
@@ -138,12 +163,14 @@ def test_of_equal_aspects_the_larger_bucket_wins():
     assert nearest_bucket(700, 700, 512) == (512, 512)
 
 
-@pytest.mark.parametrize("fit", FITS)
-@pytest.mark.parametrize(("width", "height"), SIZES)
-def test_the_smallest_useful_size_still_holds_every_target_pixel(width, height, fit):
-    geometry = plan(width, height, fit=fit)
+@settings(max_examples=300, derandomize=True, deadline=None)
+@given(**ANY_PLAN)
+def test_the_smallest_useful_size_still_holds_every_target_pixel(width, height, resolution, fit):
+    geometry = plan(width, height, resolution=resolution, fit=fit)
     left, top, right, bottom = geometry.source_box
-    useful_width, useful_height = smallest_useful_size(width, height, resolution=512, fit=fit)
+    useful_width, useful_height = smallest_useful_size(
+        width, height, resolution=resolution, fit=fit
+    )
     assert useful_width <= width
     assert useful_height <= height
     if right - left >= geometry.inner_width:

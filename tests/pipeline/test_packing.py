@@ -3,6 +3,8 @@
 import pickle
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.plan import Packer
 from schemas.errors import Reason
@@ -28,6 +30,24 @@ def reference(name, **changes):
 )
 @pytest.mark.parametrize("root", [ROOT, "", "/elsewhere"])
 def test_what_is_packed_comes_out_the_same(ref, root):
+    packed = Packer(root).pack(ref)
+    assert packed
+    assert Packer(root).unpack(packed) == ref
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+
+
+@settings(max_examples=100, derandomize=True, deadline=None)
+@given(
+    name=TEXT,
+    root=st.text(),
+    caption=st.none() | TEXT,
+    group=st.just("") | TEXT,
+    ordinal=st.integers(0, 2**40),
+)
+def test_any_reference_comes_out_the_same(name, root, caption, group, ordinal):
+    ref = reference(name, caption=caption, group=group, ordinal=ordinal)
     packed = Packer(root).pack(ref)
     assert packed
     assert Packer(root).unpack(packed) == ref

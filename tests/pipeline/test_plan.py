@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 import apache_beam as beam
 import pytest
 from apache_beam.testing import test_pipeline, util
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from annotators.options import configured
 from annotators.registry import all_options, captioner_of, specs_of
@@ -51,36 +53,36 @@ def planned(refs, *, shard_rows, validation=0.0):
     return {place: shard_plan(*place, inside, layout) for place, inside in shards.items()}
 
 
-def random_source(seed):
-    """Some folder, tars and Parquet row groups of random sizes."""
-    draw = random.Random(seed)
-    refs = refs_of("", draw.choice([0, 1, 30, 170]))
-    for number in range(draw.randrange(6)):
-        refs += refs_of(f"part-{number:03d}.tar", draw.choice([1, 7, 40, 133]))
-    for number in range(draw.randrange(6)):
-        refs += refs_of(f"train.parquet#rg{number:05d}", draw.choice([1, 12, 90]))
-    return refs or refs_of("", 3)
+SIZES = st.integers(0, 170)
+SOURCES = st.builds(
+    lambda folder, tars, row_groups: [
+        *refs_of("", folder),
+        *(ref for n, size in enumerate(tars) for ref in refs_of(f"part-{n:03d}.tar", size)),
+        *(
+            ref
+            for n, size in enumerate(row_groups)
+            for ref in refs_of(f"t.parquet#rg{n:05d}", size)
+        ),
+    ],
+    SIZES,
+    st.lists(SIZES, max_size=5),
+    st.lists(SIZES, max_size=5),
+).filter(len)
 
 
-@pytest.mark.parametrize("validation", [0.0, 0.3])
-@pytest.mark.parametrize("seed", range(25))
-def test_every_reference_is_in_exactly_one_shard(seed, validation):
-    refs = random_source(seed)
-    plans = planned(refs, shard_rows=random.Random(seed).choice([1, 10, 50]), validation=validation)
+@settings(max_examples=50, derandomize=True, deadline=None)
+@given(refs=SOURCES, shard_rows=st.integers(1, 60), validation=st.sampled_from([0.0, 0.3]))
+def test_every_reference_is_in_exactly_one_shard_of_its_split(refs, shard_rows, validation):
+    plans = planned(refs, shard_rows=shard_rows, validation=validation)
     everywhere = Counter(ref.key for plan in plans.values() for ref in plan.refs)
     assert everywhere == Counter(ref.key for ref in refs)
     for split in {split for split, _ in plans}:
         here = sorted(index for of, index in plans if of == split)
         assert here == list(range(plans[split, 0].total))
-
-
-@pytest.mark.parametrize("seed", range(25))
-def test_row_groups_are_never_cut_and_splits_never_mixed(seed):
-    plans = planned(random_source(seed), shard_rows=20, validation=0.3)
     places = defaultdict(set)
     for (split, index), plan in plans.items():
         for ref in plan.refs:
-            assert split == split_of(ref.key, validation=0.3, seed=0)
+            assert split == split_of(ref.key, validation=validation, seed=0)
             places[split, ref.group].add(index)
     cut = [group for (_, group), shards in places.items() if "#rg" in group and len(shards) > 1]
     assert not cut
@@ -124,17 +126,16 @@ def test_rows_lie_in_the_order_of_group_ordinal_and_key():
     assert plan.refs == tuple(sorted(refs, key=lambda ref: (ref.group, ref.ordinal, ref.key)))
 
 
-def test_neither_the_order_of_counts_nor_that_of_references_matters():
-    refs = random_source(7)
+@settings(max_examples=10, derandomize=True, deadline=None)
+@given(refs=SOURCES, random=st.randoms(use_true_random=False))
+def test_neither_the_order_of_counts_nor_that_of_references_matters(refs, random):
     expected = planned(refs, shard_rows=10, validation=0.3)
     counts = Counter((split_of(r.key, validation=0.3, seed=0), r.group) for r in refs)
-    for seed in range(5):
-        shuffled = list(counts.items())
-        random.Random(seed).shuffle(shuffled)
-        layout = lay_out(dict(shuffled), shard_rows=10)
-        assert layout == lay_out(counts, shard_rows=10)
-        random.Random(seed).shuffle(refs)
-        assert planned(refs, shard_rows=10, validation=0.3) == expected
+    shuffled = list(counts.items())
+    random.shuffle(shuffled)
+    assert lay_out(dict(shuffled), shard_rows=10) == lay_out(counts, shard_rows=10)
+    random.shuffle(refs)
+    assert planned(refs, shard_rows=10, validation=0.3) == expected
 
 
 def test_one_more_file_in_a_folder_changes_one_shard():

@@ -4,6 +4,8 @@ import dataclasses
 import shlex
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from annotators.conditions.canny import CannySpec
 from annotators.conditions.depth import DepthSpec
@@ -94,6 +96,41 @@ def test_a_command_gives_the_models_and_the_recipe_that_it_was_made_from(options
     assert models_of(again) == models_of(config)
     assert again.recipe() == config.recipe()
     assert (again.source, again.conditions) == (config.source, config.conditions)
+
+
+# What a shell, a table of the card or the parser could take for something of its own.
+WORDS = st.text(
+    st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from("-'\"`$=[]|\\ "), min_size=1
+).filter(lambda words: words == words.strip())
+
+
+@settings(max_examples=60, derandomize=True, deadline=None)
+@given(
+    prompt=WORDS,
+    model=WORDS,
+    beams=st.integers(1, 32),
+    top_p=st.none() | st.floats(0, 1, exclude_min=True),
+    seed=st.integers(0, 2**31),
+    low=st.integers(0, 254),
+    above=st.integers(1, 255),
+    validation=st.floats(0, 1, exclude_max=True),
+)
+def test_any_words_and_numbers_come_back(prompt, model, beams, top_p, seed, low, above, validation):
+    config = config_of(
+        conditions=("canny",),
+        caption="blip",
+        caption_prompt=prompt,
+        caption_model=model,
+        caption_beams=beams,
+        caption_top_p=top_p,
+        seed=seed,
+        canny_thresholds=f"{low},{low + above}",
+        validation=validation,
+    )
+    (command,) = commands_of(manifest_from(config))
+    again = parsed_again(command)
+    assert models_of(again) == models_of(config)
+    assert again.recipe() == config.recipe()
 
 
 def test_no_option_of_the_models_is_forgotten():
