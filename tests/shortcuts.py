@@ -6,24 +6,19 @@ for the disk. What is built, and what is written, is the same.
 """
 
 import copy
-import dataclasses
 import functools
 import inspect
 import os
 import sys
-import typing
 import weakref
 
-import jaxtyping
 from apache_beam.options import pipeline_options
 from apache_beam.runners.worker import statecache
 from apache_beam.transforms import core, userstate
-from jaxtyping import _storage as shapes
 
 _view_anew = pipeline_options.PipelineOptions.view_as
 _inspect_anew = core.get_function_args_defaults
 _state_anew = userstate.get_dofn_specs
-_check_slowly = jaxtyping.jaxtyped
 
 _parsed = {}
 _arguments = weakref.WeakKeyDictionary()
@@ -38,7 +33,6 @@ def take():
     userstate.get_dofn_specs = _state_of
     # Only for what its cache throws away when full: it walks through all modules that there are.
     statecache.get_deep_size = lambda *objects: 64
-    jaxtyping.jaxtyped = _checked
 
 
 def remember_entry_points():
@@ -87,41 +81,3 @@ def _state_of(step):
         _states[kind] = _state_anew(step)
     states, timers = _states[kind]
     return {*states}, {*timers}
-
-
-def _checked(function=None, *, typechecker=None):
-    """What `--jaxtyping-packages` asks for, with every check of a call made once.
-
-    jaxtyping's own decorator checks arguments twice, before and after a call, and binds them for
-    its messages: half the time of drawing a scene, most of it where no array is named.
-    """
-    if function is None:
-        return functools.partial(_checked, typechecker=typechecker)
-    if isinstance(function, type):
-        if dataclasses.is_dataclass(function) and "__init__" in vars(function):
-            function.__init__ = _checked(function.__init__, typechecker=typechecker)
-        return function
-    if not inspect.isfunction(function) or inspect.isgeneratorfunction(function):
-        return _check_slowly(function, typechecker=typechecker)
-    checked = typechecker(function)
-    if not any(map(_is_of_arrays, function.__annotations__.values())):
-        return checked
-
-    @functools.wraps(function)
-    def with_sizes(*arguments, **options):
-        shapes.push_shape_memo({})  # where sizes are kept that arguments and result have to share
-        try:
-            return checked(*arguments, **options)
-        finally:
-            shapes.pop_shape_memo()
-
-    return with_sizes
-
-
-def _is_of_arrays(hint):
-    """Whether a type tells shapes anywhere, or may do so."""
-    if isinstance(hint, list | tuple):  # the arguments of a callable
-        return any(map(_is_of_arrays, hint))
-    if isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray):
-        return True
-    return isinstance(hint, str) or any(map(_is_of_arrays, typing.get_args(hint)))
