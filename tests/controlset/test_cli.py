@@ -425,7 +425,9 @@ def test_output_into_a_closed_pipe_is_quiet(tmp_path):
     assert done.stderr == ""
 
 
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9)
+# Without numbers so small that a processor may take them for zero, as trainings tell it to.
+FLOATS = st.floats(allow_subnormal=False)
+SCALARS = st.none() | st.booleans() | st.integers() | FLOATS | st.text(max_size=9)
 YAML = st.recursive(
     SCALARS,
     lambda part: (

@@ -104,16 +104,17 @@ WORDS = st.text(
 ).filter(lambda words: words == words.strip())
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
+# Without numbers so small that a processor may take them for zero, as trainings tell it to.
+@settings(max_examples=25, derandomize=True, deadline=None)
 @given(
     prompt=WORDS,
     model=WORDS,
     beams=st.integers(1, 32),
-    top_p=st.none() | st.floats(0, 1, exclude_min=True),
+    top_p=st.none() | st.floats(0, 1, exclude_min=True, allow_subnormal=False),
     seed=st.integers(0, 2**31),
     low=st.integers(0, 254),
     above=st.integers(1, 255),
-    validation=st.floats(0, 1, exclude_max=True),
+    validation=st.floats(0, 1, exclude_max=True, allow_subnormal=False),
 )
 def test_any_words_and_numbers_come_back(prompt, model, beams, top_p, seed, low, above, validation):
     config = config_of(
