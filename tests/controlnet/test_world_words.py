@@ -7,7 +7,17 @@ import sys
 
 import pytest
 
-from controlnet.nano.world import WORDINGS, WORDS, caption, facts, make_scene, mirrored, parse
+from controlnet.nano.world import (
+    WORDINGS,
+    WORDS,
+    caption,
+    facts,
+    make_scene,
+    mirrored,
+    parse,
+    short_caption,
+    short_facts,
+)
 from controlnet.nano.world.scene import COLORS, FACINGS, POSES, THINGS
 from controlnet.nano.world.words import Facts, ObjectFacts
 
@@ -40,6 +50,47 @@ def test_every_caption_reads_back_as_the_facts_of_its_scene(scenes):
         said = facts(scene)
         for wording in range(WORDINGS):
             assert parse(caption(scene, wording)) == said, caption(scene, wording)
+
+
+def test_a_short_caption_says_things_with_colours_and_poses_and_the_place(scenes):
+    for scene in scenes:
+        long, short = facts(scene), short_facts(short_caption(scene))
+        assert short is not None, short_caption(scene)
+        assert (short.ground, short.backdrop, short.color) == (
+            long.ground,
+            long.backdrop,
+            long.color,
+        )
+        wanted = [
+            (thing.shape, thing.color) if hasattr(thing, "shape") else ("person", thing.shirt)
+            for thing in long.things
+        ]
+        assert sorted(short.things) == sorted(wanted)
+        poses = [thing.pose for thing in long.things if hasattr(thing, "pose")]
+        assert sorted(short.poses) == sorted(poses)
+
+
+def test_a_mirrored_scene_is_told_in_the_other_order():
+    scene = next(
+        scene
+        for scene in map(lambda number: make_scene(11, number), range(60))
+        if len(scene.things) == 3 and all(thing.stands_on is None for thing in scene.things)
+    )
+    there, back = (short_facts(short_caption(seen)) for seen in (scene, mirrored(scene)))
+    assert there.things == back.things[::-1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a red ball",
+        "a red person on green ground under a white sky",
+        "a red ball, on green ground under a white sky",
+        "a red ball on green ground under a white sky and more",
+    ],
+)
+def test_another_text_is_no_short_caption(text):
+    assert short_facts(text) is None
 
 
 def test_a_caption_with_another_word_says_other_facts():

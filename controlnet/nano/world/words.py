@@ -1,8 +1,8 @@
 """What can be said of a scene: facts, captions of several wordings, and captions read back.
 
-Captions say all facts, and `parse` is the inverse of `caption`: for every scene and wording
-`parse(caption(scene, wording)) == facts(scene)`. Left and right of places and facings are the
-picture's; of sleeves they are the person's own.
+All but the short one say all facts, and `parse` is the inverse of `caption`: for every scene and
+wording `parse(caption(scene, wording)) == facts(scene)`. Left and right of places and facings are
+the picture's; of sleeves they are the person's own.
 """
 
 import dataclasses
@@ -64,6 +64,18 @@ class Facts:
     relations: tuple[tuple[int, Relation, int], ...]  # numbers of things; sorted
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ShortFacts:
+    """What a short caption says."""
+
+    ground: str
+    backdrop: str
+    color: str  # of the backdrop
+    things: tuple[tuple[str, str], ...]
+    """From left to right: a shape and its colour, or "person" and the colour of the shirt."""
+    poses: tuple[str, ...]  # of the people among them
+
+
 def facts(scene: Scene) -> Facts:
     """What is true of a scene, as far as captions speak of it."""
     chain, joined = _chain(scene)
@@ -101,6 +113,49 @@ def caption(scene: Scene, wording: int) -> str:
     if wording == 5:
         return f"{behind}, {things} on {ground}"
     return f"{things} on {ground} {behind}"
+
+
+def short_caption(scene: Scene) -> str:
+    """The things with their colours, the people's poses, ground and backdrop, in one order.
+
+    From left to right, what stands on a thing before it. Says neither patterns nor relations, so
+    that a small network can learn it.
+    """
+    place = scene.place
+    groups, _ = _chain(scene)
+    shown = [scene.things[number] for group in groups for number in group if number is not None]
+    said = [
+        f"{_a(thing.pose)} person in {thing.shirt}"
+        if isinstance(thing, Person)
+        else f"{_a(thing.color)} {thing.shape}"
+        for thing in shown
+    ]
+    things = " and ".join(filter(None, (", ".join(said[:-1]), said[-1])))
+    behind = "under" if place.backdrop == "sky" else "against"
+    return f"{things} on {place.ground} ground {behind} {_a(place.color)} {place.backdrop}"
+
+
+def short_facts(text: str) -> ShortFacts | None:
+    """What a short caption says; None: it is none."""
+    match = _SHORT.fullmatch(text)
+    if match is None:
+        return None
+    found = [_SHORT_THING.fullmatch(said) for said in re.split(" ?, | and ", match["things"])]
+    things = [
+        ("person", said["shirt"]) if said["shape"] is None else (said["shape"], said["color"])
+        for said in found
+        if said is not None
+    ]
+    if len(things) < len(found):
+        return None
+    backdrop = "sky" if match["sky"] is not None else "wall"
+    return ShortFacts(
+        ground=match["ground"],
+        backdrop=backdrop,
+        color=match[backdrop],
+        things=tuple(things),
+        poses=tuple(said["pose"] for said in found if said is not None and said["pose"]),
+    )
 
 
 def parse(text: str) -> Facts | None:
@@ -263,6 +318,13 @@ _SENTENCES = [
         rf"{_BEFORE}, (?P<chain>.+) {_ON}",
     )
 ]
+
+
+_SHORT = re.compile(rf"(?P<things>.+) {_ON} {_BEFORE}")
+_SHORT_THING = re.compile(
+    rf"an? (?:(?P<pose>{_POSE}) person in (?P<shirt>{_COLOR})"
+    rf"|(?P<color>{_COLOR}) (?P<shape>{_any_of(THINGS)}))"
+)
 
 
 def _read_chain(text: str) -> tuple[list[ObjectFacts | PersonFacts], list[tuple]] | None:
