@@ -33,6 +33,7 @@ MODELS = {
 _SUPPORTED = {"blip": "BLIP", "blip-2": "BLIP-2", "florence2": "Florence-2"}
 _FLORENCE_TASKS = ("<CAPTION>", "<DETAILED_CAPTION>", "<MORE_DETAILED_CAPTION>")
 _LONGEST_PHRASE = 12  # words; loops of captioners are shorter
+_REPEATED_BY_NOBODY = 3  # words that no caption has twice, unless its model says another number
 _ON_A_CPU_AT_ONCE = 8  # reading the decoder's weights is what a step costs; a batch reads them once
 
 
@@ -198,7 +199,8 @@ class _LoadedCaptioner:
         spec = self.spec
         beams = spec.beams if spec.top_p is None else 1
         # Captioners fall into loops; what still repeats itself is rejected by `guarded`.
-        extra: dict[str, Any] = {"no_repeat_ngram_size": 3}
+        own = self.network.generation_config.no_repeat_ngram_size
+        extra: dict[str, Any] = {"no_repeat_ngram_size": own or _REPEATED_BY_NOBODY}
         if spec.top_p is not None:
             draws = Nucleus(keys, seed=spec.seed, top_p=spec.top_p)
             # The penalty of BLIP's authors for samples, which repeat words more than searches do.
@@ -308,7 +310,7 @@ def _shared_cache_type() -> Any:
             self.beams = beams
             self.images: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
-        def reorder_cache(self, beam_idx: "torch.LongTensor") -> None:
+        def reorder_cache(self, beam_idx: "torch.Tensor") -> None:
             self.self_attention_cache.reorder_cache(beam_idx)
 
     return SharedCache
