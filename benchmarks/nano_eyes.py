@@ -27,7 +27,15 @@ from controlnet.evaluator.metrics.edges import BoundaryScorer
 from controlnet.evaluator.metrics.pose import PoseScorer
 from controlnet.nano.eyes.segmentation import LABELS
 from controlnet.nano.eyes.training import UNSEEN_SEED
-from controlnet.nano.world import CLASSES, Drawn, Facts, Scene, draw, facts, make_scene, parse
+from controlnet.nano.world import (
+    CLASSES,
+    Drawn,
+    Scene,
+    draw,
+    make_scene,
+    short_caption,
+    short_facts,
+)
 from controlnet.nano.world.people import JOINTS
 
 _FAR_M = 45.0  # the sky has no depth that could be right or wrong
@@ -151,15 +159,17 @@ def caption_accuracy(texts: Sequence[Any], wanted: Sequence[Scene]) -> dict[str,
     honest: list[bool] = []
     whole: list[bool] = []
     for text, scene in zip(texts, wanted, strict=True):
-        truth, said = facts(scene), parse(text) if isinstance(text, str) else None
-        left = _colored(said) if said else []
-        for thing in _colored(truth):
+        truth = short_facts(short_caption(scene))
+        said = short_facts(text) if isinstance(text, str) else None
+        assert truth is not None
+        left = list(said.things) if said else []
+        kinds = [kind for kind, _ in truth.things]
+        for thing in truth.things:
             named.append(thing in left)
             if thing in left:
                 left.remove(thing)
-        kinds = [kind for kind, _ in _colored(truth)]
         invented = False
-        for kind, _ in _colored(said) if said else []:
+        for kind, _ in said.things if said else ():
             invented |= kind not in kinds
             if kind in kinds:
                 kinds.remove(kind)
@@ -170,13 +180,6 @@ def caption_accuracy(texts: Sequence[Any], wanted: Sequence[Scene]) -> dict[str,
         "nothing invented": float(np.mean(honest)),
         "all facts right": float(np.mean(whole)),
     }
-
-
-def _colored(said: Facts) -> list[tuple[str, str]]:
-    return [
-        (thing.shape, thing.color) if hasattr(thing, "shape") else ("person", thing.shirt)
-        for thing in said.things
-    ]
 
 
 _ACCURACY: dict[str, tuple[Callable[..., dict[str, float]], dict[str, Any]]] = {

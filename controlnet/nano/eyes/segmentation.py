@@ -52,14 +52,18 @@ def new_model() -> SegformerForSemanticSegmentation:
 def train(scenes: Scenes, config: TrainConfig) -> Path:
     """Train and write the model's folder; returns it."""
     model = new_model()
-    labels = np.array([LABELS[name] for name in CLASSES])
+    labels = torch.tensor([LABELS[name] for name in CLASSES])
+    unused = torch.tensor([label for label in range(150) if label not in LABELS.values()])
+    with torch.no_grad():  # never the largest, so that they need not be learned
+        model.decode_head.classifier.weight[unused] = 0
+        model.decode_head.classifier.bias[unused] = -30
     rng = np.random.default_rng([config.seed, 5])
 
     def loss(numbers: np.ndarray) -> Tensor:
         pair = scenes.rgb_NHWC[numbers], scenes.classes_NHW[numbers]
         rgb_BHWC, classes_BHW = maybe_mirrored(rng, *pair)
-        wanted_BHW = torch.from_numpy(labels[classes_BHW])
-        logits = model(pixel_values=as_input(rgb_BHWC) / 127.5 - 1).logits
+        wanted_BHW = torch.from_numpy(classes_BHW).long()
+        logits = model(pixel_values=as_input(rgb_BHWC) / 127.5 - 1).logits[:, labels]
         logits = functional.interpolate(logits, wanted_BHW.shape[1:], mode="bilinear")
         return functional.cross_entropy(logits, wanted_BHW)
 

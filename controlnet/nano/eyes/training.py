@@ -12,7 +12,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from controlnet.nano.world import WORDINGS, caption, draw, make_scene
+from controlnet.nano.world import draw, make_scene, mirrored, short_caption
 
 MOST_PEOPLE = 3
 
@@ -29,7 +29,8 @@ class Scenes:
     classes_NHW: np.ndarray  # uint8: index of CLASSES
     boundaries_NHW: np.ndarray  # bool
     joints_NPJ3: np.ndarray  # float32: x, y (px), visibility 0 to 2; -1 where there is no person
-    captions: tuple[tuple[str, ...], ...]
+    captions: tuple[str, ...]  # short ones
+    mirrored_captions: tuple[str, ...]  # of the mirror images
 
     def __len__(self) -> int:
         return len(self.rgb_NHWC)
@@ -44,7 +45,7 @@ def drawn_scenes(count: int, *, seed: int, processes: int = 2) -> Scenes:
         with multiprocessing.get_context("spawn").Pool(processes) as pool:
             drawn = tqdm(pool.imap(one, range(count), chunksize=50), "drawing", count)
             columns = list(zip(*drawn, strict=True))
-    *arrays, captions = columns
+    *arrays, captions, mirrored_captions = columns
     rgb, nearness, classes, boundaries, joints = (np.stack(column) for column in arrays)
     return Scenes(
         rgb_NHWC=rgb,
@@ -53,6 +54,7 @@ def drawn_scenes(count: int, *, seed: int, processes: int = 2) -> Scenes:
         boundaries_NHW=boundaries,
         joints_NPJ3=joints,
         captions=tuple(captions),
+        mirrored_captions=tuple(mirrored_captions),
     )
 
 
@@ -68,7 +70,8 @@ def _drawn(seed: int, number: int) -> tuple[object, ...]:
         drawn.classes,
         drawn.boundaries,
         joints_PJ3,
-        tuple(caption(scene, wording) for wording in range(WORDINGS)),
+        short_caption(scene),
+        short_caption(mirrored(scene)),
     )
 
 
