@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from annotators.captions import BlipSpec
+from annotators.conditions.segmentation import palette
 from annotators.conditions.soft_edges import ridges
 from annotators.options import AnnotateConfig, configured
 from annotators.protocol import Annotation
@@ -25,6 +26,8 @@ from benchmarks.generate_throughput import machine
 from controlnet.evaluator.metrics.base import Scorer, Seen
 from controlnet.evaluator.metrics.edges import BoundaryScorer
 from controlnet.evaluator.metrics.pose import PoseScorer
+from controlnet.evaluator.truth import person_of
+from controlnet.nano.eyes.depth import SKY_BEYOND_M
 from controlnet.nano.eyes.segmentation import LABELS
 from controlnet.nano.eyes.training import UNSEEN_SEED
 from controlnet.nano.world import (
@@ -38,7 +41,6 @@ from controlnet.nano.world import (
 )
 from controlnet.nano.world.people import JOINTS
 
-_FAR_M = 45.0  # the sky has no depth that could be right or wrong
 _LEAST_GAP = 0.03  # of the depths of two things that touch, relative: which one is nearer
 
 
@@ -72,10 +74,10 @@ def depth_accuracy(maps: Sequence[Any], wanted: Sequence[Drawn]) -> dict[str, fl
     pairs: list[bool] = []
     for found, drawn in zip(maps, wanted, strict=True):
         nearness = found.pixels.astype(np.float64)
-        there = drawn.depth_m < _FAR_M
+        there = drawn.depth_m < SKY_BEYOND_M
         design = np.stack([nearness[there], np.ones(there.sum())], axis=1)
         fitted = np.linalg.lstsq(design, 1 / drawn.depth_m[there], rcond=None)[0]
-        depth_m = 1 / np.clip(design @ fitted, 1 / _FAR_M, None)
+        depth_m = 1 / np.clip(design @ fitted, 1 / SKY_BEYOND_M, None)
         ratio = depth_m / drawn.depth_m[there]
         near.append(float((np.maximum(ratio, 1 / ratio) < 1.25).mean()))
         pairs += _orders(nearness, drawn)
@@ -110,12 +112,10 @@ def edge_accuracy(maps: Sequence[Any], wanted: Sequence[Drawn]) -> dict[str, flo
 
 def segmentation_accuracy(maps: Sequence[Any], wanted: Sequence[Drawn]) -> dict[str, float]:
     """Mean over the classes of intersection over union, over all pictures."""
-    from annotators.network import reference
-
-    palette = np.array(reference("util").ade_palette(), np.uint8)[[LABELS[c] for c in CLASSES]]
+    colors = palette()[[LABELS[name] for name in CLASSES]]
     both, either = np.zeros(len(CLASSES)), np.zeros(len(CLASSES))
     for found, drawn in zip(maps, wanted, strict=True):
-        for number, color in enumerate(palette):
+        for number, color in enumerate(colors):
             said, true = (found.pixels == color).all(-1), drawn.classes == number
             both[number] += (said & true).sum()
             either[number] += (said | true).sum()
@@ -127,16 +127,7 @@ def pose_accuracy(maps: Sequence[Any], wanted: Sequence[Drawn]) -> dict[str, flo
     scorer = PoseScorer()
     contributions: list[dict[str, np.ndarray]] = []
     for found, drawn in zip(maps, wanted, strict=True):
-        people = [
-            {
-                "body": [
-                    {"name": name, "x": x, "y": y, "score": 1.0}
-                    for name, (x, y, seen) in zip(JOINTS, person.joints.tolist(), strict=True)
-                    if seen
-                ]
-            }
-            for person in drawn.people
-        ]
+        people = [person_of(JOINTS, person.joints) for person in drawn.people]
         truth = Seen(pixels=drawn.rgb, stats={"keypoints": people})
         said = None
         if isinstance(found, Annotation):

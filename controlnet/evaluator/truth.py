@@ -143,14 +143,26 @@ class _People(msgspec.Struct):
 
 
 def _people(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Picture -> its people as a data set stores them; joints outside of the picture are absent."""
+    """Picture -> its people."""
     said = read_json(path, _People, advice="draw it again")
     names = {image.id: image.file_name for image in said.images}
     people: dict[str, list[dict[str, Any]]] = {}
     for person in said.annotations:
-        joints = zip(COCO_JOINTS, np.reshape(person.keypoints, (-1, 3)).tolist(), strict=True)
-        body = [
+        joints_J3 = np.reshape(person.keypoints, (-1, 3))
+        people.setdefault(names[person.image_id], []).append(person_of(COCO_JOINTS, joints_J3))
+    return people
+
+
+def person_of(names: Sequence[str], joints_J3: np.ndarray) -> dict[str, Any]:
+    """A drawn person as a data set stores one; joints outside of the picture are absent.
+
+    Args:
+        names: of the joints.
+        joints_J3: x, y (px) and visibility; 0 is outside.
+    """
+    joints = zip(names, joints_J3.tolist(), strict=True)
+    return {
+        "body": [
             {"name": name, "x": x, "y": y, "score": 1.0} for name, (x, y, seen) in joints if seen
         ]
-        people.setdefault(names[person.image_id], []).append({"body": body})
-    return people
+    }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from controlnet.evaluator.result import RESULT, MeasureRecord, NumberRecord, ceiling_of
+from controlnet.evaluator.result import JUDGE, RESULT, MeasureRecord, NumberRecord, ceiling_of
 from controlset.report.figures import DrawnFigure, draw_conditions
 from controlset.report.numbers import (
     decimals,
@@ -130,7 +130,7 @@ def _rows_of(found: Evaluation) -> list[ConditionRow]:
                 images=document.data.get("used"),
                 obedience=one.obedience,
                 specificity=one.specificity,
-                judge=by_cell.get(("judge", "judge"), {}).get(one.measure),
+                judge=by_cell.get((JUDGE, JUDGE), {}).get(one.measure),
                 why=one.why,
                 snap=snaps.get(one.run),
                 **four,

@@ -1,4 +1,4 @@
-"""Depth: a GLPN of transformers, an eighth as wide as the released one."""
+"""Depth: a GLPN of transformers, a quarter to an eighth as wide as the released one."""
 
 from pathlib import Path
 
@@ -21,14 +21,16 @@ FOLDER = "depth-anything--Depth-Anything-V2-Small-hf"
 RECIPE = Recipe(steps=6_000, batch=32, peak=2e-3)
 _SLOPES = 0.5  # weight of differences between neighbours
 _METRIC = 0.2  # weight of distances in metres, which a picture does not quite tell
-_FAR_M, _FARTHEST_M = 45, 60  # behind the first there is sky alone
+_FARTHEST_M = 60
+SKY_BEYOND_M = 45.0
+"""Farther away there is sky alone, which has no depth that could be right or wrong."""
 
 
 def new_model() -> GLPNForDepthEstimation:
     """Untrained; 0.4 million parameters.
 
-    Of 64 px its first features are 32x32, its answer is 128x128. A Depth Anything, which sees
-    8x8 tokens, took two and a half times as long a step and was less often right after it.
+    Of 64 px its first features are 32x32, its answer is 128x128. A step of a Depth Anything, which
+    sees 8x8 tokens, took more than twice as long.
     """
     return GLPNForDepthEstimation(
         GLPNConfig(
@@ -74,7 +76,7 @@ def aligned(found_BHW: Tensor, wanted_BHW: Tensor) -> Tensor:
     Camera height, focal length and horizon differ from scene to scene, and change nearness by just
     these two numbers, which nobody could tell from the picture.
     """
-    there = (wanted_BHW > 1 / _FAR_M).float()  # without the sky
+    there = (wanted_BHW > 1 / SKY_BEYOND_M).float()  # without the sky
     pixels = there.sum((1, 2), keepdim=True) + 1
     means = [(there * near).sum((1, 2), keepdim=True) / pixels for near in (found_BHW, wanted_BHW)]
     found, wanted = (
