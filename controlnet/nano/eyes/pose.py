@@ -23,7 +23,7 @@ from controlnet.nano.world.people import SKELETON
 
 RECIPE = Recipe(steps=4_000, batch=16, peak=2e-3)
 STAGES = 6
-_FEW, _FEW_FOR = 3, 0.8  # stages, and part of all steps: half the time of six
+_FEW, _FEW_FOR = 3, 0.8  # stages, and part of all steps: about half the work of six
 SEEN_PX = 184  # side of what the network sees, whatever the picture's size
 _STRIDE = 8  # px of one cell of its answer
 _SIGMA_PX = 7.0
@@ -46,8 +46,8 @@ _TRUNK = (
 class BodyPose(nn.Module):
     """The arithmetic of controlnet-aux's `bodypose_model`, whose stages 2 to 6 are here one.
 
-    They have the same form, and what makes an answer better once does so again: one stage with
-    its weights five times over learns as well and costs less to train.
+    They have the same form, and what makes an answer better once can do so again: there is a third
+    as much to learn, and a training need not unroll all of them.
     """
 
     def __init__(self) -> None:
