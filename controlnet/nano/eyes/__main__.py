@@ -33,7 +33,6 @@ class _Command:
 def main(command: _Command) -> None:
     """Draw, train, write; says how long it took."""
     torch.set_flush_denormal(True)
-    torch.manual_seed(command.train.seed)
     started_s = time.monotonic()
     command.train.output.mkdir(parents=True, exist_ok=True)
     scenes = drawn_scenes(command.train.scenes, seed=TRAIN_SEED)

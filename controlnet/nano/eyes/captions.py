@@ -62,6 +62,7 @@ def new_tokenizer(folder: Path) -> BertTokenizer:
 
 def train(scenes: Scenes, config: TrainConfig) -> Path:
     """Train and write the model's folder; returns it."""
+    torch.manual_seed(config.seed)
     folder = config.output / FOLDER
     tokenizer = new_tokenizer(folder)
     model = new_model(len(tokenizer))

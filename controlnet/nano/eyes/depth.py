@@ -49,6 +49,7 @@ def new_model() -> GLPNForDepthEstimation:
 
 def train(scenes: Scenes, config: TrainConfig) -> Path:
     """Train and write the model's folder; returns it."""
+    torch.manual_seed(config.seed)
     model = new_model().to(memory_format=torch.channels_last)
     rng = np.random.default_rng([config.seed, 5])
 

@@ -67,6 +67,7 @@ class Hed(nn.Module):
 
 def train(scenes: Scenes, config: TrainConfig) -> Path:
     """Train and write `ControlNetHED.pth`; returns its path."""
+    torch.manual_seed(config.seed)
     network = Hed().to(memory_format=torch.channels_last)
     initialise(network)
     with torch.no_grad():

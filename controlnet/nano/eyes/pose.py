@@ -120,6 +120,7 @@ def _stage(channels: int, widths: Sequence[int], sides_px: Sequence[int]) -> nn.
 
 def train(scenes: Scenes, config: TrainConfig) -> Path:
     """Train and write `body_pose_model.pth`; returns its path."""
+    torch.manual_seed(config.seed)
     network = BodyPose().to(memory_format=torch.channels_last)
     initialise(network)
     for branch in (*network.first, *network.again):

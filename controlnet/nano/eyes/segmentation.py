@@ -51,6 +51,7 @@ def new_model() -> SegformerForSemanticSegmentation:
 
 def train(scenes: Scenes, config: TrainConfig) -> Path:
     """Train and write the model's folder; returns it."""
+    torch.manual_seed(config.seed)
     model = new_model()
     labels = torch.tensor([LABELS[name] for name in CLASSES])
     unused = torch.tensor([label for label in range(150) if label not in LABELS.values()])
