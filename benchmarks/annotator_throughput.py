@@ -143,7 +143,9 @@ def photographs(count: int) -> list[np.ndarray]:
     import skimage
 
     pictures = [getattr(skimage.data, name)() for name in ("astronaut", "coffee", "chelsea")]
-    sized = [cv2.resize(one, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for one in pictures]
+    sized = [
+        cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for picture in pictures
+    ]
     return [np.roll(sized[number % 3], 37 * number, axis=1) for number in range(count)]
 
 
@@ -178,7 +180,7 @@ def contest(condition: str, rounds: int, batches: int) -> str:
             for side in sorted(speeds, reverse=bool(number % 2)):
                 speeds[side].append(measure(condition, side, Path(folder), batches))
     ratios = [mine / yours for mine, yours in zip(*speeds.values(), strict=True)]
-    cells = [condition, *(spread(one, 2) for one in (*speeds.values(), ratios))]
+    cells = [condition, *(spread(values, 2) for values in (*speeds.values(), ratios))]
     return f"| {' | '.join(cells)} |"
 
 

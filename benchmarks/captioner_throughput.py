@@ -50,7 +50,7 @@ def pictures(count: int) -> list:
 
     names = ("astronaut", "coffee", "chelsea", "rocket")
     photographs = [Image.fromarray(getattr(skimage.data, name)()) for name in names]
-    resized = [np.array(one.convert("RGB").resize((512, 512))) for one in photographs]
+    resized = [np.array(photograph.convert("RGB").resize((512, 512))) for photograph in photographs]
     return [resized[number % 4] for number in range(count)]
 
 
@@ -69,7 +69,7 @@ def run_loop(count: int, beams: int) -> float:
     from PIL import Image
 
     model, processor = _LOADED["model"], _LOADED["processor"]
-    images = [Image.fromarray(one) for one in pictures(count)]
+    images = [Image.fromarray(pixels) for pixels in pictures(count)]
     start = time.perf_counter()
     with torch.inference_mode():
         for image in images:
@@ -102,7 +102,7 @@ def run_ours(count: int, beams: int) -> float:
         start = time.perf_counter()
         captions = list(pool.map(lambda batch: captioner(batch, ["key"] * len(batch)), batches))
         seconds = time.perf_counter() - start
-    assert sum(len(one) for one in captions) == count
+    assert sum(len(caption) for caption in captions) == count
     return seconds
 
 

@@ -81,7 +81,7 @@ def main() -> None:
     base, control, model = networks()
     given = inputs(options.px)
     print(f"SD1.5 width, {options.px} px, batch 1, float32, torch {torch.__version__}")
-    print(f"ControlNet parameters {sum(one.numel() for one in control.parameters()):,}")
+    print(f"ControlNet parameters {sum(tensor.numel() for tensor in control.parameters()):,}")
     with torch.no_grad():
         residuals = control(*given.ours)
         predicted = predict(base, *given.ours[:3], residuals)

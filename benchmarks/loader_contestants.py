@@ -71,7 +71,7 @@ def run_datasets(folder: Path) -> Iterable[tuple[Any, Any]]:
 def _decode_datasets(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
     pairs = zip(rows["image"], rows["canny"], strict=True)
     decoded = [pixels_of(image["bytes"], canny["bytes"]) for image, canny in pairs]
-    return {name: [one[name] for one in decoded] for name in ("image", "map")}
+    return {name: [sample[name] for sample in decoded] for name in ("image", "map")}
 
 
 def run_webdataset(folder: Path) -> Iterable[tuple[Any, Any]]:
@@ -124,7 +124,7 @@ def _collate(samples: list[dict[str, Any]]) -> tuple[Any, Any]:
     import numpy as np
     import torch
 
-    stacked = (np.stack([one[name] for one in samples]) for name in ("image", "map"))
+    stacked = (np.stack([sample[name] for sample in samples]) for name in ("image", "map"))
     image_BHWC, map_BHW = (torch.from_numpy(array) for array in stacked)
     return image_BHWC, map_BHW
 
@@ -168,7 +168,7 @@ def epoch_of(name: str, folder: Path) -> dict[str, float]:
 def _cpu_seconds() -> float:
     """Of this process and of those that it has waited for."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used)
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def write_mds(folder: Path) -> dict[str, float]:

@@ -90,12 +90,12 @@ def table(results: dict[str, list[dict[str, float]]], versions: dict[str, str]) 
         "| loader | images/s | ours / this | CPU ms an image | first batch after, ms |",
         "|---|---|---|---|---|",
     ]
-    ours = [one["images"] / one["seconds"] for one in results["ours"]]
+    ours = [result["images"] / result["seconds"] for result in results["ours"]]
     for name, rounds in results.items():
-        speeds = [one["images"] / one["seconds"] for one in rounds]
+        speeds = [result["images"] / result["seconds"] for result in rounds]
         ratios = [mine / theirs for mine, theirs in zip(ours, speeds, strict=True)]
-        first = [1000 * one["first_s"] for one in rounds]
-        cpu = [1000 * one["cpu_s"] / one["images"] for one in rounds]
+        first = [1000 * result["first_s"] for result in rounds]
+        cpu = [1000 * result["cpu_s"] / result["images"] for result in rounds]
         label = LABELS[name].format_map(versions)
         cells = (spread(speeds), spread(ratios, 2), spread(cpu, 2), spread(first))
         lines.append(f"| {label} | {' | '.join(cells)} |")
@@ -123,7 +123,10 @@ def compare(options: argparse.Namespace, photographs: Path) -> None:
             one = results[name][-1]
             speed = one["images"] / one["seconds"]
             print(f"round {number + 1}, {name}: {speed:.0f} images/s", file=sys.stderr)
-    sums = {name: {(one["images"], one["total"]) for one in runs} for name, runs in results.items()}
+    sums = {
+        name: {(result["images"], result["total"]) for result in runs}
+        for name, runs in results.items()
+    }
     if len(set().union(*sums.values())) != 1:
         raise SystemExit(f"need equal pixels from all, got (images, sum) {sums}")
     print(table(results, versions_of(options.peers_python or sys.executable)))

@@ -50,9 +50,10 @@ def peak_of(command: list[str]) -> Peak:
         while process.poll() is None:
             now = 0
             try:
-                for one in [watched, *watched.children(recursive=True)]:
-                    now += one.memory_full_info().pss
-                    resident[one.pid] = max(resident.get(one.pid, 0), _largest_resident(one.pid))
+                for member in [watched, *watched.children(recursive=True)]:
+                    now += member.memory_full_info().pss
+                    largest = _largest_resident(member.pid)
+                    resident[member.pid] = max(resident.get(member.pid, 0), largest)
             except (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied, OSError):
                 pass  # one of them has just ended
             pss = max(pss, now)

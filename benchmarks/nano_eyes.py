@@ -140,7 +140,9 @@ def _first_of(scorer: Scorer, contributions: Sequence[dict[str, np.ndarray]]) ->
     """The headline of all pictures together."""
     measure = scorer.measures[0]
     return {
-        measure.label: measure.aggregate(np.stack([one[measure.name] for one in contributions]))
+        measure.label: measure.aggregate(
+            np.stack([counts[measure.name] for counts in contributions])
+        )
     }
 
 

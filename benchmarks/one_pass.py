@@ -103,8 +103,8 @@ def main() -> None:
     print("|---|---|---|---|")
     seconds = {}
     for name, several in found.items():
-        seconds[name] = statistics.median(one["seconds"] for one in several)
-        memory = statistics.median(one["bytes"] for one in several) / 1e6
+        seconds[name] = statistics.median(measured["seconds"] for measured in several)
+        memory = statistics.median(measured["bytes"] for measured in several) / 1e6
         speed = options.images / seconds[name]
         print(f"| {name} | {seconds[name]:.1f} | {speed:.2f} | {memory:,.0f} |")
     parts = [seconds[name] - seconds["grey"] for name in (*NETWORKS, BLIP)]

@@ -28,7 +28,9 @@ def with_people(network: Any, side_px: int) -> Any:
 
     grid = 184 // 8
     people = [standing(20, 20, 200, 470), standing(260, 30, 200, 470)]
-    heat, field = (torch.from_numpy(one) for one in answers(people, side_px, side_px, (grid, grid)))
+    heat, field = (
+        torch.from_numpy(answer) for answer in answers(people, side_px, side_px, (grid, grid))
+    )
 
     class WithPeople(torch.nn.Module):
         def __init__(self) -> None:

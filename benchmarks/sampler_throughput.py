@@ -53,7 +53,7 @@ def maps(count: int, size: int) -> list[np.ndarray]:
 
     rng = np.random.default_rng(0)
     scenes = [np.ascontiguousarray(draw(random_scene(rng))) for _ in range(count)]
-    return [cv2.Canny(cv2.resize(one, (size, size)), 60, 120) for one in scenes]
+    return [cv2.Canny(cv2.resize(scene, (size, size)), 60, 120) for scene in scenes]
 
 
 def ours(options: argparse.Namespace) -> Callable[[], Sequence[np.ndarray]]:
@@ -93,7 +93,7 @@ def diffusers(options: argparse.Namespace) -> Callable[[], Sequence[np.ndarray]]
     )
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
     pipeline.set_progress_bar_config(disable=True)
-    hints = [Image.fromarray(one).convert("RGB") for one in maps(options.batch, options.size)]
+    hints = [Image.fromarray(pixels).convert("RGB") for pixels in maps(options.batch, options.size)]
 
     def batch() -> Sequence[np.ndarray]:
         images = pipeline(
@@ -106,7 +106,7 @@ def diffusers(options: argparse.Namespace) -> Callable[[], Sequence[np.ndarray]]
             negative_prompt=[""] * options.batch,
             generator=[torch.Generator().manual_seed(n) for n in range(options.batch)],
         ).images
-        return [np.asarray(one) for one in images]
+        return [np.asarray(image) for image in images]
 
     return batch
 
@@ -156,10 +156,9 @@ def table(results: dict[str, list[dict[str, float]]]) -> str:
     """Markdown: speed and memory of each, and ours / theirs round by round."""
     lines = ["| sampler | images/s | peak resident, MB |", "|---|---|---|"]
     for name, rounds in results.items():
-        speed = spread([one["speed"] for one in rounds], 3)
-        lines.append(
-            f"| {LABELS[name]} | {speed} | {spread([one['bytes'] / 1e6 for one in rounds], 0)} |"
-        )
+        speed = spread([measured["speed"] for measured in rounds], 3)
+        memory = spread([measured["bytes"] / 1e6 for measured in rounds], 0)
+        lines.append(f"| {LABELS[name]} | {speed} | {memory} |")
     cells = [spread(ratios(results, what), 3) for what in ("speed", "bytes")]
     return "\n".join([*lines, f"| ours / theirs | {' | '.join(cells)} |"])
 

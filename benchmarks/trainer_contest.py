@@ -236,8 +236,8 @@ def _theirs(controlnet: Any, base: Any, batch: Any, data: Path) -> None:
         for column in ("image", "canny")
     ]
     scaled = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.5], [0.5])])
-    pixel_values = torch.stack([scaled(one) for one in pictures[0]])
-    controlnet_image = torch.stack([transforms.ToTensor()(one) for one in pictures[1]])
+    pixel_values = torch.stack([scaled(picture) for picture in pictures[0]])
+    controlnet_image = torch.stack([transforms.ToTensor()(picture) for picture in pictures[1]])
     noise_scheduler = scheduler(base, "DDPMScheduler")
     with torch.no_grad():
         posterior = base.vae.encode(pixel_values).latent_dist
@@ -288,7 +288,7 @@ def main() -> None:
     paths = Path(base), Path(data), Path(output)
     run = ours if name == "ours" else functools.partial(diffusers, Path(script))
     run(*paths, int(steps), *flags)
-    seconds = [round(one - started_s, 3) for one in ended_s]
+    seconds = [round(end_s - started_s, 3) for end_s in ended_s]
     print(json.dumps({"ended_s": seconds, "bytes": sizes, "whole_bytes": largest_bytes()}))
 
 

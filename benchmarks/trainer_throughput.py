@@ -79,10 +79,10 @@ def table(results: dict[str, list[dict[str, float]]]) -> str:
     ]
     for name, rounds in results.items():
         cells = [
-            spread([one["speed"] for one in rounds], 4),
-            spread([one["steps_bytes"] / 1e9 for one in rounds], 2),
-            spread([one["whole_bytes"] / 1e9 for one in rounds], 2),
-            spread([one["first_s"] for one in rounds], 0),
+            spread([measured["speed"] for measured in rounds], 4),
+            spread([measured["steps_bytes"] / 1e9 for measured in rounds], 2),
+            spread([measured["whole_bytes"] / 1e9 for measured in rounds], 2),
+            spread([measured["first_s"] for measured in rounds], 0),
         ]
         lines.append(f"| {LABELS[name]} | {' | '.join(cells)} |")
     cells = [

@@ -34,13 +34,12 @@ from controlnet.evaluator.models import (
     places_of,
     settings_of,
 )
+from controlnet.evaluator.records import JUDGE, MissingRecord
 from controlnet.evaluator.result import (
-    JUDGE,
     PICTURES,
     SCORES,
     TRUTH,
     Findings,
-    MissingRecord,
     ceiling_of,
     record_of_run,
     result_of,

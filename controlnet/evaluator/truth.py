@@ -7,19 +7,21 @@ and so is the original picture: how far that is from the truth is the annotator'
 import dataclasses
 import functools
 import hashlib
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+from PIL import Image
 
 from controlnet.evaluator.examples import JudgedRow
 from controlnet.evaluator.metrics.base import Seen
 from controlnet.nano.world.folder import COCO_JOINTS, PEOPLE, PICTURES, TRUTH
 from schemas.documents import read_json
 from schemas.errors import ConfigError
-from schemas.pixels import decode_stored_map, decode_stored_rgb
+from schemas.pixels import decode_stored_map
 
 MAPS: Mapping[str, str] = {
     **dict.fromkeys(("canny", "hed", "softedge"), "boundaries"),
@@ -85,7 +87,8 @@ class DrawnTruth:
                     f"{FLAG}={self.folder}: need the picture that row {row.key} was made from, got "
                     f"another {picture}; name the folder that this set was made from"
                 )
-            height, width = decode_stored_rgb(raw).shape[:2]
+            with Image.open(io.BytesIO(raw)) as opened:  # reads the header alone
+                width, height = opened.size
             if (width, height) != row.size:
                 raise ConfigError(
                     f"{FLAG}={self.folder}: need rows of the drawn size, {width}x{height} px, got "

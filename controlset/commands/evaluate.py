@@ -104,7 +104,9 @@ def table(document: Mapping[str, Any]) -> list[str]:
     grid = [["", *(measure["label"] for measure in measures)]]
     grid += [[name, *row] for name, row in zip(names, values, strict=True)]
     lines = _aligned(grid)
-    lines += [f"normalised obedience of {one['run']}: {_way(one)}" for one in document["obedience"]]
+    lines += [
+        f"normalised obedience of {share['run']}: {_way(share)}" for share in document["obedience"]
+    ]
     lines += [
         f"{compared['b']} minus {compared['a']}: {compared['value']:+.3f} "
         f"({compared['low']:+.3f} to {compared['high']:+.3f})"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from controlnet.evaluator.result import JUDGE, RESULT, MeasureRecord, NumberRecord, ceiling_of
+from controlnet.evaluator.records import JUDGE, RESULT, MeasureRecord, NumberRecord
+from controlnet.evaluator.result import ceiling_of
 from controlset.report.figures import DrawnFigure, draw_conditions
 from controlset.report.numbers import (
     decimals,
@@ -24,9 +25,10 @@ from schemas.errors import ConfigError
 from schemas.files import write_json, write_text, writing
 
 NAME, FORMAT, VERSION = "conditions", "controlset-conditions", 1
+HEADLINE = "normalised obedience"
 HEAD = (
     *("condition", "rows", "measure", "floor", "shuffled", "model", "ceiling"),
-    *("normalised obedience", "snap step"),
+    *(HEADLINE, "snap step"),
 )
 
 
@@ -72,11 +74,11 @@ def write_conditions(given: Sequence[str], output: str | Path) -> Conditions:
         ConfigError: no evaluation there, or one without normalised obedience.
     """
     folder = Path(output)
-    found = [gather(place) for one in given for place in _evaluations(Path(one))]
-    of_each = [(one, row) for one in found for row in _rows_of(one)]
+    found = [gather(place) for path in given for place in _evaluations(Path(path))]
+    of_each = [(evaluation, row) for evaluation in found for row in _rows_of(evaluation)]
     rows = [row for _, row in of_each]
     kinds = Counter(map(_kind, rows))
-    cells = [_cells(one, row, kinds) for one, row in of_each]
+    cells = [_cells(evaluation, row, kinds) for evaluation, row in of_each]
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     named = [(name, *shown) for (name, *_), shown in zip(cells, _shown(found), strict=True)]
@@ -86,7 +88,9 @@ def write_conditions(given: Sequence[str], output: str | Path) -> Conditions:
     write_json(folder / f"{NAME}.json", with_digest(document))
     write_text(folder / f"{NAME}.md", _markdown(cells, notes, figure))
     template = page_templates().get_template("conditions.html.j2")
-    html = template.render(head=HEAD, rows=rows, cells=cells, notes=notes, figure=figure)
+    html = template.render(
+        head=HEAD, headline=HEAD.index(HEADLINE), rows=rows, cells=cells, notes=notes, figure=figure
+    )
     write_text(folder / f"{NAME}.html", html)
     page = folder / f"{NAME}.html"
     return Conditions(rows=rows, cells=[HEAD, *cells], notes=notes, page=page)
@@ -114,25 +118,25 @@ def _rows_of(found: Evaluation) -> list[ConditionRow]:
     by_cell = {(row.row, row.run or row.cell or row.row): row.values for row in document.rows}
     snaps = {run.name: run.snap for run in document.runs}
     rows = []
-    for one in document.obedience:
-        cells = {"floor": one.floor, "ceiling": ceiling_of(one.floor)}
+    for share in document.obedience:
+        cells = {"floor": share.floor, "ceiling": ceiling_of(share.floor)}
         four = {
-            row: by_cell.get((row, cells.get(row, one.run)), {}).get(one.measure)
+            row: by_cell.get((row, cells.get(row, share.run)), {}).get(share.measure)
             for row in ("floor", "shuffled", "model", "ceiling")
         }
         rows.append(
             ConditionRow(
                 condition=str(document.protocol.get("condition") or "unknown"),
-                run=one.run,
+                run=share.run,
                 evaluation=str(found.folder),
                 protocol=document.protocol.get("id"),
                 measure=found.headline,
                 images=document.data.get("used"),
-                obedience=one.obedience,
-                specificity=one.specificity,
-                judge=by_cell.get((JUDGE, JUDGE), {}).get(one.measure),
-                why=one.why,
-                snap=snaps.get(one.run),
+                obedience=share.obedience,
+                specificity=share.specificity,
+                judge=by_cell.get((JUDGE, JUDGE), {}).get(share.measure),
+                why=share.why,
+                snap=snaps.get(share.run),
                 **four,
             )
         )
@@ -171,17 +175,18 @@ def _shown(found: Sequence[Evaluation]) -> list[tuple[PictureView | None, int]]:
     The first by key, chosen by nobody.
     """
     by_key = [
-        {picture.key: picture for picture in one.pictures if picture.number == 0} for one in found
+        {picture.key: picture for picture in evaluation.pictures if picture.number == 0}
+        for evaluation in found
     ]
     firsts = [
         {key for key, picture in keys.items() if picture.why in {"first", None}} for keys in by_key
     ]
     common = min(set.intersection(*firsts), default=None)
     shown: list[tuple[PictureView | None, int]] = []
-    for one, keys in zip(found, by_key, strict=True):
+    for evaluation, keys in zip(found, by_key, strict=True):
         key = common or min(keys, default=None)
         picture = None if key is None else keys[key]
-        shown += [(picture, number) for number in range(len(one.document.obedience))]
+        shown += [(picture, number) for number in range(len(evaluation.document.obedience))]
     return shown
 
 

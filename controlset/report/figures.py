@@ -11,7 +11,7 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from controlnet.evaluator.result import MeasureRecord, NumberRecord, SweepRecord
+from controlnet.evaluator.records import MeasureRecord, NumberRecord, SweepRecord
 from controlnet.trainer.figures import (
     mark_level,
     mark_snap,

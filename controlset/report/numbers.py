@@ -8,7 +8,7 @@ from typing import Any
 
 import markupsafe
 
-from controlnet.evaluator.result import MeasureRecord, NumberRecord
+from controlnet.evaluator.records import MeasureRecord, NumberRecord
 from controlset.report.records import Evaluation
 from pipeline.output.pages import percent
 

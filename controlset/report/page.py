@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from controlnet.evaluator.result import MeasureRecord, SweepRecord
+from controlnet.evaluator.records import MeasureRecord, SweepRecord
 from controlset.report.figures import (
     DrawnFigure,
     draw_rows,

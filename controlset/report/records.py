@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from controlnet.evaluator.result import (
+from controlnet.evaluator.records import (
     FORMAT,
     RESULT,
     VERSION,

@@ -21,7 +21,8 @@ from annotators.conditions.soft_edges import ridges
 from controlnet.evaluator.examples import load_rows
 from controlnet.evaluator.metrics.base import Estimate, Measure
 from controlnet.evaluator.metrics.edges import BoundaryScorer
-from controlnet.evaluator.result import RowRecord, not_measured
+from controlnet.evaluator.records import RowRecord
+from controlnet.evaluator.result import not_measured
 from controlnet.evaluator.result import plain as plain_numbers
 from controlnet.evaluator.truth import drawn_truth
 from controlnet.nano.scenes import draw, random_scene

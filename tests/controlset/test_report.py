@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from controlnet.evaluator.result import MeasureRecord, NumberRecord
+from controlnet.evaluator.records import MeasureRecord, NumberRecord
 from controlset.report import write_report
 from controlset.report.numbers import (
     decimals,

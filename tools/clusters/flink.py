@@ -55,7 +55,7 @@ class Flink:
         """Task managers that made shards in the newest job."""
         jobs = self.told("jobs/overview")["jobs"]
         job = self.told(f"jobs/{max(jobs, key=lambda one: one['start-time'])['jid']}")
-        maker = next(one for one in job["vertices"] if "MakeShards" in one["name"])
+        maker = next(vertex for vertex in job["vertices"] if "MakeShards" in vertex["name"])
         tasks = self.told(f"jobs/{job['jid']}/vertices/{maker['id']}")["subtasks"]
         return {task["taskmanager-id"] for task in tasks}
 

@@ -138,12 +138,12 @@ class Samples:
     @property
     def instances(self) -> UInt8[np.ndarray, "_ _"]:
         """Number of the thing at each sample, from 1; 0: none."""
-        return np.array([one.instance for one in self.surfaces], np.uint8)[self.surface]
+        return np.array([surface.instance for surface in self.surfaces], np.uint8)[self.surface]
 
     @property
     def parts(self) -> np.ndarray:
         """Number of the part of a body at each sample, in PARTS; -1: none."""
-        return np.array([one.part for one in self.surfaces], np.int8)[self.surface]
+        return np.array([surface.part for surface in self.surfaces], np.int8)[self.surface]
 
     # what is there -----------------------------------------------------------------------------
 
@@ -278,7 +278,7 @@ class Samples:
         """RGB of each sample, 0..255."""
         place, light = self.scene.place, self.scene.light
         backdrop = WALLS[place.color] if place.backdrop == "wall" else SKIES[place.color]
-        table = np.array([one.color for one in self.surfaces], np.float32)
+        table = np.array([surface.color for surface in self.surfaces], np.float32)
         table[_SKY] = table[_WALL] = backdrop
         table[_GROUND] = GROUNDS[place.ground]
         rows = self._rows_of_things

@@ -188,7 +188,10 @@ def _sheet_row(drawn: Drawn, side_px: int) -> RgbU8:
         np.asarray(Image.fromarray(picture).resize((side_px, side_px), Image.Resampling.NEAREST))
         for picture in pictures
     ]
-    row = [one if one.ndim == 3 else np.repeat(one[..., None], 3, axis=2) for one in enlarged]
+    row = [
+        pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+        for pixels in enlarged
+    ]
     row.append(_with_joints(row[0], drawn.people, side_px / drawn.rgb.shape[0]))
     return np.concatenate(row, axis=1)
 

@@ -362,9 +362,9 @@ class _Arrangement:
                 return False
         elif not _all_seen([*self._extents, *extents]):
             return False
-        for one in added:
-            if isinstance(one, Object):
-                self._used[one.shape].add(one.color)
+        for thing in added:
+            if isinstance(thing, Object):
+                self._used[thing.shape].add(thing.color)
         self.things += added
         self._extents += extents
         return True
@@ -422,9 +422,9 @@ def _extent_of_person(camera: Camera, one: Person, points: np.ndarray) -> Extent
 def _all_seen(extents: Sequence[Extent]) -> bool:
     """Whether half of each thing's box is free of nearer boxes."""
     cells = []
-    for one in extents:
-        left, right = int(one.left * _GRID), math.ceil(one.right * _GRID)
-        top, bottom = int(one.top * _GRID), math.ceil(one.bottom * _GRID)
+    for box in extents:
+        left, right = int(box.left * _GRID), math.ceil(box.right * _GRID)
+        top, bottom = int(box.top * _GRID), math.ceil(box.bottom * _GRID)
         cells.append((slice(max(top, 0), bottom), slice(max(left, 0), right)))
     order = sorted(range(len(extents)), key=lambda n: extents[n].near_m)
     taken = np.zeros((_GRID, _GRID), bool)

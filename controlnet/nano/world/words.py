@@ -257,14 +257,14 @@ def _said_chain(scene: Scene, *, backwards: bool, pose_first: bool) -> str:
     if backwards:
         chain, links = chain[::-1], [_OPPOSITE[relation] for relation in links[::-1]]
     said = []
-    for number, (top, base) in enumerate(chain):
-        if number:
-            said.append(_FORWARDS[links[number - 1]])
+    for place, (top, base) in enumerate(chain):
+        if place:
+            said.append(_FORWARDS[links[place - 1]])
         group = [] if top is None else [top]
         group.append(base)
         if top is not None and backwards:
             group.reverse()
-        words = [_said(scene.things[one], pose_first=pose_first) for one in group]
+        words = [_said(scene.things[number], pose_first=pose_first) for number in group]
         said.append((" under " if backwards else " on ").join(words))
     return " ".join(said)
 
