@@ -1,5 +1,6 @@
 """One shard from plan to commit: every reference is a row or a reject, or there is no shard."""
 
+import io
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from pipeline.shard import committed_record, make_shard, record_path
 from pipeline.sources import list_source, resolve_source
 from pipeline.worker import OnWorker, Worker, closing_workers
 from schemas.manifest import read_record
+from schemas.pixels import decode_stored_map, decode_stored_rgb
 
 COUNT = 43  # not a multiple of the batch
 BROKEN = {"03.png", "17.png", "41.png"}
@@ -61,8 +63,8 @@ def plan_of(job, count=None):
 def make(source, tmp_path):
     """Make the shard of the source, or of its first `count`; with one thread or more."""
 
-    def run(count=None, workers=2, output=tmp_path):
-        job = job_of(source, output)
+    def run(count=None, workers=2, output=tmp_path, **changes):
+        job = job_of(source, output, **changes)
         annotators = {spec.name: load_annotator(spec, Runtime()) for spec in job.specs}
         with ThreadPoolExecutor(workers) as pool:
             worker = Worker(pool=pool, threads=workers, annotators=annotators, captioner=None)
@@ -85,6 +87,20 @@ def test_every_reference_is_a_row_or_a_reject_in_the_order_of_the_plan(make, sou
     }
     assert (record.planned, record.data.rows, record.rejected_images) == (COUNT + 1, COUNT - 3, 4)
     assert record.reasons == {"not_a_file": 1, "truncated": 3}
+
+
+@pytest.mark.parametrize("image_format", ["jpeg", "png", "webp"])
+def test_a_map_is_that_of_the_stored_bytes_in_every_format(make, source, tmp_path, image_format):
+    record = make(count=3, image_format=image_format)
+    (spec,) = job_of(source, tmp_path).specs
+    look = load_annotator(spec, Runtime())
+    rows = pq.read_table(tmp_path / record.data.path).to_pylist()
+    for row in rows:
+        rgb = decode_stored_rgb(row["image"]["bytes"])
+        (seen,) = look([rgb], [row["key"]])
+        assert seen.pixels.any()
+        assert np.array_equal(decode_stored_map(row["canny"]["bytes"]), seen.pixels)
+    assert Image.open(io.BytesIO(rows[0]["image"]["bytes"])).format == image_format.upper()
 
 
 def test_the_number_of_threads_changes_nothing(make, tmp_path):
