@@ -86,6 +86,19 @@ def test_lines_that_may_mean_several_pictures_or_none_are_told_and_not_guessed(
     }
 
 
+def test_a_line_of_another_folder_says_nothing_of_this_ones_picture(tmp_path, read_all, listed):
+    """A table of a whole data set that was copied into one of its folders."""
+    pictures(tmp_path / "train", "1.jpg", "2.jpg")
+    jsonl(
+        tmp_path / "train" / "metadata.jsonl",
+        ("train/1.jpg", "of train"),
+        ("val/1.jpg", "of val"),
+        ("val/2.jpg", "of val"),
+    )
+    assert captions(read_all(tmp_path)) == {"train/1.jpg": "of train", "train/2.jpg": None}
+    assert unused(listed, tmp_path)[Unused.LINE_AMBIGUOUS][0] == 2
+
+
 def test_an_exact_line_comes_before_a_later_one_that_only_looks_like_it(tmp_path, read_all, listed):
     pictures(tmp_path, "a.jpg")
     jsonl(tmp_path / "metadata.jsonl", ("a.jpg", "exact"), ("A.JPG", "alike"))
