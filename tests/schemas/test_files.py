@@ -28,6 +28,7 @@ from schemas.files import (
     read_plain,
     replacing,
     sync,
+    taking_place,
     write_json,
 )
 from schemas.machine import lacks_memory
@@ -76,6 +77,38 @@ def test_a_file_is_replaced_whole_and_an_error_leaves_the_old_one(tmp_path):
         write_json(path, {"a": float("nan")})
     assert os.listdir(tmp_path) == ["a.json"]
     assert path.read_text() == '{\n "a": 1\n}\n'
+
+
+def test_all_of_a_folder_is_on_the_disk_before_its_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut leaves a checkpoint under its name whose files are empty, or none."""
+    calls: list[str] = []
+    really = os.rename
+
+    def rename(one: Path, other: Path) -> None:
+        calls.append(f"{one.name} is now {other.name}")
+        really(one, other)
+
+    def fsync(descriptor: int) -> None:
+        calls.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+
+    monkeypatch.setattr(os, "rename", rename)
+    monkeypatch.setattr(os, "fsync", fsync)
+    for _ in range(2):  # the second one replaces the first
+        with taking_place(tmp_path / "step") as temporary:
+            (temporary / "controlnet").mkdir(parents=True)
+            (temporary / "controlnet" / "weights").write_bytes(b"abc")
+            (temporary / "state").write_bytes(b"abc")
+    parts = sorted([".writing-step", "controlnet", "weights", "state"])
+    assert sorted(calls[:4]) == sorted(calls[6:10]) == parts
+    assert calls[4:6] == [".writing-step is now step", tmp_path.name]
+    assert calls[10:] == [
+        "step is now .writing-old-step",
+        ".writing-step is now step",
+        tmp_path.name,
+    ]
+    assert os.listdir(tmp_path) == ["step"]
 
 
 def test_a_limit_of_file_sizes_is_one_line_and_leaves_nothing(tmp_path):
