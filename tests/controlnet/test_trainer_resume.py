@@ -7,7 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from controlnet.trainer.checkpoint import last_checkpoint, read_progress
+from controlnet.trainer.checkpoint import (
+    Progress,
+    last_checkpoint,
+    load_checkpoint,
+    read_progress,
+    save_checkpoint,
+)
+from tests.controlnet.tiny_bases import control_of, unet
 from tests.controlnet.tiny_runs import (
     config_for,
     finished,
@@ -102,6 +109,33 @@ def test_options_that_change_no_number_may_change_on_the_way(whole, tmp_path):
     changed = {"checkpoint_every": 5, "loader_workers": 3, "log_every": 2, "keep_last": 1}
     trained(run, steps=STEPS, resume=True, **changed)
     assert weights_of(run) == weights_of(whole)
+
+
+def test_moments_lie_in_memory_as_their_weights_do(tmp_path):
+    """On a GPU weights lie channels last, and a fused step walks both as flat memory."""
+
+    def made():
+        control = control_of(unet("sd15")).to(memory_format=torch.channels_last)
+        return control, torch.optim.AdamW(control.parameters(), lr=0.1, fused=True)
+
+    def step(control, optimizer, number):
+        random = torch.Generator().manual_seed(number)
+        for parameter in control.parameters():
+            gradient = torch.randn(parameter.shape, generator=random)
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
+        optimizer.step()
+
+    whole = made()
+    step(*whole, 0)
+    place = Progress(step=1, epoch=0, batch=1, identity={}, extra={})
+    options = {"metadata": {}, "average": None, "keep_last": 1}
+    folder = save_checkpoint(tmp_path, *whole, place, **options)
+    gone_on = made()
+    load_checkpoint(folder, *gone_on)
+    for control in (whole, gone_on):
+        step(*control, 1)
+    pairs = zip(whole[0].parameters(), gone_on[0].parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
 
 
 def truncate(folder):
