@@ -27,7 +27,7 @@ from controlnet.evaluator.result import plain as plain_numbers
 from controlnet.evaluator.truth import drawn_truth
 from controlnet.nano.scenes import draw, random_scene
 from controlset.cli import main
-from controlset.commands.evaluate import table
+from controlset.commands.evaluate import table, unmet
 from controlset.report.numbers import verdict_of
 from controlset.report.records import gather
 from schemas.errors import ConfigError
@@ -305,6 +305,29 @@ def test_an_expectation_that_is_not_met_is_status_1(run, tmp_path, capsys):
     assert main([*common, "--expect", "0"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("rises", "expected", "problem"),
+    [
+        (True, 0.4, None),
+        (True, 0.5, None),
+        (True, 0.6, "--expect: need Score at least 0.6, got 0.500"),
+        (False, 0.6, None),
+        (False, 0.5, None),
+        (False, 0.4, "--expect: need Score at most 0.4, got 0.500"),
+    ],
+)
+def test_an_error_is_expected_to_be_at_most_and_the_first_run_counts(rises, expected, problem):
+    rows = [("ceiling", None, 0.0), ("model", "first", 0.5), ("model", "second", 9.0)]
+    document = {
+        "measures": [{"name": "score", "label": "Score", "higher_is_better": rises}],
+        "rows": [
+            {"row": row, "run": run, "values": {"score": {"value": value}}}
+            for row, run, value in rows
+        ],
+    }
+    assert unmet(document, expected) == problem
+
+
 def test_a_report_lies_beside_the_numbers(run, tmp_path, capsys):
     given = [one for one in words(run, tmp_path / "evaluation") if one != "--no-report"]
     assert main([*given, "--limit", "4"]) == 0
@@ -335,8 +358,8 @@ def test_a_grey_condition_is_judged_by_its_structure(tmp_path):
     given = ["evaluate", "--run", str(grey), "--data", str(dataset), "--output", str(output)]
     assert main([*given, "--steps", "2", "--device", "cpu", "--no-report"]) == 0
     document = json.loads((output / "evaluation.json").read_text())
-    assert [one["name"] for one in document["measures"]][:3] == ["ms_ssim", "ssim", "rmse"]
-    rows = {row["row"]: row["values"]["rmse"]["value"] for row in document["rows"]}
+    assert [one["name"] for one in document["measures"]][:3] == ["ms_ssim", "ssim", "score"]
+    rows = {row["row"]: row["values"]["score"]["value"] for row in document["rows"]}
     assert rows["ceiling"] < rows["floor"]
 
 
