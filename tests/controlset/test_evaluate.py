@@ -358,8 +358,8 @@ def test_a_grey_condition_is_judged_by_its_structure(tmp_path):
     given = ["evaluate", "--run", str(grey), "--data", str(dataset), "--output", str(output)]
     assert main([*given, "--steps", "2", "--device", "cpu", "--no-report"]) == 0
     document = json.loads((output / "evaluation.json").read_text())
-    assert [one["name"] for one in document["measures"]][:3] == ["ms_ssim", "ssim", "score"]
-    rows = {row["row"]: row["values"]["score"]["value"] for row in document["rows"]}
+    assert [one["name"] for one in document["measures"]][:3] == ["ms_ssim", "ssim", "rmse"]
+    rows = {row["row"]: row["values"]["rmse"]["value"] for row in document["rows"]}
     assert rows["ceiling"] < rows["floor"]
 
 
