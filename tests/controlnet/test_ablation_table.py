@@ -1,6 +1,8 @@
 """The whole table, small: made once, gone on with, refused where it would not be the same."""
 
+import contextlib
 import functools
+import io
 import json
 import math
 import re
@@ -11,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from controlnet.ablations import config as config_module
+from controlnet.ablations import report as report_module
 from controlnet.ablations import scores as scores_module
 from controlnet.ablations import table as table_module
 from controlnet.ablations.config import AblationConfig
@@ -28,10 +32,20 @@ from controlnet.evaluator.judge import JudgeAnnotator
 from controlnet.evaluator.metrics.base import Estimate, Measure, Seen, mean
 from controlnet.evaluator.samples import take_folder
 from controlnet.trainer.train import Outcome
+from controlset.cli import main
 from schemas.errors import ConfigError
 from tests.controlnet.tiny_runs import base, data
 
 NAMES = [one.name for one in VARIANTS]
+PARTS = config_module._PARTS  # of a training, after which a table looks
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _three_looks_instead_of_six():
+    """Before, half way and at the end, and few checkpoints: two thirds of the time go there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config_module, "_PARTS", (0, 8, 16))
+        yield
 
 
 class Brightness:
@@ -53,18 +67,32 @@ def itself(pictures, keys):
 ANNOTATOR = JudgeAnnotator(record={"name": "itself"}, annotate=itself, by_key=False)
 
 
+SMALL = {"steps": 16, "images": 3, "batch_size": 2, "sample_steps": 1}
+
+
 def config_for(output, **changes):
-    values = {"steps": 16, "images": 3, "batch_size": 2, "sample_steps": 2, "device": "cpu"}
-    return AblationConfig(data=str(data()), output=str(output), **values | changes)
+    values = {**SMALL, "device": "cpu", **changes}
+    return AblationConfig(data=str(data()), output=str(output), **values)
 
 
-def made(config, told=None):
-    tell = (lambda _: None) if told is None else told.append
-    with pytest.MonkeyPatch.context() as patch:  # most of the time would go there
+def flag_of(name):
+    return "--" + name.replace("_", "-")
+
+
+@contextlib.contextmanager
+def few_resamples():
+    """Most of the time would go there."""
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scores_module, "RESAMPLES_OF_A_DISTANCE", 20)
         for name in ("estimate", "difference"):
             few = functools.partial(getattr(scores_module, name), resamples=40)
             patch.setattr(scores_module, name, few)
+        yield patch
+
+
+def made(config, told=None):
+    tell = (lambda _: None) if told is None else told.append
+    with few_resamples():
         return ablate(config, ANNOTATOR, Brightness(), base=str(base()), tell=tell)
 
 
@@ -74,10 +102,29 @@ def pictures_of(folder):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A finished table, and its result."""
+def typed(tmp_path_factory):
+    """A finished table that the command made; its result, and what it printed."""
     folder = tmp_path_factory.mktemp("whole") / "table"
-    return folder, made(config_for(folder))
+    words = ["--data", data(), "--output", folder, "--device", "cpu"]
+    words += [one for name, value in SMALL.items() for one in (flag_of(name), value)]
+    results, scored, out, err = [], table_module._scored, io.StringIO(), io.StringIO()
+
+    def kept(*given):
+        results.append(scored(*given))
+        return results[-1]
+
+    with few_resamples() as patch:
+        patch.setattr("controlnet.nano.base_folder", base)
+        patch.setattr(table_module, "_scored", kept)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            assert main(["ablate", *map(str, words)]) == 0
+    return folder, results[0], out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def whole(typed):
+    """A finished table, and its result."""
+    return typed[:2]
 
 
 @pytest.fixture
@@ -86,19 +133,28 @@ def copied(whole, tmp_path):
     return shutil.copytree(whole[0], tmp_path / "table")
 
 
+def test_one_command_makes_the_table_and_prints_it(typed):
+    folder, _, out, err = typed
+    assert out == (folder / "ablation.md").read_text()
+    assert out.startswith("| variant |")
+    assert re.search(r"^\[1/5\] zero convolutions \(ours\), seed 0: training$", err, re.MULTILINE)
+    written = json.loads((folder / "ablation.json").read_text())
+    assert written["judge"] == "canny F1 (1 px)"
+    assert written["before"]["adherence"]["value"] < written["real"]["adherence"]["value"]
+
+
 def test_the_table_has_every_variant_at_every_step_with_intervals(whole):
     folder, table = whole
     written = json.loads((folder / "ablation.json").read_text())
     assert [one["name"] for one in written["variants"]] == NAMES
     for row in written["variants"]:
-        assert [one["step"] for one in row["looks"]] == [0, 1, 4, 8, 12, 16]
+        assert [one["step"] for one in row["looks"]] == [0, 8, 16]
         for look in row["looks"]:
             assert set(look["prompts"]) == {"adherence", "frechet_distance", "text"}
             assert set(look["empty_prompts"]) == {"adherence", "frechet_distance"}
             one = look["prompts"]["adherence"]
             assert one["low"] <= one["value"] <= one["high"]
             assert one["count"] == 3
-    assert written["judge"] == "canny brightness"
     assert len(written["claims"]) == 9
     assert table.real.adherence.value > 0
 
@@ -156,6 +212,7 @@ def refuse_to_train(*arguments, **options):
 
 def test_a_finished_table_is_not_made_again(copied, monkeypatch):
     monkeypatch.setattr(table_module, "train", refuse_to_train)
+    monkeypatch.setattr(report_module, "draw_figure", lambda *given: None)  # nor is it asked for
     before = pictures_of(copied)
     told = []
     made(config_for(copied), told)
@@ -166,7 +223,7 @@ def test_a_finished_table_is_not_made_again(copied, monkeypatch):
 def test_only_the_variant_that_is_missing_is_made_and_comes_out_the_same(
     whole, copied, monkeypatch
 ):
-    lost = ("lite-00000004-prompts", "lite-00000016-empty_prompts")
+    lost = ("lite-00000008-prompts", "lite-00000016-empty_prompts")
     for name in lost:
         shutil.rmtree(copied / "pictures" / name)
     trained, train = [], table_module.train
@@ -254,7 +311,9 @@ def test_options_that_make_no_table_are_refused(change, message):
         config_for("somewhere", **change)
 
 
-def test_every_step_that_is_sampled_has_a_checkpoint():
+def test_every_step_that_is_sampled_has_a_checkpoint(monkeypatch):
+    monkeypatch.setattr(config_module, "_PARTS", PARTS)
+    assert config_for("somewhere").sampled_after == (0, 1, 4, 8, 12, 16)
     for steps in (16, 480, 1600):
         config = config_for("somewhere", steps=steps)
         every = config.training(base="", output="run", seed=0).checkpoint_every

@@ -1,13 +1,10 @@
-"""`controlset ablate` as typed."""
-
-import json
-import re
+"""`controlset ablate` as typed, but for the table itself: see tests/controlnet."""
 
 import pytest
 
 from controlnet.ablations.config import AblationConfig
 from controlset.cli import main
-from tests.controlnet.tiny_runs import base, data
+from tests.controlnet.tiny_runs import data
 
 
 def in_process(capsys, *arguments):
@@ -25,23 +22,6 @@ def test_the_help_fits_a_terminal_and_has_an_example_and_every_option(capsys):
     assert "controlset ablate --data shapes-set --output ablation" in out
     for name in AblationConfig.__dataclass_fields__:
         assert f"--{name.replace('_', '-')}" in out
-
-
-def test_one_command_makes_the_table_and_prints_it(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("controlnet.nano.base_folder", base)
-    monkeypatch.setattr("controlnet.ablations.config._PARTS", (0, 1, 16))
-    monkeypatch.setattr("controlnet.ablations.scores.RESAMPLES_OF_A_DISTANCE", 20)
-    small = ["--steps", 16, "--images", 2, "--batch-size", 2, "--sample-steps", 1]
-    options = ["--data", data(), "--output", tmp_path / "table", "--device", "cpu", *small]
-    status, out, err = in_process(capsys, *options)
-    assert status == 0
-    assert out == (tmp_path / "table" / "ablation.md").read_text()
-    assert out.startswith("| variant |")
-    assert re.search(r"^\[1/5\] zero convolutions \(ours\), seed 0: training$", err, re.MULTILINE)
-    assert (tmp_path / "table" / "ablation.png").is_file()
-    written = json.loads((tmp_path / "table" / "ablation.json").read_text())
-    assert written["judge"] == "canny F1 (1 px)"
-    assert written["before"]["adherence"]["value"] < written["real"]["adherence"]["value"]
 
 
 @pytest.mark.parametrize(
