@@ -57,7 +57,7 @@ def test_killed_before_any_change_of_a_file_the_same_command_gives_the_undisturb
 
 
 @pytest.mark.slow
-def test_killed_at_20_random_moments_the_same_command_gives_the_undisturbed_set(
+def test_killed_at_random_moments_the_same_command_gives_the_undisturbed_set(
     crashes, photographs, undisturbed, tmp_path
 ):
     expected = contents(undisturbed)
@@ -65,18 +65,16 @@ def test_killed_at_20_random_moments_the_same_command_gives_the_undisturbed_set(
     assert shards >= 8
     rng = np.random.default_rng(2026)
     killed, half_done = 0, 0
-    for number in range(20):
-        output = tmp_path / f"run-{number}"
+    for least in range(0, shards, 2):
+        output = tmp_path / f"run-{least}"
         config = config_for(photographs, output)
-        moment = killing(
-            functools.partial(committed, output), number % shards, rng.uniform(0, 0.05)
-        )
+        moment = killing(functools.partial(committed, output), least, rng.uniform(0, 0.05))
         killed += crashes.run(generate, config, meanwhile=moment)[0] == -signal.SIGKILL
         half_done += 0 < committed(output) < shards
         assert crashes.run(generate, config)[0] == 0
         assert contents(output) == expected
-    assert killed >= 15
-    assert half_done >= 8  # between the first commit and the last
+    assert killed >= 4
+    assert half_done >= 2  # between the first commit and the last
 
 
 def test_killed_again_and_again_a_run_still_ends(crashes, few, tmp_path):

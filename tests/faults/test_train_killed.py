@@ -117,19 +117,19 @@ def test_killed_before_any_change_of_a_file_it_ends_as_if_nothing_had_happened(c
 
 
 @pytest.mark.slow
-def test_killed_at_12_random_moments_it_ends_as_if_nothing_had_happened(
+def test_killed_at_random_moments_it_ends_as_if_nothing_had_happened(
     crashes, undisturbed, tmp_path
 ):
     rng = np.random.default_rng(2026)
     killed = 0
-    for line in range(12):
+    for line in range(0, 12, 3):
         output = tmp_path / f"run-{line}"
         moment = killing(functools.partial(lines_of, output), line, rng.uniform(0, 0.08))
         status, _ = crashes.run(status_of, planned(output), meanwhile=moment)
         killed += status == -signal.SIGKILL
         goes_on(crashes, output)
         assert is_as(output, undisturbed), line
-    assert killed >= 10
+    assert killed >= 3
 
 
 def test_killed_with_half_a_file_of_a_checkpoint_written(crashes, undisturbed, tmp_path):
