@@ -1,5 +1,6 @@
 """The report as a browser shows it: something is there, and nothing sticks out."""
 
+import functools
 import html
 import re
 import shutil
@@ -50,6 +51,27 @@ def report(request, tmp_path_factory):
     return write_report(place)
 
 
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory):
+    """The browser's own folder, which its first start fills."""
+    return tmp_path_factory.mktemp("profile")
+
+
+@pytest.fixture(scope="module")
+def screenshot(profile, tmp_path_factory):
+    """(report, width, options) -> pixels; each is taken once."""
+
+    @functools.cache
+    def taken(report, width, *options):
+        file = tmp_path_factory.mktemp("screenshot") / f"{width}.png"
+        size = f"--window-size={width},1600"
+        browser(profile, *options, f"--screenshot={file}", size, report.as_uri())
+        with Image.open(file) as picture:
+            return np.asarray(picture.convert("RGB"))
+
+    return taken
+
+
 def browser(profile, *arguments):
     """What Chromium prints."""
     done = subprocess.run(
@@ -62,20 +84,12 @@ def browser(profile, *arguments):
     return done.stdout
 
 
-def screenshot(report, tmp_path, width, *options):
-    file = tmp_path / f"{width}.png"
-    size = f"--window-size={width},1600"
-    browser(tmp_path / "profile", *options, f"--screenshot={file}", size, report.as_uri())
-    with Image.open(file) as picture:
-        return np.asarray(picture.convert("RGB"))
-
-
 @pytest.mark.parametrize("width", [LAPTOP, PHONE])
-def test_nothing_sticks_out_and_every_picture_is_drawn(report, tmp_path, width):
+def test_nothing_sticks_out_and_every_picture_is_drawn(report, profile, tmp_path, width):
     page = html.escape(report.read_text(encoding="utf-8"))
     outer = tmp_path / "outer.html"
     outer.write_text(MEASURE.format(width=width, page=page), encoding="utf-8")
-    dom = browser(tmp_path / "profile", "--dump-dom", "--window-size=1400,1000", outer.as_uri())
+    dom = browser(profile, "--dump-dom", "--window-size=1400,1000", outer.as_uri())
     said = re.search(r'<p id="said">(\d+) (\d+) (\d+) ([^<]*)</p>', dom)
     assert said is not None, "the page did not load"
     assert int(said[1]) == width, f"as wide as {said[1]} px, for {said[4]}"
@@ -85,8 +99,8 @@ def test_nothing_sticks_out_and_every_picture_is_drawn(report, tmp_path, width):
 
 
 @pytest.mark.parametrize("width", [LAPTOP, PHONE])
-def test_the_page_is_not_blank_and_its_margins_are(report, tmp_path, width):
-    pixels = screenshot(report, tmp_path, width)
+def test_the_page_is_not_blank_and_its_margins_are(report, screenshot, width):
+    pixels = screenshot(report, width)
     assert pixels.shape[1] == width
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 500
     for margin in (pixels[:, :6], pixels[:, -6:]):
@@ -95,8 +109,8 @@ def test_the_page_is_not_blank_and_its_margins_are(report, tmp_path, width):
     assert (ink[:700] > 0).sum() > 150  # text and pictures from the top on
 
 
-def test_it_is_dark_for_those_who_like_it_dark(report, tmp_path):
-    light = screenshot(report, tmp_path, LAPTOP)
-    dark = screenshot(report, tmp_path, LAPTOP, "--blink-settings=preferredColorScheme=0")
+def test_it_is_dark_for_those_who_like_it_dark(report, screenshot):
+    light = screenshot(report, LAPTOP)
+    dark = screenshot(report, LAPTOP, "--blink-settings=preferredColorScheme=0")
     assert light[0, 0].min() > 230
     assert dark[0, 0].max() < 40
