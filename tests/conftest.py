@@ -21,6 +21,32 @@ if threading.current_thread() is threading.main_thread():
             signal.signal(stop, handler)
 
 
+# Files whose slow tests take longest, the longest first.
+_LONG = (
+    "runners/test_clusters.py",
+    "runners/test_portable.py",
+    "controlnet/test_trainer_processes.py",
+    "docker/test_images.py",
+    "test_story.py",
+    "story/test_eyes.py",
+    "controlset/test_report_screenshot.py",
+    "stores/test_train.py",
+    "stores/test_generate.py",
+    "faults/test_full_disk.py",
+    "pipeline/test_memory.py",
+    "stores/test_faults.py",
+    "faults/test_killed.py",
+    "faults/test_train_killed.py",
+)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Begin with what is long: at the end one process would work on it alone."""
+    if config.option.markexpr == "slow":
+        places = {config.rootpath / "tests" / file: place for place, file in enumerate(_LONG)}
+        items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _installed_packages_are_looked_up_once():
     shortcuts.remember_entry_points()
