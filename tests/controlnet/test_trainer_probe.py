@@ -58,6 +58,12 @@ def undrawn(monkeypatch):
         monkeypatch.setattr(training, name, lambda *given, **named: None)
 
 
+@pytest.fixture
+def coarse(monkeypatch):
+    """One bin of losses where nobody reads them: they take longest of a probe."""
+    monkeypatch.setattr("controlnet.trainer.probe.BINS", 1)
+
+
 def test_before_the_first_step_control_does_nothing_at_all(run):
     first = probes_of(run)[0]
     bounds = json.loads((run / "summary.json").read_text())["bounds"]
@@ -101,7 +107,7 @@ def test_a_run_that_goes_on_probes_as_if_it_had_never_stopped(run, judge, undraw
     assert [one for one in probes_of(halved) if one["step"] != 3] == probes_of(run)
 
 
-def test_a_judge_sees_own_maps_and_those_of_the_next_row(undrawn, tmp_path):
+def test_a_judge_sees_own_maps_and_those_of_the_next_row(undrawn, coarse, tmp_path):
     asked = []
 
     def score(pictures, maps, keys):
@@ -135,7 +141,7 @@ def test_a_map_that_asks_for_nothing_has_no_score_instead_of_0(monkeypatch):
     assert 0 < something < 1
 
 
-def test_rows_without_a_score_are_left_out_of_adherence(tmp_path):
+def test_rows_without_a_score_are_left_out_of_adherence(coarse, tmp_path):
     def score(pictures, maps, keys):
         return [float("nan"), 0.5, 0.7, float("nan")]
 
@@ -145,7 +151,7 @@ def test_rows_without_a_score_are_left_out_of_adherence(tmp_path):
     assert summary["bounds"] == {"floor": 0.6, "ceiling": 0.6}
 
 
-def test_where_no_row_has_a_score_adherence_was_not_measured(tmp_path):
+def test_where_no_row_has_a_score_adherence_was_not_measured(coarse, tmp_path):
     def score(pictures, maps, keys):
         return [float("nan")] * len(pictures)
 
@@ -155,7 +161,7 @@ def test_where_no_row_has_a_score_adherence_was_not_measured(tmp_path):
     assert (summary["bounds"], summary["snap"], summary["adherence"]) == (None, None, None)
 
 
-def test_an_infinite_score_is_an_error(tmp_path):
+def test_an_infinite_score_is_an_error(coarse, tmp_path):
     def score(pictures, maps, keys):
         return [float("inf")] * len(pictures)
 
@@ -173,7 +179,7 @@ def test_without_a_judge_losses_are_read_all_the_same(tmp_path):
 
 
 def test_under_averaging_the_averaged_weights_are_probed_and_the_raw_ones_go_on(
-    undrawn, tmp_path, parts
+    undrawn, coarse, tmp_path, parts
 ):
     run = trained(tmp_path / "run", **PROBED, ema=0.9)
     averaged = tensors_of(run)
@@ -243,7 +249,7 @@ def test_control_snaps_in_where_half_the_way_is_crossed_for_good(scores, step):
     assert snap_step(steps, scores, floor=0.1, ceiling=0.9) == step
 
 
-def test_the_snap_is_told(undrawn, tmp_path):
+def test_the_snap_is_told(undrawn, coarse, tmp_path):
     bounds = [0.0, 1.0]
     own_and_shifted = [0.0, 0.0, 0.2, 0.0, 0.9, 0.0, 0.9, 0.0]  # at steps 0, 2, 4, 6
     scores = iter([*bounds, *own_and_shifted])
