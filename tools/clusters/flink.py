@@ -6,7 +6,7 @@ import json
 import subprocess
 import urllib.request
 
-from tools.clusters.java import OPEN, java, runnable_jar
+from tools.clusters.java import OPEN, QUICK, java, runnable_jar
 from tools.clusters.services import answers, free_port, running, until
 
 SERVER = "org.apache.beam.runners.flink.FlinkJobServerDriver"
@@ -90,7 +90,7 @@ def flink(folder, *, attempts=0):
         arguments = [f"--flink-master=localhost:{rest}", f"--job-port={port}"]
         arguments += ["--artifact-port=0", "--expansion-port=0", f"--artifacts-dir={folder}/staged"]
         jar = runnable_jar("flink", SERVER, folder / "job-server.jar")
-        server = start("job-server", ["java", *OPEN, "-Xmx512m", "-jar", jar, *arguments])
+        server = start("job-server", ["java", *OPEN, *QUICK, "-Xmx512m", "-jar", jar, *arguments])
         up = Flink(f"localhost:{port}", f"localhost:{rest}", [process for process, _ in workers])
         until(lambda: up.told("overview")["taskmanagers"] == 2, *master)
         until(lambda: answers(port), *server)

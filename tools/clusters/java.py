@@ -19,6 +19,8 @@ _OPENED = [
     ).split()
 ]
 OPEN = [word for package in _OPENED for word in ("--add-opens", package)]
+# Of a cluster that lives for minutes most time goes into compiling what it runs: quickly, not well.
+QUICK = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
 
 
 class NotHere(Exception):
@@ -50,7 +52,7 @@ def jars(name: str) -> tuple[str, ...]:
 def java(name: str, main: str, *arguments: str, heap_mb: int, options: tuple[str, ...] = ()):
     """The command that runs a class out of those jars."""
     classpath = ["-cp", ":".join(jars(name))]
-    return ["java", *OPEN, f"-Xmx{heap_mb}m", *options, *classpath, main, *arguments]
+    return ["java", *OPEN, *QUICK, f"-Xmx{heap_mb}m", *options, *classpath, main, *arguments]
 
 
 def runnable_jar(name: str, main: str, path: Path) -> Path:

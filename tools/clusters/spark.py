@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import subprocess
 
-from tools.clusters.java import jars, java
+from tools.clusters.java import QUICK, jars, java
 from tools.clusters.services import answers, free_port, running, until
 
 SERVER = "org.apache.beam.runners.spark.SparkJobServerDriver"
@@ -16,6 +16,7 @@ _OPTIONS = ("-Djdk.reflect.useDirectMethodHandle=false",)
 _DRIVER = (
     "-Dspark.executor.memory=700m",
     "-Dspark.executor.cores=1",
+    f"-Dspark.executor.extraJavaOptions={' '.join(QUICK)}",
     "-Dspark.cores.max=2",
     "-Dspark.ui.enabled=false",
 )
