@@ -37,7 +37,8 @@ test: setup ## what proves the product on this machine (two processes)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "not slow" -n 2 --dist worksteal
 
 test-all: test ## what is long by nature, too: clusters, wheel, kill loops, stores, memory
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -q -m slow -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest -q -m slow -n 2 --dist loadfile --no-loadscope-reorder \
+	  $$(grep -rl --include='test_*.py' mark.slow tests)  # to import the others takes 20 s
 
 docs: setup ## the documentation as a site in build/site, with its links checked
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
