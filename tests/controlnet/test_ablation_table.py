@@ -33,7 +33,7 @@ from controlnet.evaluator.metrics.base import Estimate, Measure, Seen, mean
 from controlnet.evaluator.samples import take_folder
 from controlnet.trainer.train import Outcome
 from controlset.cli import main
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, flag_of
 from tests.controlnet.tiny_runs import base, data
 
 NAMES = [one.name for one in VARIANTS]
@@ -73,10 +73,6 @@ SMALL = {"steps": 16, "images": 3, "batch_size": 2, "sample_steps": 1}
 def config_for(output, **changes):
     values = {**SMALL, "device": "cpu", **changes}
     return AblationConfig(data=str(data()), output=str(output), **values)
-
-
-def flag_of(name):
-    return "--" + name.replace("_", "-")
 
 
 @contextlib.contextmanager
