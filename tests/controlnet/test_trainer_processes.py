@@ -63,11 +63,16 @@ def started(output, **changes):
 def ran(output, **changes):
     """Both ranks, from their start to their good end."""
     processes = [_FORKS.Process(target=ranks.run, args=one) for one in of_ranks(output, **changes)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(300)
-        assert process.exitcode == 0
+    try:
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(300)
+            assert process.exitcode == 0
+    finally:  # else pytest would wait for one that hangs
+        for process in processes:
+            if process.pid is not None:
+                process.kill()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
