@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from controlnet.nano.eyes import captions, depth, hed, pose, segmentation
 from controlnet.nano.eyes.training import TRAIN_SEED, TrainConfig, drawn_scenes
@@ -23,10 +24,26 @@ def scenes():
     return drawn_scenes(2, seed=TRAIN_SEED, processes=1)
 
 
-@pytest.mark.parametrize(
+each = pytest.mark.parametrize(
     "annotator",
     ["hed", *(pytest.param(name, marks=pytest.mark.slow) for name in _TRAININGS if name != "hed")],
 )
+
+
+@each
+def test_a_seed_gives_the_same_weights_whatever_was_drawn_before(annotator, scenes, tmp_path):
+    contents = []
+    for before in (1, 2):
+        torch.manual_seed(before)
+        folder = tmp_path / str(before)
+        folder.mkdir()
+        _TRAININGS[annotator].train(scenes, TrainConfig(output=folder, steps=3))
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        contents.append({path.relative_to(folder): path.read_bytes() for path in files})
+    assert contents[0] == contents[1]
+
+
+@each
 def test_a_training_learns_a_few_scenes(annotator, scenes, tmp_path, monkeypatch):
     module, losses = _TRAININGS[annotator], []
 
