@@ -43,6 +43,8 @@ def of_ranks(output, **changes):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    # Unset, accelerate takes the cores that each rank has, and more threads sum in another order.
+    shared["OMP_NUM_THREADS"] = "1"
     return [(config, shared | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
 
 
@@ -51,7 +53,7 @@ def started(output, **changes):
     return [
         subprocess.Popen(
             [sys.executable, "-m", "tests.controlnet.ranks", json.dumps(given)],
-            env=os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1"},
+            env=os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1"},  # before torch comes
             cwd=Path(__file__).parents[2],
             stderr=subprocess.PIPE,
             text=True,
