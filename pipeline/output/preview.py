@@ -25,7 +25,7 @@ _SIDES_PX = (256, 208, 168, 136, 112, 88, 64)
 _TEXT_LIMIT = 1000
 _MOST_COLUMNS = 5
 _TINY = 0.5  # a thumbnail below this share of the tile is shown as crisp squares
-
+_TILE_PX, _SMALL_TILE_PX = 250, 112  # width of a tile, and where all pictures are tiny
 
 _FAILURES = frozenset(
     {Reason.ANNOTATOR_FAILED, Reason.OUT_OF_MEMORY, Reason.NOT_FINITE, Reason.BAD_MAP}
@@ -78,6 +78,7 @@ def render_preview(manifest: Manifest, rows: Sequence[Mapping[str, Any]]) -> str
     Cost: 0.6 s for 24 rows of 512x512 with one Canny map (measured 2026-11-23, AMD EPYC).
     """
     conditions = list(manifest.annotators)
+    columns = _columns(len(conditions) + 1)
     decoded = [_decode(row, conditions) for row in rows]
     return (
         templates()
@@ -85,7 +86,8 @@ def render_preview(manifest: Manifest, rows: Sequence[Mapping[str, Any]]) -> str
         .render(
             manifest=manifest,
             captions=captions_text(manifest),
-            columns=_columns(len(conditions) + 1),
+            columns=columns,
+            sheet_px=columns * _tile_px(decoded),
             conditions=conditions,
             splits=manifest.rows_of_splits,
             rejects=reject_lines(manifest),
@@ -200,6 +202,12 @@ def _instead(record: Mapping[str, Any], manifest: Manifest) -> str:
     if looks_for_people and not _FAILURES & manifest.reasons.keys():
         return "nobody in the picture"
     return "no map"
+
+
+def _tile_px(decoded: Sequence[_Decoded]) -> int:
+    """A row of tiny pictures over the whole page would put the next ones far below."""
+    sides = [max(row.image.shape) for row in decoded]
+    return _SMALL_TILE_PX if max(sides, default=0) < _TINY * _TILE_PX else _TILE_PX
 
 
 def _columns(tiles: int) -> int:

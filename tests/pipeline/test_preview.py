@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import re
 import unicodedata
 from html.parser import HTMLParser
 
@@ -165,6 +166,19 @@ def test_twenty_four_rows_of_noise_stay_under_a_megabyte_and_a_half():
     page = render_preview(manifest_of({"train": rows}), rows)
     assert len(page) < 1_500_000
     assert len(images_of(page)) == 48
+
+
+def test_tiny_pictures_share_the_width_of_the_page():
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    pages = {
+        side: render_preview(manifest_of({"train": rows}), rows)
+        for side in (64, 512)
+        for rows in [[row_of(np.resize(noise, (side, side, 3)), "noise.jpg")]]
+    }
+    widths = {
+        side: re.search(r"\.sheet .+minmax\(min\(100%, (\d+)px\)", pages[side])[1] for side in pages
+    }
+    assert widths == {64: "224", 512: "500"}  # four and two rows beside each other
 
 
 def test_a_line_one_pixel_wide_is_still_bright_in_the_thumbnail():
