@@ -81,7 +81,7 @@ def test_a_map_has_exactly_the_images_size_and_the_promised_type(condition, size
 @pytest.mark.parametrize("condition", _ALL)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_map_does_not_depend_on_its_neighbours(condition, precision, load):
-    images = [crop(97, 70), crop(64, 64), crop(97, 70, top=200), crop(33, 128), crop(97, 70, 300)]
+    images = [crop(49, 40), crop(32, 32), crop(49, 40, top=200), crop(17, 64), crop(49, 40, 300)]
     annotator = load(condition, precision)
     together = look(annotator, *images)
     for image, one in zip(images, together, strict=True):

@@ -59,7 +59,8 @@ def test_maps_equal_those_of_a_loop_over_transformers(models, palette, name):
 
     processor = AutoImageProcessor.from_pretrained(models[name])
     model = AutoModelForSemanticSegmentation.from_pretrained(models[name]).eval()
-    for image, ours in zip(photographs(), segmented(models[name], photographs()), strict=True):
+    images = photographs()[:5]
+    for image, ours in zip(images, segmented(models[name], images), strict=True):
         with torch.no_grad():
             outputs = model(**processor(images=Image.fromarray(image), return_tensors="pt"))
         sizes = [image.shape[:2]]
@@ -71,7 +72,7 @@ def test_maps_equal_those_of_a_loop_over_transformers(models, palette, name):
 
 @pytest.mark.parametrize("name", _SAVERS)
 def test_a_map_has_its_images_size_and_does_not_depend_on_its_batch(models, palette, name):
-    sizes = [(451, 300), (64, 64), (97, 131), (64, 64), (131, 97), (451, 300), (3, 50), (50, 3)]
+    sizes = [(226, 150), (64, 64), (97, 131), (64, 64), (131, 97), (226, 150), (3, 50), (50, 3)]
     images = [cv2.resize(one, size) for one, size in zip(photographs(), sizes, strict=True)]
     colours = {tuple(one) for one in palette.tolist()}
     for image, one in zip(images, segmented(models[name], images), strict=True):
