@@ -9,6 +9,7 @@ import pytest
 from tests import shortcuts
 
 shortcuts.take()
+shortcuts.check_types()
 
 # A job in the background (`make test &`, nohup) ignores Ctrl-C, and so would every command that a
 # test starts: those that are interrupted on purpose would never end.

@@ -15,10 +15,15 @@ import weakref
 from apache_beam.options import pipeline_options
 from apache_beam.runners.worker import statecache
 from apache_beam.transforms import core, userstate
+from beartype import BeartypeConf
+from beartype.claw import beartype_packages
 
 _view_anew = pipeline_options.PipelineOptions.view_as
 _inspect_anew = core.get_function_args_defaults
 _state_anew = userstate.get_dofn_specs
+
+CHECKED = ("schemas.dataset", "schemas.latents", "schemas.pixels", "annotators", "controlnet")
+"""Modules and packages whose functions check the types and shapes that they are called with."""
 
 _parsed = {}
 _arguments = weakref.WeakKeyDictionary()
@@ -33,6 +38,15 @@ def take():
     userstate.get_dofn_specs = _state_of
     # Only for what its cache throws away when full: it walks through all modules that there are.
     statecache.get_deep_size = lambda *objects: 64
+
+
+def check_types():
+    """Have them check; before any of them is imported.
+
+    Letters that stand for equal sides of several arrays are held by jaxtyping (pyproject.toml),
+    which makes a call ten times as slow: in the few modules that have such.
+    """
+    beartype_packages(CHECKED, conf=BeartypeConf(claw_is_pep526=False))
 
 
 def remember_entry_points():

@@ -3,7 +3,12 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from beartype.roar import BeartypeCallHintParamViolation
+
+from schemas.pixels import encode_map_png
+from tests import shortcuts
 
 ROOT = Path(__file__).parents[1]
 PROMISES = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
@@ -25,11 +30,20 @@ def test_every_line_of_the_table_names_a_test():
     assert len(NAMED) > 100
 
 
-def test_every_module_that_tells_shapes_is_checked_while_tests_run(pytestconfig):
+def test_every_module_that_tells_shapes_is_checked_while_tests_run():
     # One by one in schemas: its parser of footers makes hundreds of thousands of calls, and a check
-    # of each costs ten times its work.
-    checked = pytestconfig.getoption("jaxtyping_packages").split(",")
+    # of each costs as much as its work.
     for path in ROOT.glob("schemas/*.py"):
         tells = re.search(r"jaxtyping|RgbU8|MapU8", path.read_text(encoding="utf-8"))
-        assert not tells or f"schemas.{path.stem}" in checked, path
-    assert {"annotators", "controlnet"} <= set(checked)
+        assert not tells or f"schemas.{path.stem}" in shortcuts.CHECKED, path
+    assert {"annotators", "controlnet"} <= set(shortcuts.CHECKED)
+    with pytest.raises(BeartypeCallHintParamViolation):
+        encode_map_png(np.zeros((4, 4), np.float32))
+
+
+def test_letters_that_stand_for_equal_sides_are_held_while_tests_run(pytestconfig):
+    checked = pytestconfig.getoption("jaxtyping_packages").split(",")
+    for path in (*ROOT.glob("schemas/*.py"), *ROOT.glob("controlnet/**/*.py")):
+        letters = re.search(r'\[Tensor, " ?[A-Z]', path.read_text(encoding="utf-8"))
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        assert not letters or module in checked, module

@@ -1,6 +1,7 @@
 """Pictures equal those of diffusers' pipelines: same weights, latents, prompts and scheduler."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -47,12 +48,13 @@ def batch(kind):
     return inputs(kind, height=HEIGHT // 8, width=WIDTH // 8)
 
 
-def pipeline_of(kind, base, control, schedule):
+@functools.cache
+def pipeline_of(kind, name):
+    """Of the base's folder, without a ControlNet that would be of use."""
     pipelines = {"sdxl": StableDiffusionXLControlNetPipeline}
     made = pipelines.get(kind, StableDiffusionControlNetPipeline).from_pretrained(
-        base.name,
-        controlnet=twin(control),
-        scheduler=scheduler(base, SCHEDULERS.get(schedule, schedule)),
+        name,
+        controlnet=twin(control_of(load_base(name, offline=True).unet)),
         **({} if kind == "sdxl" else {"safety_checker": None}),
     )
     made.set_progress_bar_config(disable=True)
@@ -61,7 +63,10 @@ def pipeline_of(kind, base, control, schedule):
 
 def by_diffusers(kind, base, control, options):
     given = batch(kind)
-    pipeline = pipeline_of(kind, base, control, options.scheduler)
+    pipeline = pipeline_of(kind, base.name)
+    pipeline.controlnet.load_state_dict(control.state_dict())
+    name = SCHEDULERS.get(options.scheduler, options.scheduler)
+    pipeline.scheduler = scheduler(base, name)
     return pipeline(
         PROMPTS,
         image=given.hint_BCHW,
