@@ -62,3 +62,8 @@ def pytest_collection():
     finally:
         gc.freeze()
         gc.enable()
+
+
+def pytest_unconfigure():
+    """What was frozen is let go, else triton says at the end how much of it has leaked."""
+    gc.unfreeze()
