@@ -407,7 +407,7 @@ def test_samples_of_other_shapes_are_cut_by_the_size_that_was_judged(place, tmp_
 
 
 @pytest.mark.slow
-def test_a_page_of_three_runs_on_large_pictures_stays_below_five_megabytes(tmp_path):
+def test_a_page_of_three_runs_on_large_pictures_stays_below_five_megabytes(tmp_path, painted):
     place = made_evaluation(tmp_path, rows=12, runs=("a", "b", "c"), size=512, noise=8.0)
     assert write_report(place).stat().st_size < 5e6
 
