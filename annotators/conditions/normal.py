@@ -24,7 +24,6 @@ from schemas.pixels import MapU8, RgbU8
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
 NORMAL = Weights(
     hub_id=ANNOTATORS,
@@ -82,7 +81,7 @@ class NormalSpec:
         )
 
 
-def load_normal_bae(checkpoint: Mapping[str, Any], path: Path) -> "nn.ModuleDict":
+def load_normal_bae(checkpoint: Mapping[str, Any], path: Path) -> "torch.nn.ModuleDict":
     """EfficientNet-B5, and a decoder that refines the normals three times, on the CPU.
 
     controlnet-aux takes the encoder from `torch.hub`, which imports a folder of its package as the

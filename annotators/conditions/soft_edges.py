@@ -24,7 +24,6 @@ from schemas.pixels import MapU8, RgbU8
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
 HED = Weights(
     hub_id=ANNOTATORS,
@@ -164,7 +163,7 @@ def _pidinet_logits(network: Any, bgr: "torch.Tensor") -> "torch.Tensor":
     return conv2d(together, last.weight.float(), last.bias.float())[:, 0]
 
 
-def with_plain_convolutions(network: "nn.Module") -> "nn.Module":
+def with_plain_convolutions(network: "torch.nn.Module") -> "torch.nn.Module":
     """PiDiNet without pixel differences, which its own code works out again at every call.
 
     Args:
