@@ -43,6 +43,10 @@ def test_a_seed_gives_the_same_weights_whatever_was_drawn_before(annotator, scen
     assert contents[0] == contents[1]
 
 
+def test_a_training_may_be_a_single_step(scenes, tmp_path):
+    assert hed.train(scenes, TrainConfig(output=tmp_path, steps=1)).exists()
+
+
 @each
 def test_a_training_learns_a_few_scenes(annotator, scenes, tmp_path, monkeypatch):
     module, losses = _TRAININGS[annotator], []

@@ -122,7 +122,7 @@ def learn(
     learnable = [part for part in network.parameters() if part.requires_grad]
     optimizer = torch.optim.AdamW(learnable, lr=recipe.peak, betas=(0.9, 0.99), weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=recipe.peak, total_steps=steps, pct_start=max(0.05, 2 / steps)
+        optimizer, max_lr=recipe.peak, total_steps=steps, pct_start=min(0.5, max(0.05, 2 / steps))
     )
     average = EMAModel(learnable, decay=0.998, use_ema_warmup=True, power=0.75)
     network.train()
