@@ -10,13 +10,17 @@ from controlnet.trainer import train as training
 from controlnet.trainer.config import TrainConfig
 
 
-def run(config, environment):
+def run(config, environment, said=None):
     """Train as `torchrun` would have this process do.
 
     Args:
         config: of the training, as a dictionary.
         environment: what `torchrun` says: RANK, WORLD_SIZE and the rest.
+        said: path of a file for what goes to the standard error.
     """
+    if said is not None:
+        with open(said, "w") as file:
+            os.dup2(file.fileno(), 2)
     os.environ |= environment
     torch.set_num_threads(1)
     seen, inputs_of = [], training.inputs_of
@@ -31,7 +35,3 @@ def run(config, environment):
     with open(f"{config['output']}-{environment['RANK']}.json", "w") as file:
         json.dump(seen, file)
     sys.exit(0 if outcome.stopped_by is None else 128 + outcome.stopped_by)
-
-
-if __name__ == "__main__":
-    run(*json.loads(sys.argv[1]))

@@ -7,8 +7,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -27,7 +25,7 @@ from tests.controlnet.tiny_runs import (
 
 pytestmark = pytest.mark.slow  # each process imports torch and diffusers
 
-# Ranks that nobody disturbs are forked by a process that has imported everything: 10 s less each.
+# Ranks are forked by a process that has imported everything: 10 s less each.
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["tests.controlnet.ranks", "tests.controlnet.tiny_runs"])
 
@@ -49,17 +47,18 @@ def of_ranks(output, **changes):
 
 
 def started(output, **changes):
-    """Both ranks, running, in processes like those of `torchrun`."""
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.controlnet.ranks", json.dumps(given)],
-            env=os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1"},  # before torch comes
-            cwd=Path(__file__).parents[2],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for given in of_ranks(output, **changes)
+    """Both ranks, running; what each says is in the file that `said_by` reads."""
+    processes = [
+        _FORKS.Process(target=ranks.run, args=(*given, f"{output}-{rank}.txt"), daemon=True)
+        for rank, given in enumerate(of_ranks(output, **changes))
     ]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def said_by(output, rank):
+    return Path(f"{output}-{rank}.txt").read_text()
 
 
 def ran(output, **changes):
@@ -137,10 +136,12 @@ def test_one_rank_that_is_asked_to_stop_stops_both_at_the_same_step(tmp_path):
     output = tmp_path / "run"
     processes = started(output, steps=500, log_every=2)
     wait_for_lines(output / "metrics.jsonl", 2)
-    processes[1].send_signal(signal.SIGTERM)
-    said = [process.communicate(timeout=100)[1] for process in processes]
+    os.kill(processes[1].pid, signal.SIGTERM)
+    for process in processes:
+        process.join(100)
     # Rank 0 was not asked: it ends well. Whoever started them sees the signal of the other.
-    assert [process.returncode for process in processes] == [0, 128 + signal.SIGTERM], said
+    statuses = [process.exitcode for process in processes]
+    assert statuses == [0, 128 + signal.SIGTERM], said_by(output, 0) + said_by(output, 1)
     step = metrics_of(output)[-1]["step"]
     assert step % 2 == 0
     assert (output / "checkpoints" / f"step-{step:08d}" / "state.json").exists()
@@ -176,11 +177,12 @@ def test_when_a_rank_is_killed_the_other_ends_at_once_and_the_run_goes_on(tmp_pa
     wait_for_lines(output / "metrics.jsonl", 6)
     processes[killed].kill()
     started_s = time.monotonic()
-    said = processes[1 - killed].communicate(timeout=60)[1]
+    processes[1 - killed].join(60)
     assert time.monotonic() - started_s < 30
-    assert processes[1 - killed].returncode not in {0, None}
+    assert processes[1 - killed].exitcode not in {0, None}
+    said = said_by(output, 1 - killed)
     assert re.search(r"ConfigError: another process .* with --resume: the last checkpoint", said)
-    processes[killed].communicate()
+    processes[killed].join()
     assert not (output / "controlnet").exists()
     ran(output, **LONG, resume=True)
     assert furthest(output, whole) == 0  # the same sums in the same order
