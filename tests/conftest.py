@@ -28,6 +28,7 @@ _LONG = (
     "runners/test_portable.py",
     "controlnet/test_trainer_processes.py",
     "docker/test_images.py",
+    "annotators/test_line_networks.py",
     "test_story.py",
     "story/test_eyes.py",
     "controlset/test_report_screenshot.py",

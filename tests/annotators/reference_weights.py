@@ -18,6 +18,7 @@ from annotators.conditions.pose.openpose import OPENPOSE_BODY, OPENPOSE_FACE, OP
 from annotators.conditions.soft_edges import HED, PIDINET
 from annotators.network import reference
 from annotators.weights import Weights
+from controlnet.nano.eyes.pose import BodyPose
 
 State = Mapping[str, Any]
 
@@ -117,6 +118,17 @@ def normal() -> State:
 
 def openpose_body() -> State:
     return _without_blocks(_openpose("open_pose.model").bodypose_model())
+
+
+def write_narrow_pose(folder: Path) -> Path:
+    """Write a body network an eighth as wide: a look takes 50 ms and not a second."""
+    import torch
+
+    torch.manual_seed(0)
+    network = BodyPose()
+    network.load_state_dict(dict(randomised(network, gain=0.7)))
+    torch.save(network.released_state(), folder / str(OPENPOSE_BODY.file))
+    return folder
 
 
 def openpose_hand() -> State:

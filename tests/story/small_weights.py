@@ -17,7 +17,8 @@ REAL_PIDINET = Path(__file__).parents[3] / "shared/weights/pidinet/table5_pidine
 def write_small_weights(folder: Path) -> Path:
     """Write them and return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    reference_weights.write(folder, "hed", "softedge", "pose")
+    reference_weights.write(folder, "hed", "softedge")
+    reference_weights.write_narrow_pose(folder)
     if REAL_PIDINET.exists():
         shutil.copy(REAL_PIDINET, folder)
     save_depth_anything(folder / "depth-anything--Depth-Anything-V2-Small-hf")

@@ -9,7 +9,7 @@ import skimage.data
 import torch
 
 from annotators.conditions.pose import PoseSpec, annotation_of
-from annotators.conditions.pose.openpose import OPENPOSE_BODY, enlarged, people_from, prepared
+from annotators.conditions.pose.openpose import enlarged, people_from, prepared
 from annotators.conditions.pose.people import (
     BODY,
     COLORS,
@@ -20,7 +20,6 @@ from annotators.conditions.pose.people import (
 )
 from annotators.network import reference
 from annotators.runtime import Runtime
-from controlnet.nano.eyes.pose import BodyPose
 from schemas.errors import ConfigError, Reason, Rejected
 from tests.annotators import reference_weights
 from tests.annotators.pose.people import answers, standing
@@ -207,13 +206,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory):
-    """Random weights of the same form, an eighth as wide: a look takes 50 ms and not a second."""
-    folder = tmp_path_factory.mktemp("narrow")
-    torch.manual_seed(0)
-    network = BodyPose()
-    network.load_state_dict(dict(reference_weights.randomised(network, gain=0.7)))
-    torch.save(network.released_state(), folder / OPENPOSE_BODY.file)
-    return str(folder)
+    return str(reference_weights.write_narrow_pose(tmp_path_factory.mktemp("narrow")))
 
 
 def photograph(height, width):
