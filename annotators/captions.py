@@ -310,7 +310,7 @@ def _shared_cache_type() -> Any:
             self.beams = beams
             self.images: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
-        def reorder_cache(self, beam_idx: "torch.Tensor") -> None:
+        def reorder_cache(self, beam_idx: Any) -> None:  # LongTensor by name, int32 at times
             self.self_attention_cache.reorder_cache(beam_idx)
 
     return SharedCache
