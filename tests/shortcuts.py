@@ -44,7 +44,7 @@ def check_types():
     """Have them check; before any of them is imported.
 
     Letters that stand for equal sides of several arrays are held by jaxtyping (pyproject.toml),
-    which makes a call ten times as slow: in the few modules that have such.
+    which costs more a call (DECISIONS): in the few modules that have such.
     """
     beartype_packages(CHECKED, conf=BeartypeConf(claw_is_pep526=False))
 

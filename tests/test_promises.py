@@ -12,6 +12,7 @@ from tests import shortcuts
 
 ROOT = Path(__file__).parents[1]
 PROMISES = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
+PACKAGES = ("schemas", "annotators", "controlnet")
 NAMED = re.findall(r"`(tests/\S+?\.py)::(test_\w+)`", PROMISES)
 
 
@@ -31,8 +32,8 @@ def test_every_line_of_the_table_names_a_test():
 
 
 def test_every_module_that_tells_shapes_is_checked_while_tests_run():
-    # One by one in schemas: its parser of footers makes hundreds of thousands of calls, and a check
-    # of each costs as much as its work.
+    # One by one in schemas: its parser of footers makes hundreds of thousands of calls, and
+    # to check each took longer than its work.
     for path in ROOT.glob("schemas/*.py"):
         tells = re.search(r"jaxtyping|RgbU8|MapU8", path.read_text(encoding="utf-8"))
         assert not tells or f"schemas.{path.stem}" in shortcuts.CHECKED, path
@@ -43,7 +44,8 @@ def test_every_module_that_tells_shapes_is_checked_while_tests_run():
 
 def test_letters_that_stand_for_equal_sides_are_held_while_tests_run(pytestconfig):
     checked = pytestconfig.getoption("jaxtyping_packages").split(",")
-    for path in (*ROOT.glob("schemas/*.py"), *ROOT.glob("controlnet/**/*.py")):
-        letters = re.search(r'\[Tensor, " ?[A-Z]', path.read_text(encoding="utf-8"))
+    for path in (path for package in PACKAGES for path in ROOT.glob(f"{package}/**/*.py")):
+        text = path.read_text(encoding="utf-8")
+        letters = re.search(r'(?:Float|UInt|Int|Bool|Shaped)\d*\[[\w.]+, " ?[A-Za-z]', text)
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         assert not letters or module in checked, module

@@ -15,9 +15,8 @@ from annotators.conditions.soft_edges import HED, HedSpec
 from annotators.network import reference
 from annotators.runtime import Runtime
 from controlnet.nano.eyes.hed import Hed
-from controlnet.nano.eyes.pose import BodyPose
 from schemas.errors import ConfigError
-from tests.annotators.reference_weights import randomised
+from tests.annotators.reference_weights import narrow_pose, randomised
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what building old networks says
 
@@ -44,10 +43,7 @@ def small_hed():
 
 @pytest.fixture(scope="module")
 def small_openpose():
-    torch.manual_seed(0)
-    network = BodyPose()
-    network.load_state_dict(dict(randomised(network, gain=0.7)))
-    return network
+    return narrow_pose()
 
 
 def written(folder, file, state):

@@ -10,7 +10,7 @@ from controlnet.trainer import train as training
 from controlnet.trainer.config import TrainConfig
 
 
-def run(config, environment, said=None):
+def run(config, environment, said):
     """Train as `torchrun` would have this process do.
 
     Args:
@@ -18,9 +18,8 @@ def run(config, environment, said=None):
         environment: what `torchrun` says: RANK, WORLD_SIZE and the rest.
         said: path of a file for what goes to the standard error.
     """
-    if said is not None:
-        with open(said, "w") as file:
-            os.dup2(file.fileno(), 2)
+    with open(said, "w") as file:
+        os.dup2(file.fileno(), 2)
     os.environ |= environment
     torch.set_num_threads(1)
     seen, inputs_of = [], training.inputs_of

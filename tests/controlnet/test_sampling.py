@@ -1,7 +1,6 @@
 """Pictures equal those of diffusers' pipelines: same weights, latents, prompts and scheduler."""
 
 import dataclasses
-import functools
 
 import numpy as np
 import pytest
@@ -48,13 +47,12 @@ def batch(kind):
     return inputs(kind, height=HEIGHT // 8, width=WIDTH // 8)
 
 
-@functools.cache
-def pipeline_of(kind, name):
-    """Of the base's folder, without a ControlNet that would be of use."""
+def pipeline_of(kind, base, control, schedule):
     pipelines = {"sdxl": StableDiffusionXLControlNetPipeline}
     made = pipelines.get(kind, StableDiffusionControlNetPipeline).from_pretrained(
-        name,
-        controlnet=twin(control_of(load_base(name, offline=True).unet)),
+        base.name,
+        controlnet=twin(control),
+        scheduler=scheduler(base, SCHEDULERS.get(schedule, schedule)),
         **({} if kind == "sdxl" else {"safety_checker": None}),
     )
     made.set_progress_bar_config(disable=True)
@@ -63,10 +61,7 @@ def pipeline_of(kind, name):
 
 def by_diffusers(kind, base, control, options):
     given = batch(kind)
-    pipeline = pipeline_of(kind, base.name)
-    pipeline.controlnet.load_state_dict(control.state_dict())
-    name = SCHEDULERS.get(options.scheduler, options.scheduler)
-    pipeline.scheduler = scheduler(base, name)
+    pipeline = pipeline_of(kind, base, control, options.scheduler)
     return pipeline(
         PROMPTS,
         image=given.hint_BCHW,

@@ -63,17 +63,14 @@ def said_by(output, rank):
 
 def ran(output, **changes):
     """Both ranks, from their start to their good end."""
-    processes = [_FORKS.Process(target=ranks.run, args=one) for one in of_ranks(output, **changes)]
+    processes = started(output, **changes)
     try:
-        for process in processes:
-            process.start()
-        for process in processes:
+        for rank, process in enumerate(processes):
             process.join(300)
-            assert process.exitcode == 0
-    finally:  # else pytest would wait for one that hangs
+            assert process.exitcode == 0, said_by(output, rank)
+    finally:  # else one that hangs would go on
         for process in processes:
-            if process.pid is not None:
-                process.kill()
+            process.kill()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
