@@ -78,7 +78,7 @@ class Peaks:
         return range(int(self.first[joint]), int(self.first[joint + 1]))
 
 
-@dataclasses.dataclass(kw_only=True, slots=True)
+@dataclasses.dataclass(kw_only=True, slots=True, eq=False)  # two people are never the same one
 class _Draft:
     """A person that is being put together."""
 

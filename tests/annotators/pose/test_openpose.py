@@ -35,6 +35,13 @@ CROWDS = {
     "without an arm": [standing(100, 20, 150, 280, without=(3, 4))],
     "only a head": [standing(100, 20, 150, 280, without=range(2, 14))],
     "cut in halves": [standing(100, 20, 150, 280, without=(8, 11))],
+    # The head is found by itself and joined to an arm by the ear: parts become one person.
+    "without a neck": [standing(100, 20, 150, 280, without=(1,))],
+    "three, one without a neck": [
+        standing(5, 10, 120, 300),
+        standing(130, 60, 120, 240),
+        standing(255, 30, 110, 250, without=(1,)),
+    ],
 }
 
 
