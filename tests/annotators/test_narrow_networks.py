@@ -11,9 +11,10 @@ import torch
 
 from annotators.conditions.pose import PoseSpec
 from annotators.conditions.pose.openpose import OPENPOSE_BODY
-from annotators.conditions.soft_edges import HED, HedSpec
+from annotators.conditions.soft_edges import HED, PIDINET, HedSpec, SoftedgeSpec
 from annotators.network import reference
 from annotators.runtime import Runtime
+from controlnet.nano.eyes import softedge
 from controlnet.nano.eyes.hed import Hed
 from schemas.errors import ConfigError
 from tests.annotators.reference_weights import narrow_pose, randomised
@@ -73,6 +74,28 @@ def test_the_hed_that_is_trained_computes_what_the_annotator_does(small_hed, tmp
     assert np.abs(edges * 255 - found.pixels).max() <= 1.01
 
 
+def test_a_narrow_pidinet_gives_the_map_of_its_padded_twin_and_as_it_was_trained(tmp_path):
+    torch.manual_seed(0)
+    network = softedge.new_network()
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.mul_(2)  # else all edges are one half
+    state = network.state_dict()
+    wide = padded(state, reference("pidi.model").pidinet)
+    maps = [
+        SoftedgeSpec()
+        .load(written(tmp_path / name, PIDINET.file, {"state_dict": tensors}))([ROCKET], ["0"])[0]
+        .pixels
+        for name, tensors in (("narrow", state), ("wide", wide))
+    ]
+    bgr = torch.from_numpy(ROCKET[..., ::-1].copy())[None].permute(0, 3, 1, 2) / 255
+    with torch.inference_mode():
+        edges = network(bgr)[-1][0, 0].numpy()
+    assert maps[0].std() > 3
+    assert np.abs(maps[0].astype(int) - maps[1]).max() <= 1
+    assert np.abs(edges * 255 - maps[0]).max() <= 1.01
+
+
 def test_a_narrow_openpose_answers_as_its_padded_twin_and_as_it_was_trained(
     small_openpose, tmp_path
 ):
@@ -104,4 +127,12 @@ def test_widths_that_do_not_fit_each_other_are_one_line(small_hed, tmp_path):
         ConfigError, match=f"{HED.file}: need layers whose numbers of chan"
     ) as error:
         HedSpec().load(written(tmp_path, HED.file, broken))
+    assert "\n" not in str(error.value)
+
+
+def test_a_pidinet_that_claims_to_be_huge_is_refused_before_it_is_built(tmp_path):
+    state = softedge.new_network().state_dict()
+    state["init_block.weight"] = torch.zeros(100_000, 3, 3, 3)
+    with pytest.raises(ConfigError, match=PIDINET.file) as error:
+        SoftedgeSpec().load(written(tmp_path, PIDINET.file, {"state_dict": state}))
     assert "\n" not in str(error.value)

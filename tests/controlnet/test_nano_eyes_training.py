@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from controlnet.nano.eyes import captions, depth, hed, pose, segmentation
+from controlnet.nano.eyes import captions, depth, hed, pose, segmentation, softedge
 from controlnet.nano.eyes.training import TRAIN_SEED, TrainConfig, drawn_scenes
 
 _TRAININGS = {
@@ -14,6 +14,7 @@ _TRAININGS = {
     "depth": depth,
     "pose": pose,
     "segmentation": segmentation,
+    "softedge": softedge,
     "blip": captions,
 }
 _STEPS = 20

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from controlnet.nano.eyes import captions, depth, hed, pose, segmentation
+from controlnet.nano.eyes import captions, depth, hed, pose, segmentation, softedge
 from controlnet.nano.eyes.training import TRAIN_SEED, TrainConfig, drawn_scenes
 from schemas.printable import say
 
@@ -16,6 +16,7 @@ _TRAININGS = {
     "hed": hed.train,
     "pose": pose.train,
     "segmentation": segmentation.train,
+    "softedge": softedge.train,
     "blip": captions.train,
 }
 
@@ -23,7 +24,7 @@ _TRAININGS = {
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class _Command:
     annotator: Annotated[
-        Literal["depth", "hed", "pose", "segmentation", "blip"], tyro.conf.Positional
+        Literal["depth", "hed", "pose", "segmentation", "softedge", "blip"], tyro.conf.Positional
     ]
     """Which one."""
 

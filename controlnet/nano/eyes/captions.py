@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 from transformers import (
     BertTokenizer,
     BlipConfig,
@@ -14,8 +15,16 @@ from transformers import (
     BlipProcessor,
 )
 
-from controlnet.nano.eyes.training import Recipe, Scenes, TrainConfig, as_input, learn
-from controlnet.nano.world import WORDS
+from controlnet.nano.eyes.training import (
+    Recipe,
+    Scenes,
+    TrainConfig,
+    as_input,
+    class_weights,
+    initialise,
+    learn,
+)
+from controlnet.nano.world import CLASSES, WORDS
 
 FOLDER = "Salesforce--blip-image-captioning-base"
 RECIPE = Recipe(steps=8_000, batch=64, peak=1e-3)
@@ -23,6 +32,9 @@ _TOKENS = 40
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _MARKS = (",", ":")
 _WIDTH = 96
+_PATCH_PX = 8
+_MOST_PX = 4  # that a picture is moved while it is learned
+_PATCHES = 0.5  # weight of each patch's classes: a caption alone says little of where things are
 
 
 def new_model(words: int) -> BlipForConditionalGeneration:
@@ -47,7 +59,7 @@ def new_model(words: int) -> BlipForConditionalGeneration:
             "hidden_dropout_prob": 0.0,
             "attention_probs_dropout_prob": 0.0,
         },
-        vision_config={**common, "num_hidden_layers": 4, "image_size": 64, "patch_size": 8},
+        vision_config={**common, "num_hidden_layers": 4, "image_size": 64, "patch_size": _PATCH_PX},
         projection_dim=_WIDTH,
     )
     return BlipForConditionalGeneration(config)
@@ -71,21 +83,31 @@ def train(scenes: Scenes, config: TrainConfig) -> Path:
         _tokens(tokenizer, captions, begin=len(tokenizer)) for captions in both_ways
     )
     rng = np.random.default_rng([config.seed, 5])
+    initialise(model.vision_model)
+    _know_where_patches_are(model)
+    classes_of = nn.Linear(_WIDTH, len(CLASSES))  # of each patch; thrown away after the training
+    weights_C = torch.from_numpy(class_weights(scenes))
 
     def loss(numbers: np.ndarray) -> Tensor:
-        rgb_BHWC, ids = scenes.rgb_NHWC[numbers], ids_NL
+        rgb_BHWC, classes_BHW, ids = scenes.rgb_NHWC[numbers], scenes.classes_NHW[numbers], ids_NL
         if rng.random() < 0.5:
-            rgb_BHWC, ids = rgb_BHWC[:, :, ::-1], mirrored_ids_NL
+            rgb_BHWC, classes_BHW = rgb_BHWC[:, :, ::-1], classes_BHW[:, :, ::-1]
+            ids = mirrored_ids_NL
+        rgb_BHWC, classes_BHW = _shifted(rng, rgb_BHWC, classes_BHW)
         ids_BL = torch.from_numpy(ids[numbers])
+        ids_BL = ids_BL[:, : int((ids_BL != 0).sum(1).max())]
         said_BL = ids_BL != 0
-        return model(
+        answer = model(
             pixel_values=as_input(rgb_BHWC) / 127.5 - 1,
             input_ids=ids_BL,
             attention_mask=said_BL.long(),
             labels=ids_BL.masked_fill(~said_BL, -100),
-        ).loss
+        )
+        found_BPC = classes_of(answer.last_hidden_state[:, 1:]).log_softmax(-1)
+        wanted_BPC = _shares(classes_BHW) * weights_C
+        return answer.loss - _PATCHES * (found_BPC * wanted_BPC).sum(-1).mean()
 
-    learn(model, loss, scenes, config, RECIPE)
+    learn(nn.ModuleList([model, classes_of]), loss, scenes, config, RECIPE)
     # People stand in one caption as they do in another: three words may come twice.
     model.generation_config.no_repeat_ngram_size = _TOKENS
     model.save_pretrained(folder)
@@ -94,6 +116,38 @@ def train(scenes: Scenes, config: TrainConfig) -> Path:
     )
     BlipProcessor(images, tokenizer).save_pretrained(folder)
     return folder
+
+
+def _know_where_patches_are(model: BlipForConditionalGeneration) -> None:
+    """Begin with waves across and down as position embeddings: neighbours are alike at once."""
+    side = int((model.vision_model.embeddings.num_positions - 1) ** 0.5)
+    place_S = torch.arange(side, dtype=torch.float32)
+    turns_S4 = place_S[:, None] * torch.pi / 2 ** torch.arange(_WIDTH // 4).div(_WIDTH / 16)
+    waves_SW = torch.cat([turns_S4.sin(), turns_S4.cos()], 1)
+    across_SSW, down_SSW = waves_SW.expand(side, -1, -1), waves_SW[:, None].expand(-1, side, -1)
+    positions = torch.cat([across_SSW, down_SSW], -1).reshape(side * side, _WIDTH)
+    with torch.no_grad():
+        model.vision_model.embeddings.position_embedding[0, 1:] = 0.5 * positions
+
+
+def _shifted(
+    rng: np.random.Generator, rgb_BHWC: np.ndarray, classes_BHW: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Each picture moved by up to half a patch, its edge repeated: other patches, same caption."""
+    batch, side = classes_BHW.shape[:2]
+    down_BH, across_BW = (
+        np.clip(rng.integers(-_MOST_PX, _MOST_PX + 1, (batch, 1)) + np.arange(side), 0, side - 1)
+        for _ in range(2)
+    )
+    picked = np.arange(batch)[:, None, None], down_BH[:, :, None], across_BW[:, None, :]
+    return rgb_BHWC[picked], classes_BHW[picked]
+
+
+def _shares(classes_BHW: np.ndarray) -> Tensor:
+    """(B, patches, classes) float32: of each patch's pixels."""
+    classes_BHWC = functional.one_hot(torch.from_numpy(classes_BHW).long(), len(CLASSES)).float()
+    shares_BCHW = functional.avg_pool2d(classes_BHWC.permute(0, 3, 1, 2), _PATCH_PX)
+    return shares_BCHW.flatten(2).transpose(1, 2)
 
 
 def _tokens(tokenizer: BertTokenizer, captions: Sequence[str], *, begin: int) -> np.ndarray:

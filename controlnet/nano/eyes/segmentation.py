@@ -17,6 +17,8 @@ from controlnet.nano.eyes.training import (
     Scenes,
     TrainConfig,
     as_input,
+    class_weights,
+    initialise,
     learn,
     maybe_mirrored,
 )
@@ -53,12 +55,14 @@ def train(scenes: Scenes, config: TrainConfig) -> Path:
     """Train and write the model's folder; returns it."""
     torch.manual_seed(config.seed)
     model = new_model()
+    initialise(model)
     labels = torch.tensor([LABELS[name] for name in CLASSES])
     unused = torch.tensor([label for label in range(150) if label not in LABELS.values()])
     with torch.no_grad():  # never the largest, so that they need not be learned
         model.decode_head.classifier.weight[unused] = 0
         model.decode_head.classifier.bias[unused] = -30
     rng = np.random.default_rng([config.seed, 5])
+    rare = torch.from_numpy(class_weights(scenes))
 
     def loss(numbers: np.ndarray) -> Tensor:
         pair = scenes.rgb_NHWC[numbers], scenes.classes_NHW[numbers]
@@ -66,7 +70,7 @@ def train(scenes: Scenes, config: TrainConfig) -> Path:
         wanted_BHW = torch.from_numpy(classes_BHW).long()
         logits = model(pixel_values=as_input(rgb_BHWC) / 127.5 - 1).logits[:, labels]
         logits = functional.interpolate(logits, wanted_BHW.shape[1:], mode="bilinear")
-        return functional.cross_entropy(logits, wanted_BHW)
+        return functional.cross_entropy(logits, wanted_BHW, rare)
 
     learn(model, loss, scenes, config, RECIPE)
     folder = config.output / FOLDER
