@@ -347,13 +347,14 @@ def test_midas_equals_that_of_controlnet_aux(midas_weights):
     theirs = MidasDetector.from_pretrained(midas_weights)
     spec = DepthSpec(model="midas")
     ours = spec.load(Runtime(weights=midas_weights))
-    images = photographs(4, (256, 192)) + photographs(4, (192, 192))
-    for image, one in zip(images, ours(images, [""] * 8), strict=True):
+    images = photographs(2, (256, 192)) + photographs(2, (192, 192))
+    found = ours(images, [""] * 4)
+    for image, one in zip(images, found, strict=True):
         expected = theirs(image, detect_resolution=192, image_resolution=192)[..., 0]
         assert (np.abs(one.pixels.astype(int) - expected) <= 2).mean() >= 0.999
         assert one.pixels.std() > 5
     fast = DepthSpec(model="midas", precision="bf16").load(Runtime(weights=midas_weights))
-    for one, other in zip(ours(images, [""] * 8), fast(images, [""] * 8), strict=True):
+    for one, other in zip(found, fast(images, [""] * 4), strict=True):
         assert (np.abs(one.pixels.astype(int) - other.pixels) <= 2).mean() >= 0.99
 
 

@@ -52,7 +52,7 @@ def photographs():
         astronaut[:300, 60:420],
         coffee[40:360, 100:360],
     ]
-    sizes = [(320, 256), (256, 320), (256, 256), (256, 320)]
+    sizes = [(256, 192), (192, 256), (192, 192), (192, 256)]
     return [
         cv2.resize(one, sizes[number % 4], interpolation=cv2.INTER_AREA)
         for number, one in enumerate(pictures)

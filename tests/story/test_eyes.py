@@ -33,7 +33,7 @@ def photographs(tmp_path_factory):
     for name in PHOTOGRAPHS:
         with Image.open(Path(skimage.__file__).parent / "data" / name) as picture:
             whole = picture.convert("RGB")
-        for number, box in enumerate([(0, 0, 300, 260), (40, 30, 340, 330), (100, 10, 296, 290)]):
+        for number, box in enumerate([(0, 0, 300, 260), (100, 10, 296, 290)]):
             whole.crop(box).save(folder / f"{Path(name).stem}-{number}.png")
     (folder / "chelsea-0.txt").write_text("a cat, said by a person\n")
     (folder / "broken.jpg").write_bytes(b"\xff\xd8 no")
@@ -56,7 +56,7 @@ def generated(photographs, output, weights, *more):
     done = controlset(
         "generate", photographs, "--output", output, "--conditions", *CONDITIONS,
         "--caption", "sidecar-else-blip", "--resolution", 192, "--min-side", 64,
-        "--shard-rows", 6, "--offline", *more, weights=weights,
+        "--shard-rows", 4, "--offline", *more, weights=weights,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done
@@ -73,7 +73,7 @@ def dataset(photographs, weights, tmp_path_factory):
 def test_every_image_has_every_map_or_a_reject_that_says_why(dataset):
     data = open_dataset(str(dataset))
     assert data.conditions == CONDITIONS
-    assert len(data) == 15
+    assert len(data) == 10
     why = {(row["key"], row["kind"]): row["reason"] for row in data.rejects()}
     assert sorted(why.values()).count("not_an_image") + list(why.values()).count("corrupt") == 1
     for example in data:
@@ -174,6 +174,6 @@ def test_hugging_face_reads_every_column(dataset, tmp_path, monkeypatch):
     import datasets
 
     rows = datasets.load_dataset(str(dataset), split="train", cache_dir=str(tmp_path))
-    assert len(rows) == 15
+    assert len(rows) == 10
     assert np.asarray(rows[0]["depth"]).shape == (192, 192)
     assert isinstance(rows[0]["pose_keypoints"], list | None.__class__)
