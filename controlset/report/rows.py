@@ -39,7 +39,7 @@ def draw_dataset_rows(
     figure = mosaic_of(titles, pictures, cell_px=_CELL_PX, dpi=DPI)
     width_px, height_px = figure.get_size_inches() * DPI
     cell_px = width_px / len(titles)
-    lines = [f"{row['text']}." if row["text"] else "(none)" for row in rows]
+    lines = [row["text"] or "(none)" for row in rows]
     if truths:
         lines = [f"{said}\n\ntruth: {true}" for said, true in zip(lines, truths, strict=True)]
     for number, text in enumerate(lines):
