@@ -4,10 +4,13 @@ import json
 import re
 
 import pytest
+from PIL import Image
 
+import controlset
+from controlnet.nano.world import short_facts
 from controlset.cli import main
 
-SIZE = ["--pictures", "150", "--steps", "6", "--rows", "5"]
+SIZE = ["--pictures", "150", "--scenes", "3", "--steps", "6", "--rows", "5"]
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +35,19 @@ def test_from_pictures_to_a_report(told):
 
 
 @pytest.mark.slow
+def test_drawn_scenes_have_every_map_and_a_caption_that_nobody_gave(told):
+    rows = controlset.load(str(told / "scenes-dataset"), columns=["caption_source"])
+    assert rows.conditions == ["canny", "depth", "pose", "hed"]
+    assert len(rows) == 3
+    for row in rows:
+        assert row["caption_source"] == "blip"
+        assert short_facts(row["text"]) is not None  # a sentence of the drawn world
+        assert {row[name].shape[:2] for name in ("canny", "depth", "hed")} == {(64, 64)}
+    width, height = Image.open(told / "rows.png").size
+    assert width > 1.5 * height > 0
+
+
+@pytest.mark.slow
 def test_running_it_again_changes_nothing_and_says_the_same(told, capsys):
     files = [path for path in told.rglob("*") if path.is_file()]
     touched = {
@@ -50,6 +66,9 @@ def test_running_it_again_changes_nothing_and_says_the_same(told, capsys):
 
 
 @pytest.mark.slow
-def test_other_options_in_the_same_folder_are_refused(told, capsys):
-    assert main(["demo", "--output", str(told), *SIZE, "--seed", "1"]) == 2
+@pytest.mark.parametrize("option", ["--seed", "--scenes", "--pictures"])
+def test_other_options_in_the_same_folder_are_refused(told, option, capsys):
+    asked = dict(zip(SIZE[::2], SIZE[1::2], strict=True)) | {option: "1"}
+    words = [word for pair in asked.items() for word in pair]
+    assert main(["demo", "--output", str(told), *words]) == 2
     assert capsys.readouterr().err.startswith("controlset demo: ")

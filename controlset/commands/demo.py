@@ -22,13 +22,17 @@ from controlset.parse import Command
 from pipeline.config import AddConfig, GenerateConfig
 from schemas.dataset import open_dataset
 from schemas.errors import ConfigError, need_field
-from schemas.files import held, machine_limits
+from schemas.files import held, machine_limits, replacing, taking_place
 from schemas.manifest import MANIFEST_NAME
 from schemas.printable import say
 from schemas.terminal import counting
 
 _LAST = "not-a-picture.png"  # written last: all pictures are there
 _VALIDATION = 0.04
+_EVERY_KIND = ("canny", "depth", "pose", "hed")
+_SHOWN = 4  # rows in the picture, the first ones by key
+ROWS = "rows.png"
+"""Picture of what `generate` made of drawn scenes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +49,9 @@ class Demo:
     pictures: int = 4000
     """How many pictures of shapes to draw."""
 
+    scenes: int = 60
+    """How many pictures of the drawn world to make every kind of map of, and a caption."""
+
     steps: int = 1100
     """How many training steps to take, of 32 samples each."""
 
@@ -55,16 +62,17 @@ class Demo:
     """Seed of everything that is drawn at random; the same seed gives the same numbers."""
 
     def __post_init__(self) -> None:
-        for name in ("pictures", "steps", "rows"):
+        for name in ("pictures", "scenes", "steps", "rows"):
             need_field(self, getattr(self, name) >= 1, name, "1 or more")
 
 
 COMMAND = Command(
     name="demo",
     kind=Demo,
-    description="The whole story on two cores, with nothing to download: draw pictures of "
-    "shapes, turn them into a set of Canny triples, train a ControlNet on the bundled base, "
-    "measure whether it obeys, and write a report. Run again, it goes on where it stopped.",
+    description="The whole story on two cores, with nothing to download: draw scenes, and make "
+    "every kind of map and a caption of each; draw pictures of shapes, turn them into a set of "
+    "Canny triples, train a ControlNet on the bundled base, measure whether it obeys, and write a "
+    "report. Run again, it goes on where it stopped.",
     example="--output demo-output",
 )
 
@@ -80,7 +88,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def demo(options: Demo) -> int:
-    """Draw, generate, train, evaluate, report; what an earlier demo finished is kept.
+    """Draw, annotate, generate, train, evaluate, report; what an earlier demo finished is kept.
 
     Args:
         options: how much of it.
@@ -102,17 +110,19 @@ def _told_story(options: Demo) -> int:
 
     started_s = time.monotonic()
     shapes, data, run = (options.output / name for name in ("shapes", "dataset", "run"))
+    say("", f"1/5  {options.scenes:,} drawn scenes -> {', '.join(_EVERY_KIND)} and a caption")
+    _every_map(options)
     if options.source is None:
-        say("", f"1/4  drawing {options.pictures:,} pictures with captions")
+        say("", f"2/5  drawing {options.pictures:,} pictures with captions")
         draw_shapes(shapes, options.pictures, options.seed)
-    say("", "2/4  pictures -> image, caption and Canny map, on Apache Beam")
+    say("", "3/5  pictures -> image, caption and Canny map, on Apache Beam")
     if not _has_latents(data):
         generate(_data_config(options, shapes, data), show=True)
         # encoding is a third of a nano step; `generate` will not touch a set that was added to
         add(AddConfig(output=str(data), latents=str(nano.base_folder()), device="cpu"), show=True)
-    say("", f"3/4  training a ControlNet on the nano base, {options.steps:,} steps of 32")
+    say("", f"4/5  training a ControlNet on the nano base, {options.steps:,} steps of 32")
     _train(options, data, run)
-    say("", "4/4  does it obey? sampling, looking again, comparing")
+    say("", "5/5  does it obey? sampling, looking again, comparing")
     config = EvaluateConfig(
         run=(str(run),),
         data=str(data),
@@ -129,6 +139,64 @@ def _told_story(options: Demo) -> int:
     return 0
 
 
+def _every_map(options: Demo) -> None:
+    """A set of drawn scenes with all maps and BLIP's captions, and a picture of its first rows."""
+    from controlnet.nano.world import make_scene, short_caption
+    from controlnet.nano.world.folder import PICTURES, write_scenes
+    from controlset.report.rows import draw_dataset_rows
+    from controlset.results import Rows
+    from pipeline.generate import generate
+
+    drawn, data = options.output / "scenes", options.output / "scenes-dataset"
+    if drawn.exists():
+        there = len(list((drawn / PICTURES).glob("*.png")))
+        _need_as_begun(drawn, there, "--scenes", options.scenes)
+    else:
+        with taking_place(drawn.absolute()) as unfinished, counting("drawing") as advance:
+            write_scenes(
+                unfinished,
+                options.scenes,
+                size_px=SIZE_PX,
+                seed=options.seed,
+                on_progress=advance,
+            )
+    config = GenerateConfig(
+        source=str(drawn / PICTURES),
+        output=str(data),
+        conditions=_EVERY_KIND,
+        weights="nano",
+        caption="blip",  # what was drawn is known, and withheld: so it can be compared
+        resolution=SIZE_PX,
+        min_side=SIZE_PX,
+        image_format="png",
+        seed=options.seed,
+    )
+    generate(config, show=True)
+    rows = Rows(str(data), columns=["source"])
+    first = sorted(rows, key=lambda row: row["key"])[:_SHOWN]
+    truths = [short_caption(make_scene(options.seed, _number(row["source"]))) for row in first]
+    with replacing(options.output / ROWS) as temporary:
+        temporary.write_bytes(draw_dataset_rows(first, _EVERY_KIND, truths=truths))
+
+
+def _need_as_begun(folder: Path, there: int, option: str, asked: int) -> None:
+    """Refuse to go on with a demo of another size.
+
+    Raises:
+        ConfigError: says how many there are.
+    """
+    if there != asked:
+        raise ConfigError(
+            f"{option}: need {there}, as the demo in {folder.parent} was begun with, got {asked}; "
+            "choose another --output"
+        )
+
+
+def _number(source: str) -> int:
+    """Of the scene in a file."""
+    return int(Path(source).stem)
+
+
 def draw_shapes(folder: Path, count: int, seed: int) -> None:
     """Coloured shapes with captions, and two files that are broken on purpose.
 
@@ -141,6 +209,8 @@ def draw_shapes(folder: Path, count: int, seed: int) -> None:
         ConfigError: the folder cannot be written to.
     """
     if (folder / _LAST).exists():
+        # Two of them are the broken ones.
+        _need_as_begun(folder, len(list(folder.glob("*.png"))) - 2, "--pictures", count)
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -231,6 +301,7 @@ def _closing(options: Demo, document: dict[str, Any], minutes: float) -> list[st
         *lines,
         "",
         f"look:  {options.output}/report.html   ({minutes:.1f} min in this run)",
+        f"       {options.output}/{ROWS}, {options.output}/scenes-dataset/preview.html",
         f"       {options.output}/dataset/preview.html, {options.output}/run/strips.png",
         f"then:  {bin_}controlset sample --run {options.output}/run --hint {hint} \\",
         f'         --prompt "{text}" --output {options.output}/sample.png',
