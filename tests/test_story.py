@@ -43,7 +43,8 @@ def test_drawn_scenes_have_every_map_and_a_caption_that_nobody_gave(told):
         assert row["caption_source"] == "blip"
         assert short_facts(row["text"]) is not None  # a sentence of the drawn world
         assert {row[name].shape[:2] for name in ("canny", "depth", "hed")} == {(64, 64)}
-    width, height = Image.open(told / "rows.png").size
+    with Image.open(told / "rows.png") as picture:
+        width, height = picture.size
     assert width > 1.5 * height > 0
 
 
