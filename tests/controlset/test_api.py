@@ -438,6 +438,7 @@ def test_splits_and_columns_are_those_that_were_asked_for(trip):
         controlset.load(trip.photos, columns=["hight"])
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where there is one core
 @pytest.mark.parametrize("workers", [0, 2])
 def test_torch_collates_rows_also_from_other_processes(trip, workers):
     from torch.utils.data import DataLoader
