@@ -110,16 +110,9 @@ def load_into(
     Raises:
         ConfigError: the file is another network's.
     """
-    tensors = state.get(within) if within else state
     kind = type(network).__name__
-    if not isinstance(tensors, Mapping):
-        raise ConfigError(
-            f"{path}: need the weights of {kind} under {within!r}, got {', '.join(list(state)[:3])}"
-            "; another file has this name: delete it and fetch it again"
-        )
-    named = {str(name).removeprefix("module."): tensor for name, tensor in tensors.items()}
     try:
-        network.load_state_dict(named, assign=assign)
+        network.load_state_dict(_tensors(kind, state, path, within), assign=assign)
     except (RuntimeError, TypeError, AttributeError) as error:
         found = "; ".join(line.strip()[:90] for line in str(error).splitlines()[1:3]) or str(error)
         raise ConfigError(
@@ -128,33 +121,53 @@ def load_into(
         ) from error
 
 
-def load_of_any_width(network: Any, tensors: Mapping[str, Any], path: Path) -> Any:
+def _tensors(kind: str, state: Any, path: Path, within: str | None) -> dict[str, Any]:
+    """Those of a file by the names of a network's parameters.
+
+    Raises:
+        ConfigError: the part of the file that should hold them is not there.
+    """
+    tensors = state.get(within) if within else state
+    if not isinstance(tensors, Mapping):
+        raise ConfigError(
+            f"{path}: need the weights of {kind} under {within!r}, got {', '.join(list(state)[:3])}"
+            "; another file has this name: delete it and fetch it again"
+        )
+    return {str(name).removeprefix("module."): tensor for name, tensor in tensors.items()}
+
+
+def load_of_any_width(network: Any, state: Any, path: Path, *, within: str | None = None) -> Any:
     """The network, with as many channels in its convolutions as its file has.
 
     So a small network of a released one's form is read like that one.
 
     Args:
         network: `torch.nn.Module` of convolutions, whose input is (B, 3, H, W); changed in place.
-        tensors: by the names of its parameters.
-        path: of their file, for errors.
+            They may be of a class of their own, as PiDiNet's are.
+        state: from `weights.load_state`.
+        path: the file, for errors.
+        within: as in `load_into`.
 
     Raises:
         ConfigError: the file is another network's, or its widths do not fit each other.
     """
     import torch
 
+    tensors = _tensors(type(network).__name__, state, path, within)
     is_changed = False
-    for name, part in list(network.named_modules()):
-        weight = tensors.get(f"{name}.weight")
-        if not isinstance(part, torch.nn.Conv2d) or not isinstance(weight, torch.Tensor):
+    for name, part in network.named_modules():
+        weight, own = tensors.get(f"{name}.weight"), getattr(part, "weight", None)
+        if not isinstance(weight, torch.Tensor) or not isinstance(own, torch.Tensor):
             continue
-        if weight.shape[2:] != part.weight.shape[2:] or weight.shape == part.weight.shape:
+        if own.ndim != 4 or weight.shape[2:] != own.shape[2:] or weight.shape == own.shape:
             continue  # of another form, which `load_into` refuses, or as wide already
         outputs, inputs = weight.shape[:2]
-        form: dict[str, Any] = {"stride": part.stride, "padding": part.padding}
-        other = torch.nn.Conv2d(inputs, outputs, part.kernel_size[0], **form)
-        parent, _, own = name.rpartition(".")
-        setattr(network.get_submodule(parent), own, other)
+        if part.groups > 1:  # one for each channel, as in all networks here
+            part.groups = outputs
+        part.in_channels, part.out_channels = inputs * part.groups, outputs
+        part.weight = torch.nn.Parameter(own.new_empty(weight.shape))
+        if part.bias is not None:
+            part.bias = torch.nn.Parameter(own.new_empty(outputs))
         is_changed = True
     load_into(network, tensors, path)
     if not is_changed:

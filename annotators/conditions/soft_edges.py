@@ -11,7 +11,6 @@ from annotators.network import (
     NetworkAnnotator,
     as_batch,
     as_maps_u8,
-    load_into,
     load_of_any_width,
     placed,
     reference,
@@ -43,7 +42,6 @@ PIDINET = Weights(
 SoftMode = Literal["soft", "safe", "scribble"]
 SOFT_STATS: Mapping[str, str] = {"edge_density": "float32", "mean": "float32"}
 
-_WIDEST = 240  # channels of a PiDiNet's first block: four times the released one's
 _EDGE_LEVEL = 128  # grey level from which a soft edge counts as one
 
 
@@ -128,9 +126,8 @@ class SoftedgeSpec:
 
     def load(self, runtime: Runtime) -> Annotator:
         path = locate(PIDINET, runtime)
-        state = load_state(path)
-        network = _pidinet_as_wide_as(state)
-        load_into(network, state, path, within="state_dict")
+        network = reference("pidi.model").pidinet()
+        load_of_any_width(network, load_state(path), path, within="state_dict")
         plain = with_plain_convolutions(network)  # in float32, before its weights are rounded
         return NetworkAnnotator(
             runtime=runtime,
@@ -139,25 +136,6 @@ class SoftedgeSpec:
             network=placed(plain, runtime, self.precision, forward=_pidinet_logits),
             draw=lambda logits, _height, _width: soft_edges(logits, self.mode),
         )
-
-
-def _pidinet_as_wide_as(state: Mapping[str, Any]) -> Any:
-    """The released network, or one of its form with as many channels as the file has.
-
-    Args:
-        state: of the file; what does not look like a PiDiNet is left to whoever loads it.
-    """
-    pidi = reference("pidi.model")
-    tensors = state.get("state_dict")
-    tensors = tensors if isinstance(tensors, Mapping) else {}
-    widths: list[int] = []
-    for name in ("init_block.weight", "dilations.0.conv1.weight"):
-        shape = getattr(tensors.get(name, tensors.get(f"module.{name}")), "shape", ())
-        if len(shape) != 4 or not 1 <= shape[0] <= _WIDEST:
-            return pidi.pidinet()
-        widths.append(shape[0])
-    first, dilated = widths
-    return pidi.PiDiNet(first, pidi.config_model("carv4"), dil=dilated, sa=True)
 
 
 def _pidinet_logits(network: Any, bgr: "torch.Tensor") -> "torch.Tensor":
