@@ -25,7 +25,7 @@ from schemas.documents import parse_json
 from schemas.errors import ConfigError, Rejected, need
 from schemas.files import replacing
 from schemas.picture_headers import MOST_PIXELS
-from schemas.pixels import MapU8, RgbU8, guarded
+from schemas.pixels import MapU8, RgbU8, guarded, shown
 from schemas.printable import say
 from schemas.shards import is_of_set
 from schemas.terminal import counting
@@ -270,19 +270,13 @@ def _grid(rows: Sequence[_Row], pictures: Sequence[RgbU8]) -> RgbU8:
     each = len(pictures) // len(rows)
     lines = []
     for number, row in enumerate(rows):
-        tiles = [*map(_shown, row.hints), *pictures[number * each : (number + 1) * each]]
+        tiles = [*map(shown, row.hints), *pictures[number * each : (number + 1) * each]]
         height, width = tiles[0].shape[:2]
         line = np.full((height, len(tiles) * (width + _GAP_PX) - _GAP_PX, 3), 255, np.uint8)
         for place, tile in enumerate(tiles):
             line[:, place * (width + _GAP_PX) :][:, :width] = tile
         lines += [line, np.full((_GAP_PX, line.shape[1], 3), 255, np.uint8)]
     return np.concatenate(lines[:-1])  # without the gap below the last line
-
-
-def _shown(pixels: np.ndarray) -> RgbU8:
-    if pixels.dtype == np.uint16:  # Pillow's own conversion would cut off at 255
-        pixels = (pixels >> 8).astype(np.uint8)
-    return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
 
 
 def read_photograph(path: Path, option: str) -> RgbU8:

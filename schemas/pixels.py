@@ -219,6 +219,13 @@ def decode_stored_map(stored: bytes) -> MapU8 | MapU16 | RgbU8:
         return np.asarray(picture if picture.mode == "RGB" else picture.convert("L"))
 
 
+def shown(pixels: MapU8 | MapU16 | RgbU8) -> RgbU8:
+    """A map as a picture: of 16 bits the upper eight, of grey three channels."""
+    if pixels.dtype == np.uint16:  # Pillow's own conversion would cut off at 255
+        pixels = (pixels >> 8).astype(np.uint8)
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+
+
 def encode_bilevel_png(binary: MapU8) -> bytes:
     """One-bit PNG of a map whose values are 0 and 255.
 

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure, SubFigure
 
 from controlnet.ablations.scores import PROTOCOL, StepScores, Table, VariantScores
 from controlnet.evaluator.metrics.base import Estimate
-from controlnet.trainer.figures import mark_level, shown, use_log_scale
+from controlnet.trainer.figures import mark_level, use_log_scale
 from schemas.figure_style import COLORS, styled
 from schemas.files import replacing
-from schemas.pixels import RgbU8
+from schemas.pixels import RgbU8, shown
 
 _SIGNS = {"yes": "✔", "no": "✘", "not decided": "?"}
 _PAPERS_RATE = 1e-5

@@ -16,7 +16,7 @@ from controlnet.trainer.probe import Bounds, Map
 from schemas.errors import Rejected
 from schemas.figure_style import COLORS, FAINT, SOFT, STOP, styled
 from schemas.files import read_plain, replacing
-from schemas.pixels import RgbU8, decode_stored_rgb
+from schemas.pixels import RgbU8, decode_stored_rgb, shown
 
 Records = Sequence[Mapping[str, Any]]
 """Lines of a run's log."""
@@ -193,13 +193,6 @@ def mark_snap(panel: Axes, snap: int | None, *, named: bool = True) -> None:
     if named:
         where = ("data", "axes fraction")
         panel.annotate(f" snap {snap:,}", (snap, 0.02), xycoords=where, color=STOP, fontsize=8.5)
-
-
-def shown(pixels: Map) -> RgbU8:
-    """A map as a picture: of 16 bits the upper eight, of grey three channels."""
-    if pixels.dtype == np.uint16:
-        pixels = (pixels >> 8).astype(np.uint8)
-    return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
 
 
 def mosaic_of(

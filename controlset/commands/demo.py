@@ -173,8 +173,9 @@ def _every_map(options: Demo) -> None:
     )
     generate(config, show=True)
     rows = Rows(str(data), columns=["source"])
-    first = sorted(rows, key=lambda row: row["key"])[:_SHOWN]
-    truths = [short_caption(make_scene(options.seed, _number(row["source"]))) for row in first]
+    first = [rows[number] for number in range(min(_SHOWN, len(rows)))]
+    numbers = [int(Path(row["source"]).stem) for row in first]
+    truths = [short_caption(make_scene(options.seed, number)) for number in numbers]
     with replacing(options.output / ROWS) as temporary:
         temporary.write_bytes(draw_dataset_rows(first, _EVERY_KIND, truths=truths))
 
@@ -190,11 +191,6 @@ def _need_as_begun(folder: Path, there: int, option: str, asked: int) -> None:
             f"{option}: need {there}, as the demo in {folder.parent} was begun with, got {asked}; "
             "choose another --output"
         )
-
-
-def _number(source: str) -> int:
-    """Of the scene in a file."""
-    return int(Path(source).stem)
 
 
 def draw_shapes(folder: Path, count: int, seed: int) -> None:

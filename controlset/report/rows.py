@@ -5,11 +5,9 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from controlnet.trainer.figures import mosaic_of
 from schemas.figure_style import DPI, SOFT, styled
-from schemas.pixels import MapU8, MapU16, RgbU8
+from schemas.pixels import shown
 
 _CELL_PX = 256
 _LINE = 40  # letters of a caption beside each other
@@ -33,7 +31,12 @@ def draw_dataset_rows(
         PNG.
     """
     pictures = [
-        [row["image"], *(_visible(row[name]) for name in conditions), None, None] for row in rows
+        [
+            row["image"],
+            *(None if row[name] is None else shown(row[name]) for name in conditions),
+            *(None, None),
+        ]
+        for row in rows
     ]
     titles = ("image", *conditions, "caption", "")  # captions have the room of two pictures
     figure = mosaic_of(titles, pictures, cell_px=_CELL_PX, dpi=DPI)
@@ -53,11 +56,3 @@ def draw_dataset_rows(
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
     return stream.getvalue()
-
-
-def _visible(pixels: MapU8 | MapU16 | RgbU8 | None) -> RgbU8 | None:
-    """A map as a picture of three channels."""
-    if pixels is None:
-        return None
-    grey = (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
-    return grey if grey.ndim == 3 else np.repeat(grey[..., None], 3, axis=2)
