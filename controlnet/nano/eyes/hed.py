@@ -22,7 +22,9 @@ WIDTHS = (16, 32, 64, 64, 64)
 """Channels of the five blocks; the released file has 64, 128, 256, 512 and 512."""
 
 RECIPE = Recipe(steps=3_000, batch=32, peak=2e-3)
-_SIDE_WEIGHT = 0.2  # of each block's own answer beside that of their mean
+SIDE_WEIGHT = 0.2
+"""Of each block's own answer beside that of all together."""
+
 _CONVOLUTIONS = (2, 2, 3, 3, 3)
 
 
@@ -76,21 +78,32 @@ def train(scenes: Scenes, config: TrainConfig) -> Path:
     rng = np.random.default_rng([config.seed, 5])
 
     def loss(numbers: np.ndarray) -> Tensor:
-        pair = scenes.rgb_NHWC[numbers], scenes.boundaries_NHW[numbers]
-        rgb_BHWC, edges_BHW = maybe_mirrored(rng, *pair)
-        wanted_BHW = torch.from_numpy(edges_BHW.astype(np.float32))
-        sides = network(as_input(rgb_BHWC))
+        rgb_BCHW, wanted_BHW = edges_to_find(scenes, numbers, rng)
+        sides = network(rgb_BCHW)
         whole = _balanced(torch.stack(sides).mean(0), wanted_BHW)
-        return whole + _SIDE_WEIGHT * sum(_balanced(side, wanted_BHW) for side in sides) / 5
+        return whole + SIDE_WEIGHT * sum(_balanced(side, wanted_BHW) for side in sides) / 5
 
     learn(network, loss, scenes, config, RECIPE)
     return save_tensors(network.state_dict(), config.output / "ControlNetHED.pth")
 
 
-def _balanced(logits_BHW: Tensor, wanted_BHW: Tensor) -> Tensor:
-    """Cross-entropy in which the few pixels of edges count three times.
+def edges_to_find(
+    scenes: Scenes, numbers: np.ndarray, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Pictures, (B, 3, H, W) in 0..255, and their boundaries, (B, H, W): 1, elsewhere 0."""
+    pair = scenes.rgb_NHWC[numbers], scenes.boundaries_NHW[numbers]
+    rgb_BHWC, edges_BHW = maybe_mirrored(rng, *pair)
+    return as_input(rgb_BHWC), torch.from_numpy(edges_BHW.astype(np.float32))
+
+
+def edge_weights(wanted_BHW: Tensor) -> Tensor:
+    """Of each pixel in a loss: the few of edges count three times.
 
     With the full balance of HED's authors (edges and all else alike) lines come out thick.
     """
-    weight_BHW = 1 + 2 * wanted_BHW
+    return 1 + 2 * wanted_BHW
+
+
+def _balanced(logits_BHW: Tensor, wanted_BHW: Tensor) -> Tensor:
+    weight_BHW = edge_weights(wanted_BHW)
     return functional.binary_cross_entropy_with_logits(logits_BHW, wanted_BHW, weight_BHW)

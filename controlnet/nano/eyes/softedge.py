@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from controlnet.nano.eyes.hed import SIDE_WEIGHT, edge_weights, edges_to_find
 from controlnet.nano.eyes.training import (
     Recipe,
     Scenes,
     TrainConfig,
-    as_input,
     learn,
-    maybe_mirrored,
     save_tensors,
 )
 
@@ -22,7 +21,6 @@ WIDTH, DILATED = 20, 8
 """Channels of the first block, and of the dilated convolutions; the released file has 60 and 24."""
 
 RECIPE = Recipe(steps=3_000, batch=16, peak=4e-3)
-_SIDE_WEIGHT = 0.2  # of each block's own answer beside that of all together
 
 
 def new_network() -> nn.Module:
@@ -42,12 +40,10 @@ def train(scenes: Scenes, config: TrainConfig) -> Path:
     rng = np.random.default_rng([config.seed, 5])
 
     def loss(numbers: np.ndarray) -> Tensor:
-        pair = scenes.rgb_NHWC[numbers], scenes.boundaries_NHW[numbers]
-        rgb_BHWC, edges_BHW = maybe_mirrored(rng, *pair)
-        wanted_BHW = torch.from_numpy(edges_BHW.astype(np.float32))
-        *sides, whole = network(as_input(rgb_BHWC).flip(1) / 255)  # BGR, as its authors feed it
+        rgb_BCHW, wanted_BHW = edges_to_find(scenes, numbers, rng)
+        *sides, whole = network(rgb_BCHW.flip(1) / 255)  # BGR, as its authors feed it
         side = sum(_wrong(answer, wanted_BHW) for answer in sides) / len(sides)
-        return _wrong(whole, wanted_BHW) + _SIDE_WEIGHT * side
+        return _wrong(whole, wanted_BHW) + SIDE_WEIGHT * side
 
     learn(network, loss, scenes, config, RECIPE)
     path = config.output / "table5_pidinet.pth"
@@ -55,7 +51,6 @@ def train(scenes: Scenes, config: TrainConfig) -> Path:
 
 
 def _wrong(sure_B1HW: Tensor, wanted_BHW: Tensor) -> Tensor:
-    """Cross-entropy in which the few pixels of edges count three times, as for HED."""
-    weight_BHW = 1 + 2 * wanted_BHW
+    """Cross-entropy of what is a probability already."""
     sure_BHW = sure_B1HW[:, 0].clamp(1e-6, 1 - 1e-6)
-    return functional.binary_cross_entropy(sure_BHW, wanted_BHW, weight_BHW)
+    return functional.binary_cross_entropy(sure_BHW, wanted_BHW, edge_weights(wanted_BHW))
